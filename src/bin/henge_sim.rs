@@ -1,0 +1,3 @@
+//! `henge-sim`: runs, replays and shrinks simulated cluster histories.
+
+fn main() {}

@@ -1,0 +1,103 @@
+//! The hybrid logical clock of one node.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use crate::env::Env;
+use crate::types::Hlc;
+
+/// A reading from elsewhere is further ahead of this node's wall clock than allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the stamp is {ahead_ms} ms ahead of this node's clock and at most {allowed_ms} ms is allowed: \
+     check the clocks, or raise cluster.max_clock_skew_ms"
+)]
+pub struct ClockAhead {
+    /// How far ahead it is.
+    pub ahead_ms: u64,
+    /// How far ahead it may be.
+    pub allowed_ms: u64,
+}
+
+/// Hands out stamps that grow strictly and stay above all that the node has seen.
+///
+/// - `tick` = max(wall clock, last + 1).
+/// - `observe` raises `last` to a stamp that came from elsewhere, unless that lies too far ahead
+///   of the wall clock: one broken clock must not drag the whole cluster into the future.
+/// - The owner persists readings with the records that they stamp and passes the greatest one to
+///   [`HlcClock::new`] after a restart, so that stamps never go back (invariant I22).
+#[derive(Debug)]
+pub struct HlcClock {
+    env: Env,
+    last: Mutex<u64>,
+    max_ahead: Duration,
+}
+
+impl HlcClock {
+    /// A clock that continues after `floor`, the greatest reading that this node ever gave out.
+    #[must_use]
+    pub fn new(env: Env, floor: Hlc, max_ahead: Duration) -> Self {
+        Self { env, last: Mutex::new(floor.0), max_ahead }
+    }
+
+    /// A fresh stamp, above every one given out or observed before.
+    pub fn tick(&self) -> Hlc {
+        let wall = self.env.wall().0;
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *last = wall.max(*last + 1);
+        Hlc(*last)
+    }
+
+    /// The present reading, without advancing the clock.
+    pub fn now(&self) -> Hlc {
+        let wall = self.env.wall().0;
+        let last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Hlc(wall.max(*last))
+    }
+
+    /// Takes note of a stamp made elsewhere.
+    ///
+    /// # Errors
+    /// [`ClockAhead`] when it lies further ahead than allowed; the clock is then left alone.
+    pub fn observe(&self, seen: Hlc) -> Result<(), ClockAhead> {
+        let wall = self.env.wall().0;
+        let allowed = u64::try_from(self.max_ahead.as_micros()).unwrap_or(u64::MAX);
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if seen.0 > wall.saturating_add(allowed) && seen.0 > last.saturating_add(allowed) {
+            return Err(ClockAhead {
+                ahead_ms: seen.0.saturating_sub(wall) / 1000,
+                allowed_ms: allowed / 1000,
+            });
+        }
+        *last = seen.0.max(*last);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::tokio_env;
+
+    fn clock(floor: Hlc) -> HlcClock {
+        HlcClock::new(tokio_env(), floor, Duration::from_secs(1))
+    }
+
+    #[tokio::test]
+    async fn stamps_grow_strictly_even_when_the_floor_is_in_the_future() {
+        let floor = Hlc(u64::MAX / 2);
+        let clock = clock(floor);
+        let (a, b) = (clock.tick(), clock.tick());
+        assert!(floor < a && a < b);
+    }
+
+    #[tokio::test]
+    async fn a_stamp_too_far_ahead_is_refused_and_changes_nothing() {
+        let clock = clock(Hlc(0));
+        let now = clock.tick();
+        assert!(clock.observe(Hlc(now.0 + 3_600_000_000)).is_err());
+        assert!(clock.tick().0 < now.0 + 1_000_000);
+        assert!(clock.observe(Hlc(now.0 + 500_000)).is_ok());
+        assert!(clock.tick().0 > now.0 + 500_000);
+    }
+}

@@ -1,0 +1,17 @@
+//! Henge: a leaderless, replicated key-value database; a ring of equal stones.
+//!
+//! One request takes one path, and the modules are its steps:
+//!
+//! ```text
+//! decode (server) → plan (ring) → contact (net) → decide (quorum, paxos)
+//!                 → apply (replica, storage) → reply (server)
+//! ```
+//!
+//! Reading order, from the bottom (pure) to the top (wiring):
+//! [`types`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`], [`meta`];
+//! then [`env`] and [`storage`]; [`net`]; [`replica`], [`coordinator`], [`cluster`]; [`server`].
+
+pub mod env;
+pub mod plants;
+pub mod storage;
+pub mod types;

@@ -1,0 +1,3 @@
+//! The `henge` program: one binary, subcommands.
+
+fn main() {}

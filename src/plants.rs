@@ -1,0 +1,72 @@
+//! Planted bugs: known mistakes that a test build can switch on, one at a time, to show that the
+//! tests notice them (`henge-sim --plant P13`, or `HENGE_PLANT=P13` for a test build of `henge`).
+//!
+//! A build without the `sim` feature has none of them: [`planted`] is then the constant `false`.
+
+/// The mistakes that can be planted, with the ids of the project's test plan.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Plant {
+    /// A write is acknowledged before it is synced.
+    P11,
+    /// The coordinator's own copy counts twice towards W.
+    P12,
+    /// A read takes one answer fewer than its level asks.
+    P13,
+    /// Last-write-wins stamps come from the raw wall clock.
+    P15,
+    /// Actor id and counter start anew, under the old id, after a wipe.
+    P16,
+    /// A dot leaves the node before it is on disk.
+    P17,
+    /// A PUT replaces all siblings, whatever its context covers.
+    P18,
+    /// The sled wrapper's extra fdatasync is left out.
+    SledSync,
+}
+
+#[cfg(feature = "sim")]
+mod active {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::Plant;
+
+    static ACTIVE: AtomicU8 = AtomicU8::new(u8::MAX);
+
+    /// A release binary must not contain this text; the gate looks for it.
+    pub(super) const MARKER: &str = "henge-planted-bug-marker";
+
+    /// Switches `plant` on for the whole process (or all off).
+    pub fn set_plant(plant: Option<Plant>) {
+        ACTIVE.store(plant.map_or(u8::MAX, |p| p as u8), Ordering::SeqCst);
+        if let Some(plant) = plant {
+            tracing::warn!(?plant, "{MARKER}");
+        }
+    }
+
+    /// True while `plant` is switched on.
+    #[must_use]
+    pub fn planted(plant: Plant) -> bool {
+        ACTIVE.load(Ordering::Relaxed) == plant as u8
+    }
+
+    /// The plant called `name`.
+    #[must_use]
+    pub fn plant_named(name: &str) -> Option<Plant> {
+        use Plant::{P11, P12, P13, P15, P16, P17, P18, SledSync};
+        [P11, P12, P13, P15, P16, P17, P18, SledSync]
+            .into_iter()
+            .find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
+    }
+}
+
+#[cfg(feature = "sim")]
+pub use active::{plant_named, planted, set_plant};
+
+/// Always false: this build has no planted bugs.
+#[cfg(not(feature = "sim"))]
+#[must_use]
+#[inline(always)]
+pub const fn planted(_plant: Plant) -> bool {
+    false
+}

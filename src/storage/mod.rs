@@ -1,0 +1,10 @@
+//! Ordered bytes on stable storage. Knows keys and values, no records, no cluster.
+//!
+//! [`Engine`] is the contract; every implementation passes the one conformance suite. All calls
+//! are synchronous and may be made from any thread; who must not block wraps them in
+//! [`crate::env::Env::blocking`].
+
+mod engine;
+pub mod keys;
+
+pub use engine::{Batch, BatchOp, Engine, EngineStats, KeyRange, StorageError};

@@ -1,0 +1,244 @@
+//! Identities. Each is a number in disguise, so each has its own type.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Text that is not an id of the expected form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {expected}")]
+pub struct ParseIdError {
+    /// What was given.
+    pub text: String,
+    /// What would have been right.
+    pub expected: &'static str,
+}
+
+/// A node: one process with one place in the cluster, known by this id for ever. Its addresses
+/// may change; its id may not. Shown as a UUID (it is also the CQL `host_id`).
+///
+/// The id is derived from the cluster's and the node's names, so that the founders can name each
+/// other before they have met. What distinguishes two *histories* under one name is [`ActorId`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(pub u128);
+
+impl NodeId {
+    /// The id of the node called `name` in the cluster called `cluster`: an RFC 9562 version 8
+    /// UUID over the xxh3-128 digest of both names.
+    #[must_use]
+    pub fn derive(cluster: &str, name: &str) -> Self {
+        let text = format!("henge node\0{cluster}\0{name}");
+        let hash = xxhash_rust::xxh3::xxh3_128(text.as_bytes());
+        Self(uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid().as_u128())
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&uuid::Uuid::from_u128(self.0), f)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node:{:08x}", self.0 >> 96)
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        uuid::Uuid::parse_str(text)
+            .map(|id| Self(id.as_u128()))
+            .map_err(|_| ParseIdError { text: text.to_owned(), expected: "a node id (a UUID)" })
+    }
+}
+
+/// One unbroken history of one data directory (law L3). A wiped disk, a restored backup or an
+/// unclean stop that may have lost acknowledged writes begins a new actor. Only actors mint dots
+/// and own ballots. Shown as 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ActorId(pub u64);
+
+impl fmt::Display for ActorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for ActorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a{:016x}", self.0)
+    }
+}
+
+impl FromStr for ActorId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let bad = || ParseIdError {
+            text: text.to_owned(),
+            expected: "an actor id (16 hexadecimal digits)",
+        };
+        if text.len() != 16 {
+            return Err(bad());
+        }
+        u64::from_str_radix(text, 16).map(Self).map_err(|_| bad())
+    }
+}
+
+/// One event of one actor: the `counter`-th that it minted over all keys (rule 1 of the design:
+/// one counter per actor, never one per key). Counters start at 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Dot {
+    /// Who minted it.
+    pub actor: ActorId,
+    /// The actor's own count of events, from 1.
+    pub counter: u64,
+}
+
+impl fmt::Display for Dot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.actor, self.counter)
+    }
+}
+
+impl fmt::Debug for Dot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({:?},{})", self.actor, self.counter)
+    }
+}
+
+/// Length of the metadata log that its holder has applied. Epoch 0 is a node that has not heard
+/// of any founding.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+)]
+pub struct Epoch(pub u64);
+
+impl Epoch {
+    /// The epoch after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// How many times a data directory has been opened by a starting node, this start included.
+/// Kept on disk and in the metadata log (rule 17): a restored older directory finds its number
+/// already used.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+)]
+pub struct Incarnation(pub u64);
+
+/// A table (or HTTP bucket), named by the epoch of the log entry that created it, so that an id
+/// never returns after a drop.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+)]
+pub struct TableId(pub u32);
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// One client operation, however often it is sent: a UUIDv7. Ordered over all 128 bits, so that
+/// "newest" is well defined.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct OpId(pub u128);
+
+impl OpId {
+    /// Builds a UUIDv7 from a wall-clock instant in milliseconds and 74 random bits (the rest of
+    /// `random` is ignored).
+    #[must_use]
+    pub fn from_parts(unix_millis: u64, random: u128) -> Self {
+        let bytes = random.to_be_bytes();
+        let mut tail = [0u8; 10];
+        tail.copy_from_slice(&bytes[6..]);
+        Self(uuid::Builder::from_unix_timestamp_millis(unix_millis, &tail).into_uuid().as_u128())
+    }
+}
+
+impl fmt::Display for OpId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&uuid::Uuid::from_u128(self.0), f)
+    }
+}
+
+impl fmt::Debug for OpId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "op:{self}")
+    }
+}
+
+impl FromStr for OpId {
+    type Err = ParseIdError;
+
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let bad = || ParseIdError { text: text.to_owned(), expected: "an operation id (a UUIDv7)" };
+        let id = uuid::Uuid::parse_str(text).map_err(|_| bad())?;
+        if id.get_version_num() == 7 && id.get_variant() == uuid::Variant::RFC4122 {
+            Ok(Self(id.as_u128()))
+        } else {
+            Err(bad())
+        }
+    }
+}
+
+/// A Paxos round number: time first, so that later rounds tend to be greater; then the actor that
+/// proposes (not the node: rule 16), so that no two proposers share one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ballot {
+    /// Hybrid-clock reading, in microseconds, made greater than any ballot seen.
+    pub time: u64,
+    /// The proposing actor.
+    pub actor: ActorId,
+}
+
+impl Ballot {
+    /// Below every ballot that a proposer uses.
+    pub const ZERO: Self = Self { time: 0, actor: ActorId(0) };
+}
+
+impl fmt::Debug for Ballot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "b{}@{:?}", self.time, self.actor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_ids_differ_by_cluster_and_by_name_and_read_back() {
+        let a = NodeId::derive("c", "n1");
+        assert_ne!(a, NodeId::derive("c", "n2"));
+        assert_ne!(a, NodeId::derive("d", "n1"));
+        assert_eq!(a.to_string().parse(), Ok(a));
+    }
+
+    #[test]
+    fn only_version_7_uuids_are_operation_ids() {
+        let op = OpId::from_parts(1_700_000_000_000, 0x1234_5678_9abc_def0_1122_3344);
+        assert_eq!(op.to_string().parse(), Ok(op));
+        assert!("6ba7b810-9dad-11d1-80b4-00c04fd430c8".parse::<OpId>().is_err());
+        assert!("nonsense".parse::<OpId>().is_err());
+    }
+
+    #[test]
+    fn later_operation_ids_are_greater() {
+        assert!(OpId::from_parts(2, 0) > OpId::from_parts(1, u128::MAX));
+    }
+}

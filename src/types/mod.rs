@@ -1,0 +1,16 @@
+//! The small words of the system: ids, tokens, dots, epochs, levels. Newtypes only; no behaviour
+//! beyond ordering, parsing and printing. Pure.
+
+mod consistency;
+mod digest;
+mod ids;
+mod key;
+mod time;
+mod token;
+
+pub use consistency::{Consistency, ParseConsistencyError};
+pub use digest::Digest;
+pub use ids::{ActorId, Ballot, Dot, Epoch, Incarnation, NodeId, OpId, ParseIdError, TableId};
+pub use key::{Key, KeyError, MAX_KEY_BYTES};
+pub use time::{Hlc, Mono, WallMicros};
+pub use token::{PartitionId, Token};
