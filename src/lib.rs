@@ -12,6 +12,7 @@
 //! then [`env`] and [`storage`]; [`net`]; [`replica`], [`coordinator`], [`cluster`]; [`server`].
 
 pub mod env;
+pub mod net;
 pub mod plants;
 pub mod storage;
 pub mod types;

@@ -1,0 +1,138 @@
+//! Calls to any node of the cluster, this one included.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crate::env::{BoxFuture, Env, HlcClock};
+use crate::net::messages::{Header, Request, Response};
+use crate::net::transport::{CallError, PeerService, Transport};
+use crate::types::{Epoch, Mono, NodeId};
+
+/// The two numbers that every message carries: the node's epoch and its hybrid clock.
+#[derive(Debug)]
+pub struct NodeStamps {
+    /// The node's hybrid clock.
+    pub clock: HlcClock,
+    epoch: AtomicU64,
+}
+
+impl NodeStamps {
+    /// Stamps of a node that knows no epoch yet.
+    #[must_use]
+    pub fn new(clock: HlcClock) -> Self {
+        Self { clock, epoch: AtomicU64::new(0) }
+    }
+
+    /// The newest epoch that this node has applied.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Publishes a newer epoch. Never goes back.
+    pub fn advance(&self, epoch: Epoch) {
+        self.epoch.fetch_max(epoch.0, Ordering::AcqRel);
+    }
+}
+
+/// Calls nodes by id. Cheap to clone.
+#[derive(Clone)]
+pub struct Peers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    me: NodeId,
+    env: Env,
+    stamps: Arc<NodeStamps>,
+    transport: Arc<dyn Transport>,
+    local: OnceLock<Arc<dyn PeerService>>,
+}
+
+impl std::fmt::Debug for Peers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peers").field("me", &self.inner.me).finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// Peers of the node `me`. [`Peers::set_local`] must follow before the first call to itself.
+    #[must_use]
+    pub fn new(
+        me: NodeId,
+        env: Env,
+        stamps: Arc<NodeStamps>,
+        transport: Arc<dyn Transport>,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { me, env, stamps, transport, local: OnceLock::new() }) }
+    }
+
+    /// Names the service that answers calls to the node itself. Only the first call counts.
+    pub fn set_local(&self, service: Arc<dyn PeerService>) {
+        let _ = self.inner.local.set(service);
+    }
+
+    /// The node itself.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.inner.me
+    }
+
+    /// The node's epoch and clock.
+    #[must_use]
+    pub fn stamps(&self) -> &Arc<NodeStamps> {
+        &self.inner.stamps
+    }
+
+    /// Tells where `node` listens for peers.
+    pub fn set_address(&self, node: NodeId, address: &str) {
+        if node != self.inner.me {
+            self.inner.transport.set_address(node, address);
+        }
+    }
+
+    /// Sends `request` to `to`, this node or another, stamped with this node's present epoch and
+    /// clock. The answer's clock has been observed when the future completes.
+    pub fn call(
+        &self,
+        to: NodeId,
+        request: Request,
+        deadline: Mono,
+    ) -> BoxFuture<'static, Result<Response, CallError>> {
+        self.call_at(self.inner.stamps.epoch(), to, request, deadline)
+    }
+
+    /// Like [`Peers::call`], for an operation that was planned at `epoch`: the plan is fixed once
+    /// per operation, and a replica must judge it by the epoch it was made in.
+    pub fn call_at(
+        &self,
+        epoch: Epoch,
+        to: NodeId,
+        request: Request,
+        deadline: Mono,
+    ) -> BoxFuture<'static, Result<Response, CallError>> {
+        let inner = self.inner.clone();
+        let now = inner.env.mono();
+        let left_ms = deadline.since(now).as_millis();
+        let header = Header {
+            epoch,
+            hlc: inner.stamps.clock.now(),
+            budget_ms: u32::try_from(left_ms).unwrap_or(u32::MAX),
+        };
+        if to == inner.me {
+            let Some(local) = inner.local.get().cloned() else {
+                return Box::pin(async {
+                    Err(CallError::NotSent { why: "the node is still starting".to_owned() })
+                });
+            };
+            return Box::pin(async move { Ok(local.serve(inner.me, header, request).await) });
+        }
+        let answer = inner.transport.call(to, header, request, deadline);
+        Box::pin(async move {
+            let (header, response) = answer.await?;
+            if let Err(ahead) = inner.stamps.clock.observe(header.hlc) {
+                tracing::warn!(peer = %to, %ahead, "ignored a peer's clock");
+            }
+            Ok(response)
+        })
+    }
+}
