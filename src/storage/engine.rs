@@ -160,6 +160,44 @@ impl KeyRange {
         }
         Self { start: Bytes::copy_from_slice(prefix), end: None }
     }
+
+    /// True when no key can lie in the range.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
+}
+
+/// Largest storage key, in bytes.
+///
+/// sled writes an index page of some 300 keys as one log item, and an item above 4 MiB leaves the
+/// log for a side file that no sync covers; 12,000 B keeps every page below that. (fjall could
+/// take 65,535.) A partition key above about 11,900 B, less where it has zero bytes, is refused
+/// with [`StorageError::TooLarge`] for this reason.
+pub const MAX_STORAGE_KEY_BYTES: usize = 12_000;
+
+/// Largest value, in bytes.
+pub const MAX_STORAGE_VALUE_BYTES: usize = 64 << 20;
+
+/// Refuses a batch with a key or value that no engine takes. Every engine calls it first, so that
+/// all of them draw the same line.
+///
+/// # Errors
+/// [`StorageError::TooLarge`], for an empty key as well (`got` is then 0).
+pub fn check_batch(batch: &Batch) -> Result<(), StorageError> {
+    for op in batch.ops() {
+        let (key, value) = match op {
+            BatchOp::Put { key, value } => (key, value.len()),
+            BatchOp::Delete { key } => (key, 0),
+        };
+        if key.is_empty() || key.len() > MAX_STORAGE_KEY_BYTES {
+            return Err(StorageError::TooLarge { max: MAX_STORAGE_KEY_BYTES, got: key.len() });
+        }
+        if value > MAX_STORAGE_VALUE_BYTES {
+            return Err(StorageError::TooLarge { max: MAX_STORAGE_VALUE_BYTES, got: value });
+        }
+    }
+    Ok(())
 }
 
 /// What an engine tells about itself.
@@ -188,8 +226,9 @@ pub type ScanVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 ///   and the engine recovers by itself once there is space.
 /// - Damage is reported as [`StorageError::Corrupt`] as far as the engine can see it, never as
 ///   absence. (Records carry checksums of their own above this.)
-/// - Keys of 1 to 70,000 bytes; values of 0 bytes to 64 MiB; wrappers cut large values as their
-///   engine needs.
+/// - Keys of 1 to [`MAX_STORAGE_KEY_BYTES`]; values of 0 bytes to [`MAX_STORAGE_VALUE_BYTES`];
+///   wrappers cut large values as their engine needs.
+/// - An empty or backward range scans as empty. A visitor may call the engine.
 pub trait Engine: Send + Sync + 'static {
     /// The value of `key`, if it has one.
     ///

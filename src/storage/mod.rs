@@ -6,5 +6,10 @@
 
 mod engine;
 pub mod keys;
+mod mem;
 
-pub use engine::{Batch, BatchOp, Engine, EngineStats, KeyRange, StorageError};
+pub use engine::{
+    Batch, BatchOp, Engine, EngineStats, KeyRange, MAX_STORAGE_KEY_BYTES, MAX_STORAGE_VALUE_BYTES,
+    ScanVisitor, StorageError, check_batch,
+};
+pub use mem::MemEngine;
