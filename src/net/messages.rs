@@ -101,6 +101,9 @@ pub struct Mint {
     /// Another replica's copy, to be merged in first: what a majority knows of an operation that
     /// may have been minted before (rule 3). Empty: none.
     pub known: Bytes,
+    /// Last-write-wins only: the stamp must be greater than this one, which another replica
+    /// holds. An operation that was minted below it is minted again above it.
+    pub above: Hlc,
 }
 
 /// Merge a record into one's own.
@@ -112,6 +115,10 @@ pub struct Apply {
     pub key: Key,
     /// The record ([`crate::record`]'s encoding).
     pub record: Bytes,
+    /// The record is the merge of what **all** other replicas hold, so it may take the place of a
+    /// damaged copy. Any other record is refused over a damaged copy: the replica would forget
+    /// writes that it has acknowledged.
+    pub heals: bool,
 }
 
 /// List records of one partition in (token, key) order.
@@ -165,8 +172,9 @@ pub enum Response {
     Page {
         /// The rows, in order.
         rows: Vec<Row>,
-        /// True when the partition holds nothing after the last row.
-        done: bool,
+        /// Where to go on, strictly after this place; `None` when the partition holds no more.
+        /// A page may be short, or empty, and yet have a next one.
+        next: Option<(Token, Key)>,
     },
     /// To [`Request::Meta`].
     Meta(Bytes),
