@@ -14,5 +14,6 @@
 pub mod env;
 pub mod net;
 pub mod plants;
+pub mod ring;
 pub mod storage;
 pub mod types;
