@@ -15,5 +15,7 @@ pub mod env;
 pub mod net;
 pub mod plants;
 pub mod ring;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod storage;
 pub mod types;

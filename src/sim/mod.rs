@@ -1,0 +1,7 @@
+//! A whole cluster in one thread, replayed from a seed. Test builds only (`sim` feature).
+//!
+//! [`executor`] is time, tasks and randomness.
+
+pub mod executor;
+pub mod rng;
+pub mod trace;
