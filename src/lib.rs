@@ -11,11 +11,12 @@
 //! [`types`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`], [`meta`];
 //! then [`env`] and [`storage`]; [`net`]; [`replica`], [`coordinator`], [`cluster`]; [`server`].
 
+pub mod causality;
 pub mod env;
 pub mod net;
 pub mod plants;
+pub mod record;
 pub mod ring;
-#[cfg(feature = "sim")]
 pub mod sim;
 pub mod storage;
 pub mod types;

@@ -1,0 +1,249 @@
+//! Records: everything replicated is one, and every record merges. Pure.
+//!
+//! # The idea
+//!
+//! The machinery of replication (quorums, hints, read repair, anti-entropy, streaming) knows three
+//! things about data: a record [merges](Record::merge), has [bytes](Record::encode) and a
+//! [digest](stored_digest). Merging is a semilattice join (law L1): order, grouping and repetition
+//! change nothing, so any copy may be sent to anyone, late or twice. What a record *means* lives
+//! in this module and is a special case nowhere else.
+//!
+//! # The kinds
+//!
+//! - **Siblings** keeps every value until a writer who has read it replaces it. It holds the set
+//!   of all dots seen and the live values, each under its own dot. Merging keeps a value when both
+//!   sides have it, or when the side that lacks it has not seen its dot. ([`crate::causality`]
+//!   has the argument why this loses no write and keeps no superseded one.)
+//! - **Lww** keeps the greatest write by (stamp, deletions first, greater bytes). Of two concurrent
+//!   writes one is lost silently: that is what its user asked for.
+//!
+//! # Writing
+//!
+//! A write becomes an event on one replica, under that record's lock: [`Record::mint`]. Everyone
+//! else merges the record that came out of it. The caller must uphold law L2: the record is on
+//! stable storage before its dot leaves the node; and L3: an actor that may have forgotten any of
+//! its events mints no more. The second is checked as far as one record can show it
+//! ([`MintError::DotReused`]).
+//!
+//! # Deletions and expiry
+//!
+//! A deletion is an event too. It leaves no value, only its dot in the seen set, so a record whose
+//! values are all gone is a tombstone and may not be dropped for looking empty (law L4). An
+//! expired value stays in the record, and its dot stays covered; [`Record::view`] does not show it.
+//! Nothing here reads a clock: *now* is an argument, and a value's expiry is part of the value.
+//!
+//! # One operation, minted twice
+//!
+//! A coordinator that times out on one minter may ask another. Then one operation X has two dots,
+//! d1 and d2, and two equal values. A record remembers its newest 32 operations, so that most such
+//! retries find the first outcome ([`Record::find_op`]); for the rest, a view shows an operation
+//! once, under its smallest dot. And if a client supersedes d2, having been shown it, while d1 is
+//! still on its way, then d1 must not reappear: the log tells that d2 was X and is dead, so the
+//! view hides d1, and the next write that is minted buries it. This is done in views and in
+//! minting, never in merging, which stays a plain join.
+//!
+//! Limits of this: 32 operations later the log has forgotten, and if d1 arrives only then, it shows
+//! as a sibling: an old value too many, never one too few.
+//!
+//! # What a new kind needs
+//!
+//! A kind byte in [`RecordKind`], a body with merge, mint and check, a payload form in `codec`, a
+//! view; and the law tests over it. Callers match on nothing but [`Record::kind`].
+
+mod codec;
+mod lww;
+mod ops;
+mod siblings;
+mod value;
+mod view;
+
+use crate::causality::{CausalSet, Context};
+use crate::types::{ActorId, Dot, Hlc, OpId, WallMicros};
+
+pub use codec::{RecordError, address, stored_digest, verify};
+use lww::Lww;
+pub use ops::{OP_LOG_LEN, OpEntry, OpMemory};
+use siblings::Siblings;
+pub use value::{Action, Mint, MintError, Minted, Mutation, Value, Version};
+pub use view::{View, etag, version_etag};
+
+/// The most values that minting lets a record grow to. A bucket's own bound (`max_siblings`) is
+/// far lower; this one keeps a record from becoming a burden to its readers if that is set wildly.
+pub const MAX_VALUES: usize = 4096;
+
+/// How a record's concurrent writes meet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// All are kept until a reader resolves them. Strong tables use this form too: there, no
+    /// writes are concurrent.
+    Siblings = 1,
+    /// The last one wins.
+    Lww = 2,
+}
+
+impl RecordKind {
+    fn from_byte(byte: u8) -> Result<Self, RecordError> {
+        match byte {
+            1 => Ok(Self::Siblings),
+            2 => Ok(Self::Lww),
+            _ => Err(RecordError::Kind(byte)),
+        }
+    }
+}
+
+/// All that one replica knows about one key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Record {
+    body: Body,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Body {
+    Siblings(Siblings),
+    Lww(Lww),
+}
+
+/// What a merge did.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Merged {
+    /// This record is not what it was.
+    pub changed: bool,
+    /// The other one brought nothing new: this record held all of it already, or more.
+    pub incoming_dominated: bool,
+    /// Both were the same before.
+    pub equal: bool,
+    /// One dot named two different values: an actor has minted it twice (law L3 is broken
+    /// somewhere), and the lesser value is lost. An alarm.
+    pub dot_reused: Option<Dot>,
+}
+
+/// Two records of one key are of different kinds: of two generations of a table, or a wrong frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a {other:?} record cannot be merged into a {this:?} record")]
+pub struct KindMismatch {
+    /// The kind of the record merged into.
+    pub this: RecordKind,
+    /// The kind of the other.
+    pub other: RecordKind,
+}
+
+impl Record {
+    /// The record of a key that nobody has written: the least element.
+    #[must_use]
+    pub fn empty(kind: RecordKind) -> Self {
+        let body = match kind {
+            RecordKind::Siblings => Body::Siblings(Siblings::default()),
+            RecordKind::Lww => Body::Lww(Lww::default()),
+        };
+        Self { body }
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> RecordKind {
+        match self.body {
+            Body::Siblings(_) => RecordKind::Siblings,
+            Body::Lww(_) => RecordKind::Lww,
+        }
+    }
+
+    /// True when nothing at all is known, not even a deletion.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        match &self.body {
+            Body::Siblings(siblings) => siblings.seen.is_empty(),
+            Body::Lww(lww) => lww.cell.is_none() && lww.ops.is_empty(),
+        }
+    }
+
+    /// Makes `m` an event of this record. Only for a replica of the key, under the record's lock,
+    /// from its own whole copy. On an error nothing has changed.
+    ///
+    /// A PUT removes exactly the values that its context covers and adds its own; a DELETE removes
+    /// those that its context covers (a blind one removes nothing). In a last-write-wins record
+    /// the context is ignored, and either replaces what is there.
+    ///
+    /// # Errors
+    /// [`MintError`]: the dot cannot be new, or the record is full.
+    pub fn mint(&mut self, m: Mutation, at: Mint) -> Result<Minted, MintError> {
+        match &mut self.body {
+            Body::Siblings(siblings) => siblings.mint(m, at),
+            Body::Lww(lww) => lww.mint(m, at),
+        }
+    }
+
+    /// Joins `other` in.
+    ///
+    /// # Errors
+    /// [`KindMismatch`]; nothing has changed then.
+    pub fn merge(&mut self, other: &Self) -> Result<Merged, KindMismatch> {
+        match (&mut self.body, &other.body) {
+            (Body::Siblings(this), Body::Siblings(other)) => Ok(this.merge(other)),
+            (Body::Lww(this), Body::Lww(other)) => Ok(this.merge(other)),
+            (Body::Siblings(_), Body::Lww(_)) | (Body::Lww(_), Body::Siblings(_)) => {
+                Err(KindMismatch { this: self.kind(), other: other.kind() })
+            }
+        }
+    }
+
+    /// What a client is shown at `now`.
+    #[must_use]
+    pub fn view(&self, now: WallMicros) -> View<'_> {
+        let versions = match &self.body {
+            Body::Siblings(siblings) => siblings.shown(now),
+            Body::Lww(lww) => lww.shown(now).into_iter().collect(),
+        };
+        let tombstone = versions.is_empty() && !self.is_blank();
+        View { versions, context: self.context(), tombstone }
+    }
+
+    /// All that the record has seen, as a client's context.
+    #[must_use]
+    pub fn context(&self) -> Context {
+        match &self.body {
+            Body::Siblings(siblings) => siblings.seen.clone().into(),
+            // The context decides nothing in this kind; it names the write that was read.
+            Body::Lww(lww) => lww.cell.iter().map(lww::LwwCell::dot).collect::<CausalSet>().into(),
+        }
+    }
+
+    /// What is known about operation `op`, which came with a request of digest `request`.
+    #[must_use]
+    pub fn find_op(&self, op: OpId, request: u64) -> OpMemory {
+        self.ops().find(op, request)
+    }
+
+    /// The operations remembered, by (op, dot).
+    #[must_use]
+    pub fn op_entries(&self) -> &[OpEntry] {
+        self.ops().entries()
+    }
+
+    fn ops(&self) -> &ops::OpLog {
+        match &self.body {
+            Body::Siblings(siblings) => &siblings.ops,
+            Body::Lww(lww) => &lww.ops,
+        }
+    }
+
+    /// The greatest stamp inside, for a hybrid clock to observe; zero for none.
+    #[must_use]
+    pub fn max_stamp(&self) -> Hlc {
+        let stamp = match &self.body {
+            Body::Siblings(s) => s.values.iter().map(|version| version.value.written_at).max(),
+            Body::Lww(lww) => lww.cell.as_ref().map(lww::LwwCell::stamp),
+        };
+        stamp.unwrap_or_default()
+    }
+
+    /// The greatest counter of `actor` known here; 0 for none. A replica that finds more of its
+    /// own actor in a peer's record than in its own has forgotten something.
+    #[must_use]
+    pub fn max_counter(&self, actor: ActorId) -> u64 {
+        match &self.body {
+            Body::Siblings(siblings) => siblings.seen.max_counter(actor),
+            Body::Lww(lww) => lww.max_counter(actor),
+        }
+    }
+}
