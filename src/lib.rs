@@ -17,6 +17,7 @@ pub mod net;
 pub mod plants;
 pub mod record;
 pub mod ring;
+#[cfg(feature = "sim")]
 pub mod sim;
 pub mod storage;
 pub mod types;
