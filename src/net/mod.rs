@@ -6,10 +6,12 @@
 //! and clock (law L5) and short-cuts calls to the node itself, so that a local replica is one
 //! more replica, reached without a wire.
 
+pub mod codec;
 pub mod messages;
 mod peers;
 mod transport;
 
+pub use codec::CodecError;
 pub use messages::{Header, Refusal, Request, Response};
 pub use peers::{NodeStamps, Peers};
 pub use transport::{CallError, PeerService, Transport};
