@@ -15,6 +15,7 @@ pub mod causality;
 pub mod env;
 pub mod net;
 pub mod plants;
+pub mod quorum;
 pub mod record;
 pub mod ring;
 #[cfg(feature = "sim")]
