@@ -79,3 +79,17 @@ impl Engine for MemEngine {
         EngineStats::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::storage::conformance;
+
+    #[test]
+    fn conforms() {
+        let engine = Arc::new(MemEngine::new());
+        conformance::run(&|| engine.clone());
+    }
+}

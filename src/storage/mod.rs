@@ -4,12 +4,24 @@
 //! are synchronous and may be made from any thread; who must not block wraps them in
 //! [`crate::env::Env::blocking`].
 
+#[cfg(any(test, feature = "sim"))]
+pub mod conformance;
+mod contain;
+mod dirs;
 mod engine;
 pub mod keys;
 mod mem;
+mod rows;
+mod sled_engine;
+mod space;
+mod store;
 
+pub use contain::panic_is_contained;
+pub use dirs::create_durable_dir;
 pub use engine::{
     Batch, BatchOp, Engine, EngineStats, KeyRange, MAX_STORAGE_KEY_BYTES, MAX_STORAGE_VALUE_BYTES,
     ScanVisitor, StorageError, check_batch,
 };
 pub use mem::MemEngine;
+pub use sled_engine::{SledEngine, SledOptions};
+pub use space::DEFAULT_RESERVE_BYTES;
