@@ -12,6 +12,9 @@
 //! then [`env`] and [`storage`]; [`net`]; [`replica`], [`coordinator`], [`cluster`]; [`server`].
 
 pub mod causality;
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod env;
 pub mod net;
 pub mod plants;
@@ -21,4 +24,5 @@ pub mod ring;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod storage;
+pub mod telemetry;
 pub mod types;
