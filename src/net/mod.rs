@@ -7,11 +7,15 @@
 //! more replica, reached without a wire.
 
 pub mod codec;
+pub mod handshake;
+pub mod latency;
 pub mod messages;
 mod peers;
 mod transport;
 
 pub use codec::CodecError;
+pub use handshake::{Admission, Hello};
+pub use latency::{LatencyEstimate, LatencyTracker};
 pub use messages::{Header, Refusal, Request, Response};
 pub use peers::{NodeStamps, Peers};
 pub use transport::{CallError, PeerService, Transport};

@@ -299,16 +299,24 @@ pub fn encode_message<T: Serialize>(
 /// # Errors
 /// [`CodecError::Payload`] when it is something else, or bytes are left over.
 pub fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, CodecError> {
-    let seed = Strict(Seed(std::marker::PhantomData::<T>));
-    let (value, used) =
-        bincode::serde::seed_decode_from_slice(seed, payload, bincode::config::standard())
-            .map_err(|error| CodecError::Payload { what: error.to_string() })?;
+    let (value, used) = decode_prefix(payload)?;
     if used != payload.len() {
         return Err(CodecError::Payload {
             what: format!("{} bytes are left over", payload.len() - used),
         });
     }
     Ok(value)
+}
+
+/// The message at the start of a payload, and how many bytes it takes: for the handshake, whose
+/// messages may grow at their end.
+///
+/// # Errors
+/// [`CodecError::Payload`].
+pub fn decode_prefix<T: DeserializeOwned>(payload: &[u8]) -> Result<(T, usize), CodecError> {
+    let seed = Strict(Seed(std::marker::PhantomData::<T>));
+    bincode::serde::seed_decode_from_slice(seed, payload, bincode::config::standard())
+        .map_err(|error| CodecError::Payload { what: error.to_string() })
 }
 
 /// `value` on its own: the format byte and its encoding, without length or checksum. For what is
