@@ -21,6 +21,8 @@ pub enum Plant {
     P17,
     /// A PUT replaces all siblings, whatever its context covers.
     P18,
+    /// Merging keeps the side with the larger vector.
+    P19,
     /// The sled wrapper's extra fdatasync is left out.
     SledSync,
 }
@@ -53,8 +55,8 @@ mod active {
     /// The plant called `name`.
     #[must_use]
     pub fn plant_named(name: &str) -> Option<Plant> {
-        use Plant::{P11, P12, P13, P15, P16, P17, P18, SledSync};
-        [P11, P12, P13, P15, P16, P17, P18, SledSync]
+        use Plant::{P11, P12, P13, P15, P16, P17, P18, P19, SledSync};
+        [P11, P12, P13, P15, P16, P17, P18, P19, SledSync]
             .into_iter()
             .find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

@@ -6,50 +6,77 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::causality::CausalSet;
-use crate::causality::wire::{Reader, WireError};
-use crate::types::{Dot, Key, TableId};
+use crate::causality::wire::{Reader, WireError, put_varint};
+use crate::types::{Dot, Hlc, Key, TableId};
 
 /// The events that a client has seen on one key: what it read, and what it wrote itself. A write
 /// that carries it supersedes exactly the values that it covers. The empty one is a *blind*
 /// writer's.
+///
+/// In a last-write-wins table dots decide nothing, stamps do. There the context carries the
+/// greatest stamp that the client has met, so that a write which follows a read also comes after it
+/// when it is minted by a replica whose clock is behind (Jepsen's lost updates in Riak under a
+/// perfect lock).
 #[derive(Clone, PartialEq, Eq, Hash, Default, Debug, Serialize, Deserialize)]
 #[serde(try_from = "Bytes", into = "Bytes")]
-pub struct Context(CausalSet);
+pub struct Context {
+    seen: CausalSet,
+    stamp: Hlc,
+}
 
 impl Context {
+    /// A context of events and a stamp.
+    #[must_use]
+    pub fn new(seen: CausalSet, stamp: Hlc) -> Self {
+        Self { seen, stamp }
+    }
+
     /// True when the client has seen the event `dot`.
     #[must_use]
     pub fn covers(&self, dot: Dot) -> bool {
-        self.0.covers(dot)
+        self.seen.covers(dot)
+    }
+
+    /// The greatest last-write-wins stamp that the client has met; zero for none.
+    #[must_use]
+    pub fn stamp(&self) -> Hlc {
+        self.stamp
     }
 
     /// Adds one event.
     pub fn insert(&mut self, dot: Dot) {
-        self.0.insert(dot);
+        self.seen.insert(dot);
+    }
+
+    /// Takes note of a stamp.
+    pub fn meet(&mut self, stamp: Hlc) {
+        self.stamp = self.stamp.max(stamp);
     }
 
     /// Adds all that `other` has seen.
     pub fn union(&mut self, other: &Self) {
-        self.0.union(&other.0);
+        self.seen.union(&other.seen);
+        self.meet(other.stamp);
     }
 
     /// True when nothing has been seen.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.seen.is_empty() && self.stamp == Hlc(0)
     }
 
-    /// The set itself.
+    /// The events.
     #[must_use]
-    pub fn as_set(&self) -> &CausalSet {
-        &self.0
+    pub fn seen(&self) -> &CausalSet {
+        &self.seen
     }
 
-    /// The canonical bytes, without any protection.
+    /// The canonical bytes, without any protection: the stamp, then the events.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::new();
-        self.0.encode(&self.0.actors(), &mut out);
+        put_varint(&mut out, self.stamp.0);
+        self.seen.encode(&self.seen.actors(), &mut out);
         out.into()
     }
 
@@ -59,15 +86,16 @@ impl Context {
     /// [`ContextError::Malformed`] for any other bytes.
     pub fn decode(bytes: &[u8]) -> Result<Self, ContextError> {
         let mut reader = Reader::new(bytes);
-        let (set, _) = CausalSet::decode(&mut reader)?;
+        let stamp = Hlc(reader.varint()?);
+        let (seen, _) = CausalSet::decode(&mut reader)?;
         reader.end()?;
-        Ok(Self(set))
+        Ok(Self { seen, stamp })
     }
 }
 
 impl From<CausalSet> for Context {
-    fn from(set: CausalSet) -> Self {
-        Self(set)
+    fn from(seen: CausalSet) -> Self {
+        Self { seen, stamp: Hlc(0) }
     }
 }
 

@@ -82,22 +82,18 @@ impl Lww {
         own.map(|dot| dot.counter).max().unwrap_or(0)
     }
 
-    /// The context decides nothing here, the stamp does. A write that comes after another one on
-    /// this replica must win over it, so it gets a stamp above the cell's, whatever its own clock
-    /// says: the cell may come from a peer whose clock is ahead by less than is refused.
+    /// The dots of the context decide nothing here, stamps do. A write that comes after another
+    /// one, because it meets it on this replica or because its writer has read it, must win over
+    /// it; so it gets a stamp above both, whatever this replica's own clock says.
     pub(crate) fn mint(&mut self, m: Mutation, at: Mint) -> Result<Minted, MintError> {
         let known = self.max_counter(at.dot.actor);
-        let known = known.max(m.context.as_set().max_counter(at.dot.actor));
+        let known = known.max(m.context.seen().max_counter(at.dot.actor));
         if at.dot.counter <= known {
             return Err(MintError::DotReused { dot: at.dot, known });
         }
-        let stamp = match &self.cell {
-            None => at.stamp,
-            Some(cell) => {
-                let above = cell.stamp().0.checked_add(1).ok_or(MintError::StampExhausted)?;
-                at.stamp.max(Hlc(above))
-            }
-        };
+        let met = self.cell.as_ref().map_or(Hlc(0), LwwCell::stamp).max(m.context.stamp());
+        let above = met.0.checked_add(1).ok_or(MintError::StampExhausted)?;
+        let stamp = at.stamp.max(Hlc(above));
         let created = self.shown(at.now).is_none();
         let superseded = usize::from(matches!(self.cell, Some(LwwCell::Live(_))));
         let delete = matches!(m.action, Action::Delete);
@@ -112,6 +108,7 @@ impl Lww {
 
         let mut writer_context = m.context;
         writer_context.insert(at.dot);
+        writer_context.meet(stamp);
         let siblings = usize::from(self.shown(at.now).is_some());
         Ok(Minted { dot: at.dot, stamp, created, siblings, writer_context, superseded })
     }

@@ -15,7 +15,9 @@
 //!   sides have it, or when the side that lacks it has not seen its dot. ([`crate::causality`]
 //!   has the argument why this loses no write and keeps no superseded one.)
 //! - **Lww** keeps the greatest write by (stamp, deletions first, greater bytes). Of two concurrent
-//!   writes one is lost silently: that is what its user asked for.
+//!   writes one is lost silently: that is what its user asked for. A write that meets another one
+//!   where it is minted, or carries the context of a read that met it, is not concurrent with it:
+//!   it wins.
 //!
 //! # Writing
 //!
@@ -57,7 +59,7 @@ mod siblings;
 mod value;
 mod view;
 
-use crate::causality::{CausalSet, Context};
+use crate::causality::Context;
 use crate::types::{ActorId, Dot, Hlc, OpId, WallMicros};
 
 pub use codec::{RecordError, address, stored_digest, verify};
@@ -162,7 +164,7 @@ impl Record {
     ///
     /// A PUT removes exactly the values that its context covers and adds its own; a DELETE removes
     /// those that its context covers (a blind one removes nothing). In a last-write-wins record
-    /// the context is ignored, and either replaces what is there.
+    /// either replaces what is there, with a stamp above it and above what its writer has read.
     ///
     /// # Errors
     /// [`MintError`]: the dot cannot be new, or the record is full.
@@ -203,8 +205,12 @@ impl Record {
     pub fn context(&self) -> Context {
         match &self.body {
             Body::Siblings(siblings) => siblings.seen.clone().into(),
-            // The context decides nothing in this kind; it names the write that was read.
-            Body::Lww(lww) => lww.cell.iter().map(lww::LwwCell::dot).collect::<CausalSet>().into(),
+            // The stamp decides in this kind; the dot only names the write that was read.
+            Body::Lww(lww) => lww.cell.iter().fold(Context::default(), |mut context, cell| {
+                context.insert(cell.dot());
+                context.meet(cell.stamp());
+                context
+            }),
         }
     }
 
@@ -224,6 +230,15 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => &siblings.ops,
             Body::Lww(lww) => &lww.ops,
+        }
+    }
+
+    /// Values stored, shown or not (expired ones and hidden twins included).
+    #[must_use]
+    pub fn value_count(&self) -> usize {
+        match &self.body {
+            Body::Siblings(siblings) => siblings.values.len(),
+            Body::Lww(lww) => usize::from(matches!(lww.cell, Some(lww::LwwCell::Live(_)))),
         }
     }
 

@@ -5,7 +5,7 @@ use crate::plants::{Plant, planted};
 use crate::record::ops::{OpEntry, OpLog};
 use crate::record::value::{Action, Mint, MintError, Minted, Mutation, Version};
 use crate::record::{MAX_VALUES, Merged};
-use crate::types::{Dot, OpId, WallMicros};
+use crate::types::{Dot, WallMicros};
 
 /// A dotted causal container.
 ///
@@ -46,17 +46,19 @@ impl Siblings {
     pub(crate) fn shown(&self, now: WallMicros) -> Vec<&Version> {
         let mut shown: Vec<&Version> = Vec::with_capacity(self.values.len());
         for version in &self.values {
-            let twin = |other: &&&Version| {
-                other.op == version.op && self.ops.same_request(version.op, other.dot, version.dot)
-            };
             let hidden = version.value.expired(now)
-                || shown.iter().any(|other| twin(&other))
+                || shown.iter().any(|other| self.twins(other, version))
                 || self.twin_is_dead(version);
             if !hidden {
                 shown.push(version);
             }
         }
         shown
+    }
+
+    /// True when both are events of one operation.
+    fn twins(&self, a: &Version, b: &Version) -> bool {
+        a.op == b.op && self.ops.same_request(a.op, a.dot, b.dot)
     }
 
     /// True when the operation behind `version` was minted as another event too, and that event
@@ -73,7 +75,7 @@ impl Siblings {
 
     pub(crate) fn mint(&mut self, m: Mutation, at: Mint) -> Result<Minted, MintError> {
         let known = self.seen.max_counter(at.dot.actor);
-        let known = known.max(m.context.as_set().max_counter(at.dot.actor));
+        let known = known.max(m.context.seen().max_counter(at.dot.actor));
         if at.dot.counter <= known {
             return Err(MintError::DotReused { dot: at.dot, known });
         }
@@ -86,7 +88,7 @@ impl Siblings {
         }
 
         self.values = survivors;
-        self.seen.union(m.context.as_set());
+        self.seen.union(m.context.seen());
         self.seen.advance(at.dot);
         if let Action::Put(mut value) = m.action {
             value.written_at = at.stamp;
@@ -109,17 +111,10 @@ impl Siblings {
         if planted(Plant::P18) && matches!(m.action, Action::Put(_)) {
             return Vec::new();
         }
-        let covered: Vec<(OpId, Dot)> = self
-            .values
-            .iter()
-            .filter(|version| m.context.covers(version.dot))
-            .map(|version| (version.op, version.dot))
-            .collect();
+        let read: Vec<&Version> =
+            self.values.iter().filter(|version| m.context.covers(version.dot)).collect();
         let superseded = |version: &&Version| {
-            covered
-                .iter()
-                .any(|&(op, dot)| op == version.op && self.ops.same_request(op, dot, version.dot))
-                || self.twin_is_dead(version)
+            read.iter().any(|other| self.twins(other, version)) || self.twin_is_dead(version)
         };
         self.values.iter().filter(|version| !superseded(version)).cloned().collect()
     }
@@ -127,6 +122,14 @@ impl Siblings {
     pub(crate) fn merge(&mut self, other: &Self) -> Merged {
         if self == other {
             return Merged { equal: true, incoming_dominated: true, ..Merged::default() };
+        }
+        if planted(Plant::P19) {
+            let weight = |side: &Self| side.seen.vector().iter().map(|entry| entry.1).sum::<u64>();
+            let changed = weight(other) > weight(self);
+            if changed {
+                self.clone_from(other);
+            }
+            return Merged { changed, incoming_dominated: !changed, ..Merged::default() };
         }
         let mut merged = Merged::default();
         let mine = std::mem::take(&mut self.values);

@@ -85,8 +85,8 @@ pub struct Mint {
 pub struct Minted {
     /// The event.
     pub dot: Dot,
-    /// The stamp that the record now holds: [`Mint::stamp`], or just above a greater one that it
-    /// met (last-write-wins only). The caller's clock must observe it.
+    /// The stamp that the record now holds: [`Mint::stamp`], or just above a greater one in
+    /// the cell or the context (last-write-wins only). The caller's clock must observe it.
     pub stamp: Hlc,
     /// No live value stood here before.
     pub created: bool,
@@ -120,7 +120,8 @@ pub enum MintError {
         /// The bound.
         max: usize,
     },
-    /// The cell carries the greatest stamp that there is, so no write can come after it.
-    #[error("the cell's stamp is the end of time")]
+    /// The cell or the context carries the greatest stamp that there is, so no write can come
+    /// after it.
+    #[error("the stamp before this write is the end of time")]
     StampExhausted,
 }
