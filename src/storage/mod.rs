@@ -4,6 +4,7 @@
 //! are synchronous and may be made from any thread; who must not block wraps them in
 //! [`crate::env::Env::blocking`].
 
+mod committer;
 #[cfg(any(test, feature = "sim"))]
 pub mod conformance;
 mod contain;
@@ -16,6 +17,9 @@ mod sled_engine;
 mod space;
 mod store;
 
+pub use committer::{
+    CommitTicket, Committer, CommitterOptions, CommitterStats, Durability, SubmitError, Trailer,
+};
 pub use contain::panic_is_contained;
 pub use dirs::create_durable_dir;
 pub use engine::{

@@ -1,0 +1,334 @@
+use std::sync::Condvar;
+use std::sync::atomic::AtomicBool;
+
+use super::*;
+use crate::env::tokio_env;
+use crate::storage::{EngineStats, KeyRange, MemEngine, ScanVisitor};
+
+/// A memory engine whose syncs wait at a gate, and which fails when told to.
+#[derive(Default)]
+struct Scripted {
+    rows: MemEngine,
+    /// Keys in the order they were applied, a batch each.
+    applied: Mutex<Vec<Vec<Bytes>>>,
+    syncs: AtomicU64,
+    closed: Mutex<bool>,
+    moved: Condvar,
+    full: AtomicBool,
+    sync_fails: AtomicBool,
+}
+
+impl Scripted {
+    fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    fn close_gate(&self) {
+        *self.closed.lock().unwrap() = true;
+    }
+
+    fn open_gate(&self) {
+        *self.closed.lock().unwrap() = false;
+        self.moved.notify_all();
+    }
+
+    fn groups(&self) -> Vec<Vec<Bytes>> {
+        self.applied.lock().unwrap().clone()
+    }
+}
+
+impl Engine for Scripted {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.rows.get(key)
+    }
+
+    fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        self.rows.scan(range, visit)
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StorageError::Full);
+        }
+        let keys = batch.ops().iter().map(|op| match op {
+            crate::storage::BatchOp::Put { key, .. } | crate::storage::BatchOp::Delete { key } => {
+                key.clone()
+            }
+        });
+        self.applied.lock().unwrap().push(keys.collect());
+        self.rows.apply(batch)
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        let mut closed = self.closed.lock().unwrap();
+        while *closed {
+            closed = self.moved.wait(closed).unwrap();
+        }
+        if self.sync_fails.load(Ordering::SeqCst) {
+            return Err(StorageError::Io { during: "syncing", message: "EIO".into() });
+        }
+        self.syncs.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats::default()
+    }
+}
+
+fn start(engine: &Arc<Scripted>, options: CommitterOptions) -> Committer {
+    Committer::start(tokio_env(), engine.clone(), options)
+}
+
+fn batch(key: &str) -> Batch {
+    let mut batch = Batch::new();
+    batch.put(key.to_owned(), "value");
+    batch
+}
+
+fn submit(committer: &Committer, key: &str) -> CommitTicket {
+    committer.submit(batch(key)).unwrap()
+}
+
+/// Submits one batch and returns once it is being synced, behind the closed gate.
+async fn occupy(engine: &Scripted, committer: &Committer) -> CommitTicket {
+    engine.close_gate();
+    let before = engine.groups().len();
+    let ticket = submit(committer, "first");
+    while engine.groups().len() == before {
+        tokio::task::yield_now().await;
+    }
+    ticket
+}
+
+#[tokio::test]
+async fn a_ticket_resolves_after_the_sync_and_not_before() {
+    let engine = Scripted::new();
+    let committer = start(&engine, CommitterOptions::default());
+    let mut ticket = occupy(&engine, &committer).await;
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+        assert!(ticket.outcome.try_recv().is_err(), "acknowledged before it was synced");
+    }
+    assert_eq!(committer.durable_seq(), 0);
+    engine.open_gate();
+    ticket.await.unwrap();
+    assert_eq!((committer.durable_seq(), engine.syncs.load(Ordering::SeqCst)), (1, 1));
+}
+
+#[tokio::test]
+async fn what_gathers_during_a_sync_is_one_group_in_the_order_of_submission() {
+    let engine = Scripted::new();
+    let committer = start(&engine, CommitterOptions::default());
+    let first = occupy(&engine, &committer).await;
+    let tickets: Vec<CommitTicket> =
+        (0..50).map(|n| submit(&committer, &format!("{n:02}"))).collect();
+    assert!(tickets.iter().map(|ticket| ticket.seq).eq(2..52));
+    engine.open_gate();
+    first.await.unwrap();
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+    let groups = engine.groups();
+    assert_eq!((groups.len(), groups[1].len()), (2, 50));
+    assert!(groups[1].is_sorted());
+    assert_eq!((committer.durable_seq(), engine.syncs.load(Ordering::SeqCst)), (51, 2));
+    let stats = committer.stats();
+    assert_eq!(
+        (stats.groups, stats.batches, stats.queued_batches, stats.queued_bytes),
+        (2, 51, 0, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_group_ends_at_its_bound_and_a_batch_stays_whole() {
+    let engine = Scripted::new();
+    let options = CommitterOptions { max_group_bytes: 20, ..CommitterOptions::default() };
+    let committer = start(&engine, options);
+    let first = occupy(&engine, &committer).await;
+    let mut large = batch("large-1");
+    large.put("large-2", vec![0; 100]);
+    let tickets =
+        [submit(&committer, "a"), submit(&committer, "b"), committer.submit(large).unwrap()];
+    let last = submit(&committer, "c");
+    engine.open_gate();
+    first.await.unwrap();
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+    last.await.unwrap();
+    let sizes: Vec<usize> = engine.groups().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [1, 2, 2, 1]);
+}
+
+#[tokio::test]
+async fn a_dropped_ticket_does_not_cancel_its_batch() {
+    let engine = Scripted::new();
+    let committer = start(&engine, CommitterOptions::default());
+    let first = occupy(&engine, &committer).await;
+    drop(submit(&committer, "dropped"));
+    let last = submit(&committer, "last");
+    engine.open_gate();
+    first.await.unwrap();
+    last.await.unwrap();
+    assert!(engine.get(b"dropped").unwrap().is_some());
+}
+
+#[tokio::test]
+async fn what_was_submitted_is_committed_though_every_handle_is_dropped() {
+    let engine = Scripted::new();
+    let committer = start(&engine, CommitterOptions::default());
+    let first = occupy(&engine, &committer).await;
+    let last = submit(&committer, "last");
+    drop(committer);
+    engine.open_gate();
+    first.await.unwrap();
+    last.await.unwrap();
+    assert!(engine.get(b"last").unwrap().is_some());
+    // The task has let go of the engine, so that its directory can be opened again.
+    while Arc::strong_count(&engine) > 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_takes_again_once_there_is_room() {
+    let engine = Scripted::new();
+    let options = CommitterOptions { max_queue_batches: 2, ..CommitterOptions::default() };
+    let committer = start(&engine, options);
+    assert!(committer.has_room());
+    let first = occupy(&engine, &committer).await;
+    let second = submit(&committer, "second");
+    assert!(!committer.has_room());
+    let refused = committer.submit(batch("third"));
+    assert!(matches!(refused, Err(SubmitError::Overloaded { .. })), "{refused:?}");
+    engine.open_gate();
+    first.await.unwrap();
+    second.await.unwrap();
+    submit(&committer, "fourth").await.unwrap();
+    assert_eq!(engine.get(b"third").unwrap(), None, "what was refused does not happen");
+}
+
+#[tokio::test]
+async fn the_queue_is_bounded_in_bytes_but_one_large_batch_passes() {
+    let engine = Scripted::new();
+    let options = CommitterOptions { max_queue_bytes: 50, ..CommitterOptions::default() };
+    let committer = start(&engine, options);
+    let mut large = Batch::new();
+    large.put("large", vec![0; 1000]);
+    committer.submit(large.clone()).unwrap().await.unwrap();
+    let first = occupy(&engine, &committer).await;
+    assert!(matches!(committer.submit(large), Err(SubmitError::Overloaded { .. })));
+    engine.open_gate();
+    first.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_that_no_engine_takes_is_refused_alone() {
+    let engine = Scripted::new();
+    let committer = start(&engine, CommitterOptions::default());
+    assert!(matches!(committer.submit(batch("")), Err(SubmitError::Refused(_))));
+    submit(&committer, "fine").await.unwrap();
+}
+
+/// I23: after a failed sync nothing is acknowledged, not even if a later sync would succeed.
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged() {
+    let engine = Scripted::new();
+    let committer = start(&engine, CommitterOptions::default());
+    let first = occupy(&engine, &committer).await;
+    let waiting = submit(&committer, "waiting");
+    engine.sync_fails.store(true, Ordering::SeqCst);
+    engine.open_gate();
+    assert!(matches!(first.await, Err(StorageError::Io { .. })));
+    engine.sync_fails.store(false, Ordering::SeqCst);
+    assert!(matches!(waiting.await, Err(StorageError::Io { .. })));
+    assert!(matches!(committer.submit(batch("late")), Err(SubmitError::Stopped(_))));
+    assert!(committer.flush().await.is_err());
+    assert_eq!(committer.durable_seq(), 0);
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_its_group_and_the_next_may_pass() {
+    let engine = Scripted::new();
+    let committer = start(&engine, CommitterOptions::default());
+    engine.full.store(true, Ordering::SeqCst);
+    assert_eq!(submit(&committer, "a").await, Err(StorageError::Full));
+    engine.full.store(false, Ordering::SeqCst);
+    submit(&committer, "b").await.unwrap();
+    assert_eq!(engine.groups(), [["b"]]);
+}
+
+#[tokio::test]
+async fn the_trailer_joins_every_group_and_sees_all_of_its_submits() {
+    let engine = Scripted::new();
+    let minted = Arc::new(AtomicU64::new(0));
+    let seen = minted.clone();
+    let committer = start(&engine, CommitterOptions::default()).with_trailer(Box::new(move || {
+        Some((Bytes::from("counter"), Bytes::from(seen.load(Ordering::SeqCst).to_string())))
+    }));
+    let first = occupy(&engine, &committer).await;
+    let tickets: Vec<CommitTicket> = (0..10)
+        .map(|n| {
+            minted.fetch_add(1, Ordering::SeqCst);
+            submit(&committer, &format!("{n}"))
+        })
+        .collect();
+    engine.open_gate();
+    first.await.unwrap();
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+    let groups = engine.groups();
+    assert_eq!(groups.len(), 2);
+    assert!(groups.iter().all(|keys| keys.last().unwrap() == "counter"));
+    assert_eq!(engine.get(b"counter").unwrap().as_deref(), Some(&b"10"[..]));
+}
+
+fn hourly() -> CommitterOptions {
+    let durability = Durability::Periodic { interval: Duration::from_secs(3600) };
+    CommitterOptions { durability, ..CommitterOptions::default() }
+}
+
+#[tokio::test]
+async fn periodic_acknowledges_before_the_sync_and_says_so() {
+    let engine = Scripted::new();
+    let committer = start(&engine, hourly());
+    submit(&committer, "a").await.unwrap();
+    submit(&committer, "b").await.unwrap();
+    assert_eq!((committer.durable_seq(), engine.syncs.load(Ordering::SeqCst)), (0, 0));
+    committer.flush().await.unwrap();
+    assert_eq!((committer.durable_seq(), engine.syncs.load(Ordering::SeqCst)), (3, 1));
+}
+
+#[tokio::test]
+async fn periodic_syncs_when_its_interval_is_over_and_at_the_end() {
+    let engine = Scripted::new();
+    let durability = Durability::Periodic { interval: Duration::from_millis(1) };
+    let committer = start(&engine, CommitterOptions { durability, ..CommitterOptions::default() });
+    submit(&committer, "a").await.unwrap();
+    while committer.durable_seq() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(engine.syncs.load(Ordering::SeqCst), 1);
+    drop(committer);
+
+    let committer = start(&engine, hourly());
+    submit(&committer, "b").await.unwrap();
+    drop(committer);
+    while Arc::strong_count(&engine) > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(engine.syncs.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_periodic_sync_that_fails_stops_everything() {
+    let engine = Scripted::new();
+    let committer = start(&engine, hourly());
+    submit(&committer, "a").await.unwrap();
+    engine.sync_fails.store(true, Ordering::SeqCst);
+    assert!(committer.flush().await.is_err());
+    engine.sync_fails.store(false, Ordering::SeqCst);
+    assert!(matches!(committer.submit(batch("late")), Err(SubmitError::Stopped(_))));
+}
