@@ -1,7 +1,8 @@
 //! A whole cluster in one thread, replayed from a seed. Test builds only (`sim` feature).
 //!
-//! [`executor`] is time, tasks and randomness.
+//! [`executor`] is time, tasks and randomness; [`disk`] is storage that loses power.
 
+pub mod disk;
 pub mod executor;
 pub mod rng;
 pub mod trace;

@@ -246,8 +246,12 @@ fn rate_of_wakeups() {
     for _ in 0..4 {
         let (to_pong, mut pings) = mpsc::channel::<u32>(4);
         let (to_ping, mut pongs) = mpsc::channel::<u32>(4);
+        let inner = env.clone();
         env.spawn("ping", async move {
             for n in 0..500_000 {
+                if n % 1_000 == 0 {
+                    inner.sleep(Duration::from_nanos(1)).await;
+                }
                 let _ = to_pong.send(n).await;
                 let _ = pongs.recv().await;
             }
