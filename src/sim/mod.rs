@@ -1,8 +1,9 @@
 //! A whole cluster in one thread, replayed from a seed. Test builds only (`sim` feature).
 //!
-//! [`executor`] is time, tasks and randomness; [`disk`] is storage that loses power.
+//! [`executor`] is time, tasks and randomness; [`disk`] and [`engine`] are storage that loses power.
 
 pub mod disk;
+pub mod engine;
 pub mod executor;
 pub mod rng;
 pub mod trace;

@@ -1,0 +1,192 @@
+//! A storage engine on a [`SimDisk`]: honours [`Engine`]'s contract, promises nothing beyond it.
+//!
+//! An ordered map of places in a log. `apply` appends one checksummed record and shows it at
+//! once; `sync` syncs the log and moves the *frontier*, a small file that says how far; now and
+//! then a sync also compacts. Values are read from the disk and checked at every `get`, so that
+//! rot is met where a real engine would meet it.
+//!
+//! After a stop:
+//! - beyond the frontier, the first record that is not whole ends the log (a torn tail): what is
+//!   left is a prefix in order of `apply`;
+//! - before it, damage to a value makes that key [`StorageError::Corrupt`]; damage that hides
+//!   *which* keys it hit makes every key corrupt that was not written since, the absent ones
+//!   included, because one of them may have been there.
+//!
+//! For the oracle, [`SimEngine::durable`] tells what would survive the loss of power right now.
+
+mod frontier;
+mod log;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::ops::{Bound, ControlFlow};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use self::frontier::{Frontier, FrontierState};
+use self::state::{Row, State};
+use crate::sim::disk::SimDisk;
+use crate::storage::{
+    Batch, Engine, EngineStats, KeyRange, ScanVisitor, StorageError, check_batch,
+};
+
+/// The engine. See the module's text.
+#[derive(Debug)]
+pub struct SimEngine {
+    disk: SimDisk,
+    generation: u64,
+    state: Mutex<State>,
+}
+
+fn segment_name(number: u64) -> String {
+    format!("segment-{number:06}")
+}
+
+fn corrupt(what: impl Into<String>) -> StorageError {
+    StorageError::Corrupt { what: what.into() }
+}
+
+impl SimEngine {
+    /// Opens what is on `disk`, or begins anew on an empty one.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when the frontier or a whole segment is gone; I/O errors.
+    pub fn open(disk: &SimDisk) -> Result<Self, StorageError> {
+        let failed = |error: io::Error| StorageError::io("opening the simulated store", &error);
+        let generation = disk.generation();
+        let (frontier_file, frontier) = match Frontier::load(disk).map_err(failed)? {
+            FrontierState::Fresh => Frontier::create(disk).map_err(failed)?,
+            FrontierState::Known(file, frontier) => (file, frontier),
+            FrontierState::Damaged => return Err(corrupt("the frontier file is damaged or gone")),
+        };
+        let base = match frontier.base {
+            0 => None,
+            n => Some(disk.find(&segment_name(n)).ok_or_else(|| corrupt("a segment is gone"))?),
+        };
+        let log_name = segment_name(frontier.log);
+        let log = match disk.find(&log_name) {
+            Some(file) => file,
+            None if frontier.synced == 0 => disk.open(&log_name).map_err(failed)?,
+            None => return Err(corrupt("the log segment is gone")),
+        };
+        let mut state = State::load(disk, frontier_file, frontier, base, log)?;
+        // The tail that goes on counting must be durable before anyone is shown it, and what was
+        // cut off must not come back.
+        disk.set_len(log, state.tail()).map_err(failed)?;
+        disk.sync(log).map_err(failed)?;
+        disk.sync_dir().map_err(failed)?;
+        state.move_frontier(disk).map_err(failed)?;
+        for name in disk.list() {
+            let kept = [segment_name(frontier.base), log_name.clone(), "frontier".to_owned()];
+            if !kept.contains(&name) {
+                disk.remove(&name).map_err(failed)?;
+            }
+        }
+        Ok(Self { disk: disk.clone(), generation, state: Mutex::new(state) })
+    }
+
+    /// The disk below.
+    #[must_use]
+    pub fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    /// The value of `key` as it would be after a loss of power at this instant.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] as [`Engine::get`] would report it then.
+    pub fn durable(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        let state = self.state();
+        let row = match state.synced_rows.get(key) {
+            Some(before) => before.as_ref(),
+            None => state.rows.get(key),
+        };
+        state.value_of(&self.disk, key, row)
+    }
+
+    /// Flips a bit of the stored value of the `nth` key of `range` (counted round and round);
+    /// false when no key there has a value.
+    pub fn rot_value(&self, range: &KeyRange, nth: usize) -> bool {
+        let state = self.state();
+        let bounds = bounds(range);
+        let values: Vec<&Row> = state
+            .rows
+            .range::<Bytes, _>(bounds)
+            .map(|(_, row)| row)
+            .filter(|row| row.value.is_some_and(|v| v.len > 0))
+            .collect();
+        let Some(row) = values.get(nth % values.len().max(1)) else { return false };
+        let Some((file, value)) = row.value.zip(state.file(row.place)).map(|(v, f)| (f, v)) else {
+            return false;
+        };
+        self.disk.rot_at(file, row.place.at + value.offset + nth % value.len)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses to touch a disk whose contents were replaced since it was opened.
+    fn usable(&self) -> Result<(), StorageError> {
+        if self.disk.generation() == self.generation {
+            return Ok(());
+        }
+        Err(StorageError::Io {
+            during: "using the simulated store",
+            message: "the disk was replaced under a running engine".to_owned(),
+        })
+    }
+}
+
+fn bounds(range: &KeyRange) -> (Bound<Bytes>, Bound<Bytes>) {
+    let end = range.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
+    (Bound::Included(range.start.clone()), end)
+}
+
+impl Engine for SimEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.usable()?;
+        let state = self.state();
+        state.value_of(&self.disk, key, state.rows.get(key))
+    }
+
+    fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        // A page at a time, so that a visitor may itself use the engine.
+        const PAGE: usize = 64;
+        self.usable()?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let (mut from, to) = bounds(range);
+        loop {
+            let page = self.state().page(&self.disk, (from, to.clone()), PAGE)?;
+            for (key, value) in &page {
+                if visit(key, &value.clone()?) == ControlFlow::Break(()) {
+                    return Ok(());
+                }
+            }
+            match page.into_iter().next_back() {
+                Some((last, _)) => from = Bound::Excluded(last),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
+        check_batch(batch)?;
+        self.usable()?;
+        self.state().apply(&self.disk, batch)
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.usable()?;
+        self.state().sync(&self.disk)
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats { disk_bytes: self.disk.used_bytes(), syncs: self.state().syncs }
+    }
+}
