@@ -17,6 +17,7 @@ pub mod client;
 pub mod config;
 pub mod env;
 pub mod net;
+pub mod paxos;
 pub mod plants;
 pub mod quorum;
 pub mod record;
