@@ -10,7 +10,9 @@ pub mod conformance;
 mod contain;
 mod dirs;
 mod engine;
+mod fjall_engine;
 pub mod keys;
+mod lock_wait;
 mod mem;
 mod rows;
 mod sled_engine;
@@ -26,6 +28,7 @@ pub use engine::{
     Batch, BatchOp, Engine, EngineStats, KeyRange, MAX_STORAGE_KEY_BYTES, MAX_STORAGE_VALUE_BYTES,
     ScanVisitor, StorageError, check_batch,
 };
+pub use fjall_engine::{FjallEngine, FjallOptions};
 pub use mem::MemEngine;
 pub use sled_engine::{SledEngine, SledOptions};
 pub use space::DEFAULT_RESERVE_BYTES;

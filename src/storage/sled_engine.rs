@@ -18,13 +18,13 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::plants::{Plant, planted};
 use crate::storage::contain::contain;
 use crate::storage::dirs::{create_durable_dir, named, sync_tree};
+use crate::storage::lock_wait::{LOCK_TRIES, pause};
 #[cfg(doc)]
 use crate::storage::rows::CHUNK_BYTES;
 use crate::storage::space::{DEFAULT_RESERVE_BYTES, SpaceGuard};
@@ -33,10 +33,6 @@ use crate::storage::{Batch, Engine, EngineStats, KeyRange, ScanVisitor, StorageE
 
 /// sled refuses more; see the module's head for why it must not be less.
 const SEGMENT_BYTES: usize = 16 << 20;
-
-/// How often an open is tried again while the store is locked, 10 ms apart. sled's worker threads
-/// keep the lock for a moment after a store was closed.
-const LOCK_TRIES: u32 = 300;
 
 /// Settings of a [`SledEngine`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,21 +119,16 @@ fn open_unlocked(dir: &Path, options: SledOptions) -> Result<sled::Db, StorageEr
         .segment_size(SEGMENT_BYTES)
         .flush_every_ms(None)
         .use_compression(false);
-    for attempt in 1.. {
+    for _ in 0..LOCK_TRIES {
         match contain(|| config.open()) {
             Ok(Ok(db)) => return Ok(db),
-            Ok(Err(error)) if is_locked(&error) => {
-                if attempt >= LOCK_TRIES {
-                    let held = std::io::Error::other("another process has this store open");
-                    return Err(named("opening the store", dir, &held));
-                }
-                pause();
-            }
+            Ok(Err(error)) if is_locked(&error) => pause(),
             Ok(Err(error)) => return Err(broken("opening the store", &error)),
             Err(panic) => return Err(StorageError::Corrupt { what: in_dir(dir, &panic) }),
         }
     }
-    Err(StorageError::Corrupt { what: in_dir(dir, "it cannot be opened") })
+    let held = std::io::Error::other("another process has this store open");
+    Err(named("opening the store", dir, &held))
 }
 
 fn in_dir(dir: &Path, what: &str) -> String {
@@ -146,11 +137,6 @@ fn in_dir(dir: &Path, what: &str) -> String {
 
 fn is_locked(error: &sled::Error) -> bool {
     matches!(error, sled::Error::Io(io) if io.to_string().contains("could not acquire lock"))
-}
-
-#[allow(clippy::disallowed_methods, reason = "an open blocks anyway and has no Env yet")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(10));
 }
 
 fn flush(db: &sled::Db) -> Result<(), StorageError> {
@@ -325,6 +311,14 @@ mod tests {
         // Not even root can create a directory here.
         let error = SledEngine::open(Path::new("/proc/henge-test"), options()).unwrap_err();
         assert!(error.to_string().contains("/proc/henge-test"), "{error}");
+    }
+
+    #[test]
+    fn a_store_that_is_open_elsewhere_is_a_clear_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let _held = SledEngine::open(dir.path(), options()).unwrap();
+        let error = SledEngine::open(dir.path(), options()).unwrap_err();
+        assert!(error.to_string().contains("another process"), "{error}");
     }
 
     fn filled(dir: &Path) {
