@@ -173,7 +173,8 @@ impl ContextCodec {
         Self { key }
     }
 
-    /// The token for `context` of `key` in `table`.
+    /// The token for `context` of `key` in `table`: some 18 characters an actor. Past
+    /// [`MAX_TOKEN_CHARS`] it could not be opened again; that takes 900 actors on one key.
     #[must_use]
     pub fn seal(&self, table: TableId, key: &Key, context: &Context) -> String {
         let mut token = vec![TOKEN_VERSION];

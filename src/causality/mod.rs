@@ -60,6 +60,8 @@
 
 mod context;
 mod set;
+#[cfg(test)]
+mod tests;
 mod vector;
 pub(crate) mod wire;
 

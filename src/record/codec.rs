@@ -104,6 +104,25 @@ fn place_of(digest: u128, address: &[u8]) -> [u8; 8] {
     xxh3_64_with_seed(address, (digest >> 64) as u64 ^ digest as u64).to_be_bytes()
 }
 
+/// Fills in the header before a payload.
+fn seal(out: &mut [u8], kind: u8, address: &[u8]) {
+    let (header, payload) = out.split_at_mut(HEADER_BYTES);
+    let digest = digest_of(kind, payload);
+    header[0] = FORMAT;
+    header[1] = kind;
+    header[2..18].copy_from_slice(&digest.to_be_bytes());
+    header[18..].copy_from_slice(&place_of(digest, address));
+}
+
+/// Any payload under a right header.
+#[cfg(test)]
+pub(super) fn reseal(kind: u8, payload: &[u8], address: &[u8]) -> Bytes {
+    let mut out = vec![0; HEADER_BYTES];
+    out.extend_from_slice(payload);
+    seal(&mut out, kind, address);
+    out.into()
+}
+
 impl Record {
     /// The record's canonical bytes for the place `address` (see [`address`]). Equal records have
     /// equal bytes, and unequal ones unequal bytes.
@@ -115,13 +134,7 @@ impl Record {
             Body::Siblings(siblings) => put_siblings(&mut out, siblings),
             Body::Lww(lww) => put_lww(&mut out, lww),
         }
-        let (header, payload) = out.split_at_mut(HEADER_BYTES);
-        let kind = self.kind() as u8;
-        let digest = digest_of(kind, payload);
-        header[0] = FORMAT;
-        header[1] = kind;
-        header[2..18].copy_from_slice(&digest.to_be_bytes());
-        header[18..].copy_from_slice(&place_of(digest, address));
+        seal(&mut out, self.kind() as u8, address);
         out.into()
     }
 

@@ -56,6 +56,8 @@ mod codec;
 mod lww;
 mod ops;
 mod siblings;
+#[cfg(test)]
+mod tests;
 mod value;
 mod view;
 

@@ -87,14 +87,14 @@ impl OpLog {
     }
 
     pub(crate) fn find(&self, op: OpId, request: u64) -> OpMemory {
-        match self.of(op).next() {
-            Some(entry) if entry.request == request => OpMemory::Applied(*entry),
-            Some(_) => OpMemory::Reused,
-            None if self.entries.len() < OP_LOG_LEN => OpMemory::Unknown,
-            None if self.entries.first().is_some_and(|oldest| op < oldest.op) => {
-                OpMemory::Forgotten
-            }
-            None => OpMemory::Unknown,
+        if let Some(entry) = self.of(op).find(|entry| entry.request == request) {
+            return OpMemory::Applied(*entry);
+        }
+        let full = self.entries.len() == OP_LOG_LEN;
+        match (self.of(op).next(), self.entries.first()) {
+            (Some(_), _) => OpMemory::Reused,
+            (None, Some(oldest)) if full && op < oldest.op => OpMemory::Forgotten,
+            (None, _) => OpMemory::Unknown,
         }
     }
 
