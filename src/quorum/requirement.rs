@@ -277,8 +277,10 @@ mod tests {
     #[test]
     fn each_level_asks_what_its_definition_says() {
         use Consistency as C;
-        // Level, replicas 1 … 5 with the coordinator in "east".
-        let table: &[(C, [&[(usize, usize)]; 5])] = &[
+        /// Per quota: how many of how many.
+        type Quotas = &'static [(usize, usize)];
+        // By level: for 1 … 5 replicas, the coordinator in "east".
+        let table: &[(C, [Quotas; 5])] = &[
             (C::One, [&[(1, 1)], &[(1, 2)], &[(1, 3)], &[(1, 4)], &[(1, 5)]]),
             (C::Quorum, [&[(1, 1)], &[(2, 2)], &[(2, 3)], &[(3, 4)], &[(3, 5)]]),
             (C::All, [&[(1, 1)], &[(2, 2)], &[(3, 3)], &[(4, 4)], &[(5, 5)]]),

@@ -20,13 +20,15 @@
 //!
 //! Deterministic, whatever the order of `members`: it must be the same wherever it is computed.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Member;
 use crate::types::NodeId;
 
-/// How many partitions clockwise (and counter-clockwise) count as neighbours.
-const REACH: usize = 4;
+/// What a neighbour at distance 1, 2, … weighs. Steep, so that no two adjacent partitions share a
+/// node where that can be had for a few that share one at distance 2.
+const NEARNESS: [u32; 4] = [64, 12, 4, 2];
 
 /// Pairs looked at, in all, while exchanging; bounds the time on large rings to well under a second.
 const EXCHANGE_BUDGET: usize = 1 << 21;
@@ -54,8 +56,10 @@ pub fn claim(q: u32, members: &[Member], previous: Option<&[NodeId]>) -> Vec<Nod
 
     let counts =
         before.as_ref().map_or_else(|| vec![0; members.len()], |b| count(b, members.len()));
-    let shares = shares(q as usize, &members, &counts);
-    let mut ring = Ring { places: places(&members), owners: vec![None; q as usize] };
+    let places = places(&members);
+    let shares = shares(q as usize, &members, &places, &counts);
+    let reach = Reach::new(q as usize, &places, &shares);
+    let mut ring = Ring { places, reach, owners: vec![None; q as usize] };
     match &before {
         Some(before) if before.iter().any(Option::is_some) => {
             ring.owners = release(before, counts, &shares);
@@ -71,7 +75,7 @@ pub fn claim(q: u32, members: &[Member], previous: Option<&[NodeId]>) -> Vec<Nod
 fn in_fixed_order(members: &[Member]) -> Vec<&Member> {
     let mut sorted: Vec<&Member> = members.iter().collect();
     sorted.sort_by_key(|m| (&m.datacenter, &m.rack, &m.name, m.id));
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     sorted.retain(|m| seen.insert(m.id));
     sorted
 }
@@ -85,9 +89,9 @@ fn count(owners: &[Option<usize>], members: usize) -> Vec<usize> {
 }
 
 /// How many partitions each member shall own: its exact share rounded down, and one more for as
-/// many as it takes to place all, first to those who have one more already (it saves a move),
-/// then to those whose share was cut most.
-fn shares(q: usize, members: &[&Member], counts: &[usize]) -> Vec<usize> {
+/// many as it takes to place all: first to those who have one more already (it saves a move), then
+/// to those whose share was cut most, then to datacentres and racks in turn.
+fn shares(q: usize, members: &[&Member], places: &[Place], counts: &[usize]) -> Vec<usize> {
     let all_zero = members.iter().all(|m| m.capacity == 0);
     let weight = |m: &Member| if all_zero { 1 } else { u128::from(m.capacity) };
     let total: u128 = members.iter().map(|m| weight(m)).sum();
@@ -96,12 +100,27 @@ fn shares(q: usize, members: &[&Member], counts: &[usize]) -> Vec<usize> {
     let mut shares: Vec<usize> = members.iter().map(|m| (exact(m) / total) as usize).collect();
     let missing = q - shares.iter().sum::<usize>();
     let cut = |i: usize| exact(members[i]) % total;
+    let turns = turns(places);
     let mut next: Vec<usize> = (0..members.len()).filter(|&i| cut(i) > 0).collect();
-    next.sort_by_key(|&i| (counts[i] <= shares[i], std::cmp::Reverse(cut(i)), i));
+    next.sort_by_key(|&i| (counts[i] <= shares[i], Reverse(cut(i)), turns[i]));
     for &i in next.iter().take(missing) {
         shares[i] += 1;
     }
     shares
+}
+
+/// An order in which the first node of each datacentre's first rack comes before that of its
+/// second, and each rack's first node before any rack's second.
+fn turns(places: &[Place]) -> Vec<(usize, usize, usize)> {
+    let mut racks: BTreeMap<usize, BTreeMap<usize, usize>> = BTreeMap::new();
+    let turn = |place: &Place| {
+        let racks = racks.entry(place.datacenter).or_default();
+        let nodes = racks.entry(place.rack).or_default();
+        *nodes += 1;
+        // Members are sorted by rack, so the racks seen so far tell the rack's own number.
+        (*nodes, racks.len(), place.datacenter)
+    };
+    places.iter().map(turn).collect()
 }
 
 /// What stays where it was; `None` for each partition that must move. Those that members above
@@ -158,9 +177,32 @@ fn places(members: &[&Member]) -> Vec<Place> {
     members.iter().map(&mut place).collect()
 }
 
+/// How far apart two partitions must be to have the same node, rack or datacentre without harm:
+/// further than this. One less than there are of them, since n in turn meet again after n; to ask
+/// for more would make a ring dealt in perfect turns look bad.
+struct Reach {
+    node: usize,
+    rack: usize,
+    datacenter: usize,
+}
+
+impl Reach {
+    fn new(q: usize, places: &[Place], shares: &[usize]) -> Self {
+        let owning = || places.iter().zip(shares).filter(|(_, share)| **share > 0).map(|(p, _)| p);
+        let distinct = |of: fn(&Place) -> usize| owning().map(of).collect::<BTreeSet<_>>().len();
+        let among = |n: usize| n.saturating_sub(1).min(NEARNESS.len()).min((q - 1).div_ceil(2));
+        Self {
+            node: among(owning().count()),
+            rack: among(distinct(|place| place.rack)),
+            datacenter: among(distinct(|place| place.datacenter)),
+        }
+    }
+}
+
 /// A claim in the making: members are indices, `None` is a partition not yet given.
 struct Ring {
     places: Vec<Place>,
+    reach: Reach,
     owners: Vec<Option<usize>>,
 }
 
@@ -194,8 +236,8 @@ impl Ring {
                 continue;
             }
             let candidates = (0..missing.len()).filter(|&i| missing[i] > 0);
-            let best = candidates
-                .min_by_key(|&i| (self.crowding(p, i, None), std::cmp::Reverse(missing[i]), i));
+            let best =
+                candidates.min_by_key(|&i| (self.crowding(p, i, None), Reverse(missing[i]), i));
             if let Some(i) = best {
                 missing[i] -= 1;
                 self.owners[p] = Some(i);
@@ -256,41 +298,31 @@ impl Ring {
     /// heavier. The neighbour `skip` is left out.
     fn crowding(&self, p: usize, owner: usize, skip: Option<usize>) -> u32 {
         let q = self.owners.len();
-        let reach = REACH.min((q - 1) / 2).max(usize::from(q > 1));
         let mine = self.places[owner];
         let mut sum = 0;
-        for distance in 1..=reach {
+        for (distance, nearness) in (1..=self.reach.node).zip(NEARNESS) {
             for neighbour in [(p + distance) % q, (p + q - distance) % q] {
                 let Some(other) = self.owners[neighbour].filter(|_| Some(neighbour) != skip) else {
                     continue;
                 };
-                let weight = if other == owner {
-                    1_200
-                } else if self.places[other].rack == mine.rack {
-                    36
-                } else {
-                    u32::from(self.places[other].datacenter == mine.datacenter)
-                };
-                // 12 is divisible by each distance within reach.
-                sum += weight * (12 / distance as u32);
+                let theirs = self.places[other];
+                sum += nearness
+                    * if other == owner {
+                        10_000
+                    } else if theirs.rack == mine.rack && distance <= self.reach.rack {
+                        100
+                    } else {
+                        let near = distance <= self.reach.datacenter;
+                        u32::from(theirs.datacenter == mine.datacenter && near)
+                    };
             }
         }
         sum
     }
 
-    /// True when an exchange should be sought for `p`: one of the two nearest neighbours on each
-    /// side is the same node, or the nearest is on the same rack.
+    /// True when an exchange should be sought for `p`.
     fn is_crowded(&self, p: usize) -> bool {
-        let q = self.owners.len();
-        let Some(owner) = self.owners[p] else { return false };
-        let at = |offset: usize| self.owners[(p + offset) % q];
-        let same_rack = |other: Option<usize>| {
-            other.is_some_and(|other| self.places[other].rack == self.places[owner].rack)
-        };
-        q > 2
-            && ([1, 2, q - 2, q - 1].into_iter().any(|o| at(o) == Some(owner))
-                || same_rack(at(1))
-                || same_rack(at(q - 1)))
+        self.owners[p].is_some_and(|owner| self.crowding(p, owner, None) > 0)
     }
 }
 
@@ -329,3 +361,6 @@ impl<T> Turns<T> {
         Some(&mut richest.item)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,3 +264,6 @@ fn simple(clockwise: impl Iterator<Item = NodeId>, wanted: usize) -> Vec<NodeId>
     }
     chosen
 }
+
+#[cfg(test)]
+mod tests;

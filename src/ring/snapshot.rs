@@ -76,7 +76,7 @@ impl RingSnapshot {
         if self.owners.len() != self.map.q() as usize {
             return Err(RingError::OwnerCount { expected: self.map.q(), got: self.owners.len() });
         }
-        if let Some(pair) = self.members.array_windows().find(|[a, b]| a.id == b.id) {
+        if let Some(pair) = self.members.windows(2).find(|pair| pair[0].id == pair[1].id) {
             return Err(RingError::DuplicateMember { id: pair[0].id });
         }
         let mut names = BTreeSet::new();
@@ -165,5 +165,83 @@ impl RingSnapshot {
             known.insert(replication.clone(), Arc::clone(&placement));
         }
         placement
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::claim;
+
+    fn members(n: u128) -> Vec<Member> {
+        let member = |i: u128| Member {
+            id: NodeId(i),
+            name: format!("n{i}"),
+            datacenter: "dc1".to_owned(),
+            rack: "r1".to_owned(),
+            capacity: 1,
+        };
+        (1..=n).rev().map(member).collect()
+    }
+
+    fn ring(q: u32, members: Vec<Member>, owners: Vec<NodeId>) -> Result<RingSnapshot, RingError> {
+        RingSnapshot::new(Epoch(7), q, members, owners)
+    }
+
+    #[test]
+    fn a_claimed_ring_is_sound_and_answers_for_itself() {
+        let owners = claim(16, &members(3), None);
+        let ring = ring(16, members(3), owners.clone()).expect("a sound ring");
+        assert_eq!(ring.check(), Ok(()));
+        assert_eq!(ring.epoch(), Epoch(7));
+        assert_eq!(ring.owners(), owners);
+        assert!(ring.members().is_sorted_by_key(|member| member.id));
+        assert_eq!(ring.member(NodeId(2)).map(|m| m.name.as_str()), Some("n2"));
+        assert_eq!(ring.member(NodeId(4)), None);
+        assert_eq!(ring.datacenter_of(NodeId(1)), Some("dc1"));
+        for p in ring.owned_by(NodeId(1)) {
+            assert_eq!(ring.owner(p), Some(NodeId(1)));
+        }
+        let owned: usize = (1..=3).map(|i| ring.owned_by(NodeId(i)).count()).sum();
+        assert_eq!(owned, 16);
+    }
+
+    #[test]
+    fn each_breach_is_refused_by_name() {
+        let all = |n| vec![NodeId(1); n];
+        let refused = |q, members, owners| ring(q, members, owners).expect_err("a breach");
+        assert_eq!(refused(3, members(1), all(3)), RingError::PartitionCount { q: 3 });
+        assert_eq!(refused(4, members(1), all(3)), RingError::OwnerCount { expected: 4, got: 3 });
+        assert_eq!(
+            refused(2, members(1), vec![NodeId(1), NodeId(9)]),
+            RingError::UnknownOwner { partition: PartitionId(1), owner: NodeId(9) }
+        );
+        assert_eq!(
+            refused(1, Vec::new(), all(1)),
+            RingError::UnknownOwner { partition: PartitionId(0), owner: NodeId(1) }
+        );
+        let twice = [members(2), members(1)].concat();
+        assert_eq!(refused(1, twice, all(1)), RingError::DuplicateMember { id: NodeId(1) });
+        let mut namesakes = members(2);
+        namesakes[0].name = "n1".to_owned();
+        assert_eq!(
+            refused(1, namesakes, all(1)),
+            RingError::DuplicateName { name: "n1".to_owned() }
+        );
+    }
+
+    #[test]
+    fn a_placement_is_computed_once_and_the_memory_of_them_is_bounded() {
+        let owners = claim(8, &members(3), None);
+        let ring = ring(8, members(3), owners).expect("a sound ring");
+        let simple = Replication::Simple { factor: 2 };
+        assert!(Arc::ptr_eq(&ring.placement(&simple), &ring.placement(&simple)));
+
+        for factor in 0..=u8::MAX {
+            let _ = ring.placement(&Replication::Simple { factor });
+        }
+        assert_eq!(ring.placements.lock().expect("no panic").len(), MAX_CACHED_PLACEMENTS);
+        let late = Replication::Simple { factor: u8::MAX };
+        assert_eq!(ring.placement(&late), ring.placement(&late), "not kept, and still right");
     }
 }
