@@ -16,6 +16,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod env;
+pub mod meta;
 pub mod net;
 pub mod paxos;
 pub mod plants;

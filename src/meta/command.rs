@@ -1,0 +1,161 @@
+//! The entries of the log.
+
+use serde::{Deserialize, Serialize};
+
+use crate::meta::{TableName, TableSettings};
+use crate::ring::Member;
+use crate::types::{ActorId, Incarnation, NodeId, TableId};
+
+/// Where a node can be reached: `host:port` each. May change from start to start.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Addresses {
+    /// By other nodes.
+    pub peer: String,
+    /// By HTTP clients.
+    pub http: String,
+    /// By CQL clients.
+    pub cql: String,
+}
+
+/// A member of the founding list.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Founder {
+    /// Its place in the ring.
+    pub member: Member,
+    /// Where it can be reached.
+    pub addresses: Addresses,
+    /// The actor of its data directory, empty at the founding.
+    pub actor: ActorId,
+    /// How often that directory had been opened.
+    pub incarnation: Incarnation,
+    /// Which start of that incarnation it was.
+    pub nonce: u64,
+}
+
+/// One change of what the cluster has agreed on.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Command {
+    /// Entry 1: the cluster begins.
+    Found {
+        /// Its name.
+        cluster: String,
+        /// Keys the contexts that clients carry.
+        secret: [u8; 32],
+        /// How many partitions the ring is cut into, for ever.
+        q: u32,
+        /// Every member; each has confirmed this very list (rule 20).
+        founders: Vec<Founder>,
+    },
+    /// A member has started (rule 17).
+    NodeStarted {
+        /// Which.
+        node: NodeId,
+        /// The actor of its data directory.
+        actor: ActorId,
+        /// How often that directory has been opened.
+        incarnation: Incarnation,
+        /// Which start of that incarnation this is.
+        nonce: u64,
+        /// Where it can be reached now.
+        addresses: Addresses,
+    },
+    /// A member whose directory had begun anew has exchanged data with all other replicas, and
+    /// counts again.
+    Refilled {
+        /// Which.
+        node: NodeId,
+        /// The actor that was refilled.
+        actor: ActorId,
+    },
+    /// A new table.
+    CreateTable {
+        /// Its name.
+        name: TableName,
+        /// Its settings.
+        settings: TableSettings,
+    },
+    /// Other settings for a table.
+    AlterTable {
+        /// Which.
+        id: TableId,
+        /// All its settings from now on.
+        settings: TableSettings,
+    },
+    /// A table ends, and its id with it.
+    DropTable {
+        /// Which.
+        id: TableId,
+    },
+    /// Nothing. Fills a place in the log, so that an earlier entry can be learnt to be final.
+    Nothing,
+}
+
+/// A command with the id under which its proposer will look for it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Random; tells equal commands of two proposers apart.
+    pub id: u128,
+    /// What to do.
+    pub command: Command,
+}
+
+/// Why a command took its place in the log without an effect.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum NotDone {
+    /// The cluster had been founded.
+    #[error("the cluster is founded already")]
+    AlreadyFounded,
+    /// Nothing can be done before the founding.
+    #[error("the cluster is not founded yet")]
+    NotFounded,
+    /// The founding list makes no ring.
+    #[error("the founding list makes no ring: {0}")]
+    BadRing(String),
+    /// The node is no member.
+    #[error("node {0} is no member of this cluster")]
+    NoSuchMember(NodeId),
+    /// A start whose incarnation was used before: its data directory is an older copy.
+    #[error(
+        "the data directory of this node is an older copy: it was opened {given} times and the \
+         cluster has seen {known}"
+    )]
+    OldIncarnation {
+        /// The start's incarnation.
+        given: u64,
+        /// The one on record.
+        known: u64,
+    },
+    /// The actor is not the member's present one.
+    #[error("actor {0} is not this member's present one")]
+    OldActor(ActorId),
+    /// The table exists, with these settings or others.
+    #[error("the table exists already")]
+    TableExists {
+        /// Its id.
+        id: TableId,
+        /// Whether its settings are the ones that were asked for.
+        same: bool,
+    },
+    /// No such table.
+    #[error("there is no such table")]
+    NoSuchTable,
+    /// Replication and conflict mode are for ever.
+    #[error("a table's replication and conflict mode cannot change")]
+    Immutable,
+    /// Too many tables.
+    #[error("the cluster has {0} tables, which is the most it may have")]
+    TooManyTables(usize),
+}
+
+/// What became of an entry when it was applied.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It took effect.
+    Done,
+    /// It created this table.
+    Created(TableId),
+    /// It had no effect.
+    NotDone(NotDone),
+}

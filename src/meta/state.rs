@@ -1,0 +1,426 @@
+//! The fold of the log.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::meta::{
+    Addresses, Command, Founder, LogEntry, NotDone, Table, TableName, TableSettings, Verdict,
+};
+use crate::ring::{Member, RingSnapshot, claim};
+use crate::types::{ActorId, Epoch, Incarnation, NodeId, TableId};
+
+/// The most tables that a cluster may have: each costs every node memory.
+const MAX_TABLES: usize = 10_000;
+
+/// A member, as the log has it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberState {
+    /// Its place in the ring.
+    pub member: Member,
+    /// Where it can be reached.
+    pub addresses: Addresses,
+    /// The actor that acts for it. Votes and dots of any other of its actors are refused.
+    pub actor: ActorId,
+    /// The newest start on record.
+    pub incarnation: Incarnation,
+    /// Which start of that incarnation.
+    pub nonce: u64,
+    /// False while its data directory, which began anew, is being refilled: it counts for no read
+    /// and no vote (rule 17).
+    pub filled: bool,
+}
+
+/// What a cluster has agreed on at one epoch. Cheap to clone: the large parts are shared.
+///
+/// Invariants:
+/// - before the founding there are no members and no tables, and the ring is empty;
+/// - after it, the ring's members are exactly [`ClusterState::members`];
+/// - table ids are epochs of their creating entries, so none returns.
+#[derive(Clone, Debug)]
+pub struct ClusterState {
+    epoch: Epoch,
+    id: Option<u128>,
+    name: String,
+    secret: [u8; 32],
+    ring: Arc<RingSnapshot>,
+    members: BTreeMap<NodeId, Arc<MemberState>>,
+    tables: BTreeMap<TableId, Arc<Table>>,
+    names: BTreeMap<TableName, TableId>,
+}
+
+impl ClusterState {
+    /// The state before any entry: a ring of one partition that the node `me` keeps by itself,
+    /// so that everything has a ring to look at; no table exists on it.
+    #[must_use]
+    pub fn unfounded(me: Member) -> Self {
+        let owner = me.id;
+        #[allow(clippy::expect_used, reason = "one member that owns one partition is a ring")]
+        let ring = RingSnapshot::new(Epoch(0), 1, vec![me], vec![owner]).expect("a ring of one");
+        Self {
+            epoch: Epoch(0),
+            id: None,
+            name: String::new(),
+            secret: [0; 32],
+            ring: Arc::new(ring),
+            members: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            names: BTreeMap::new(),
+        }
+    }
+
+    /// Entries applied.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// True once entry 1 is applied.
+    #[must_use]
+    pub fn is_founded(&self) -> bool {
+        self.id.is_some()
+    }
+
+    /// A digest of the founding entry: two clusters that share a name do not share this.
+    /// `None` before the founding.
+    #[must_use]
+    pub fn cluster_id(&self) -> Option<u128> {
+        self.id
+    }
+
+    /// The cluster's name; empty before the founding.
+    #[must_use]
+    pub fn cluster_name(&self) -> &str {
+        &self.name
+    }
+
+    /// The key that seals clients' contexts.
+    #[must_use]
+    pub fn secret(&self) -> [u8; 32] {
+        self.secret
+    }
+
+    /// The ring.
+    #[must_use]
+    pub fn ring(&self) -> &Arc<RingSnapshot> {
+        &self.ring
+    }
+
+    /// All members; empty before the founding.
+    #[must_use]
+    pub fn members(&self) -> &BTreeMap<NodeId, Arc<MemberState>> {
+        &self.members
+    }
+
+    /// One member.
+    #[must_use]
+    pub fn member(&self, node: NodeId) -> Option<&Arc<MemberState>> {
+        self.members.get(&node)
+    }
+
+    /// Who votes on the next entry (entry n fixes the voters of entry n+1: rule 20).
+    #[must_use]
+    pub fn voters(&self) -> Vec<NodeId> {
+        self.members.keys().copied().collect()
+    }
+
+    /// Whether a vote of `node`, cast by a process that calls itself (`actor`, `incarnation`,
+    /// `nonce`), counts: its directory must be the one on record, no older than the newest start
+    /// on record, and it must not be another start of that very incarnation.
+    #[must_use]
+    pub fn may_vote(
+        &self,
+        node: NodeId,
+        actor: ActorId,
+        incarnation: Incarnation,
+        nonce: u64,
+    ) -> bool {
+        self.members.get(&node).is_some_and(|member| {
+            member.actor == actor
+                && (incarnation > member.incarnation
+                    || (incarnation == member.incarnation && nonce == member.nonce))
+        })
+    }
+
+    /// Whether `actor`, acting for `node`, counts for reads and mints: it is the actor on record
+    /// and lacks nothing that the node had acknowledged (rules 2 and 17).
+    #[must_use]
+    pub fn is_filled(&self, node: NodeId, actor: ActorId) -> bool {
+        self.members.get(&node).is_some_and(|member| member.actor == actor && member.filled)
+    }
+
+    /// All tables, by id.
+    #[must_use]
+    pub fn tables(&self) -> &BTreeMap<TableId, Arc<Table>> {
+        &self.tables
+    }
+
+    /// The table with this id.
+    #[must_use]
+    pub fn table(&self, id: TableId) -> Option<&Arc<Table>> {
+        self.tables.get(&id)
+    }
+
+    /// The table with this name.
+    #[must_use]
+    pub fn table_named(&self, name: &TableName) -> Option<&Arc<Table>> {
+        self.names.get(name).and_then(|id| self.tables.get(id))
+    }
+
+    /// Applies the next entry. Deterministic: equal states and equal entries give equal results.
+    pub fn apply(&mut self, entry: &LogEntry) -> Verdict {
+        self.epoch = self.epoch.next();
+        let done = match &entry.command {
+            Command::Found { cluster, secret, q, founders } => {
+                self.found(entry.id, cluster, *secret, *q, founders)
+            }
+            Command::Nothing => Ok(Verdict::Done),
+            _ if !self.is_founded() => Err(NotDone::NotFounded),
+            Command::NodeStarted { node, actor, incarnation, nonce, addresses } => {
+                self.started(*node, *actor, *incarnation, *nonce, addresses)
+            }
+            Command::Refilled { node, actor } => self.refilled(*node, *actor),
+            Command::CreateTable { name, settings } => self.create(name, settings),
+            Command::AlterTable { id, settings } => self.alter(*id, settings),
+            Command::DropTable { id } => self.drop_table(*id),
+        };
+        done.unwrap_or_else(Verdict::NotDone)
+    }
+
+    fn found(
+        &mut self,
+        entry: u128,
+        cluster: &str,
+        secret: [u8; 32],
+        q: u32,
+        founders: &[Founder],
+    ) -> Result<Verdict, NotDone> {
+        if self.is_founded() {
+            return Err(NotDone::AlreadyFounded);
+        }
+        let members: Vec<Member> = founders.iter().map(|f| f.member.clone()).collect();
+        let owners = claim(q, &members, None);
+        let ring = RingSnapshot::new(self.epoch, q, members, owners)
+            .map_err(|error| NotDone::BadRing(error.to_string()))?;
+        let mut id = entry.to_be_bytes().to_vec();
+        id.extend_from_slice(cluster.as_bytes());
+        id.extend_from_slice(&secret);
+        self.id = Some(xxh3_128(&id));
+        self.name = cluster.to_owned();
+        self.secret = secret;
+        self.ring = Arc::new(ring);
+        self.members = founders
+            .iter()
+            .map(|founder| {
+                let state = MemberState {
+                    member: founder.member.clone(),
+                    addresses: founder.addresses.clone(),
+                    actor: founder.actor,
+                    incarnation: founder.incarnation,
+                    nonce: founder.nonce,
+                    filled: true,
+                };
+                (founder.member.id, Arc::new(state))
+            })
+            .collect();
+        Ok(Verdict::Done)
+    }
+
+    fn member_mut(&mut self, node: NodeId) -> Result<&mut MemberState, NotDone> {
+        self.members.get_mut(&node).map(Arc::make_mut).ok_or(NotDone::NoSuchMember(node))
+    }
+
+    fn started(
+        &mut self,
+        node: NodeId,
+        actor: ActorId,
+        incarnation: Incarnation,
+        nonce: u64,
+        addresses: &Addresses,
+    ) -> Result<Verdict, NotDone> {
+        let member = self.member_mut(node)?;
+        let known = member.incarnation;
+        if member.actor == actor {
+            let same = incarnation == known && nonce == member.nonce;
+            if incarnation <= known && !same {
+                return Err(NotDone::OldIncarnation { given: incarnation.0, known: known.0 });
+            }
+        } else {
+            // The directory's history began anew: whatever the old one held may be gone.
+            member.actor = actor;
+            member.filled = false;
+        }
+        member.incarnation = incarnation;
+        member.nonce = nonce;
+        member.addresses = addresses.clone();
+        Ok(Verdict::Done)
+    }
+
+    fn refilled(&mut self, node: NodeId, actor: ActorId) -> Result<Verdict, NotDone> {
+        let member = self.member_mut(node)?;
+        if member.actor != actor {
+            return Err(NotDone::OldActor(actor));
+        }
+        member.filled = true;
+        Ok(Verdict::Done)
+    }
+
+    fn create(&mut self, name: &TableName, settings: &TableSettings) -> Result<Verdict, NotDone> {
+        if let Some(table) = self.table_named(name) {
+            let same = table.settings == *settings;
+            return Err(NotDone::TableExists { id: table.id, same });
+        }
+        let full = NotDone::TooManyTables(MAX_TABLES);
+        if self.tables.len() >= MAX_TABLES {
+            return Err(full);
+        }
+        let id = TableId(u32::try_from(self.epoch.0).map_err(|_| full)?);
+        let table = Table { id, name: name.clone(), settings: settings.clone() };
+        self.tables.insert(id, Arc::new(table));
+        self.names.insert(name.clone(), id);
+        Ok(Verdict::Created(id))
+    }
+
+    fn alter(&mut self, id: TableId, settings: &TableSettings) -> Result<Verdict, NotDone> {
+        let table = self.tables.get_mut(&id).ok_or(NotDone::NoSuchTable)?;
+        if !table.settings.may_become(settings) {
+            return Err(NotDone::Immutable);
+        }
+        Arc::make_mut(table).settings = settings.clone();
+        Ok(Verdict::Done)
+    }
+
+    fn drop_table(&mut self, id: TableId) -> Result<Verdict, NotDone> {
+        let table = self.tables.remove(&id).ok_or(NotDone::NoSuchTable)?;
+        self.names.remove(&table.name);
+        Ok(Verdict::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::ConflictMode;
+
+    fn founder(name: &str) -> Founder {
+        let id = NodeId::derive("c", name);
+        Founder {
+            member: Member {
+                id,
+                name: name.to_owned(),
+                datacenter: "dc1".to_owned(),
+                rack: "r1".to_owned(),
+                capacity: 1,
+            },
+            addresses: Addresses::default(),
+            actor: ActorId(id.0 as u64),
+            incarnation: Incarnation(1),
+            nonce: 7,
+        }
+    }
+
+    fn found() -> Command {
+        Command::Found {
+            cluster: "c".to_owned(),
+            secret: [3; 32],
+            q: 16,
+            founders: vec![founder("n1"), founder("n2"), founder("n3")],
+        }
+    }
+
+    fn apply(state: &mut ClusterState, command: Command) -> Verdict {
+        state.apply(&LogEntry { id: u128::from(state.epoch().0) + 100, command })
+    }
+
+    fn unfounded() -> ClusterState {
+        ClusterState::unfounded(founder("n1").member)
+    }
+
+    fn founded() -> ClusterState {
+        let mut state = unfounded();
+        assert_eq!(apply(&mut state, found()), Verdict::Done);
+        state
+    }
+
+    fn create() -> Command {
+        Command::CreateTable { name: "cart".parse().unwrap(), settings: TableSettings::bucket(3) }
+    }
+
+    fn started(name: &str, actor: u64, incarnation: u64, nonce: u64) -> Command {
+        Command::NodeStarted {
+            node: NodeId::derive("c", name),
+            actor: ActorId(actor),
+            incarnation: Incarnation(incarnation),
+            nonce,
+            addresses: Addresses::default(),
+        }
+    }
+
+    #[test]
+    fn a_cluster_is_founded_once() {
+        let mut state = founded();
+        let id = state.cluster_id();
+        assert_eq!(apply(&mut state, found()), Verdict::NotDone(NotDone::AlreadyFounded));
+        assert_eq!(state.cluster_id(), id);
+        assert_eq!(state.epoch(), Epoch(2), "a refusal takes its place in the log");
+    }
+
+    #[test]
+    fn nothing_happens_before_the_founding() {
+        let mut state = unfounded();
+        assert_eq!(apply(&mut state, create()), Verdict::NotDone(NotDone::NotFounded));
+    }
+
+    #[test]
+    fn a_table_created_twice_is_one_table_and_its_id_never_returns() {
+        let mut state = founded();
+        let Verdict::Created(id) = apply(&mut state, create()) else { panic!("not created") };
+        let again = Verdict::NotDone(NotDone::TableExists { id, same: true });
+        assert_eq!(apply(&mut state, create()), again);
+        assert_eq!(apply(&mut state, Command::DropTable { id }), Verdict::Done);
+        let Verdict::Created(other) = apply(&mut state, create()) else { panic!("not created") };
+        assert_ne!(id, other);
+    }
+
+    #[test]
+    fn an_older_copy_of_a_data_directory_is_refused() {
+        let mut state = founded();
+        let actor = NodeId::derive("c", "n1").0 as u64;
+        assert_eq!(apply(&mut state, started("n1", actor, 2, 8)), Verdict::Done);
+        let restored = apply(&mut state, started("n1", actor, 2, 9));
+        let old = NotDone::OldIncarnation { given: 2, known: 2 };
+        assert_eq!(restored, Verdict::NotDone(old));
+        assert_eq!(apply(&mut state, started("n1", actor, 2, 8)), Verdict::Done, "said twice");
+    }
+
+    #[test]
+    fn an_emptied_directory_counts_for_nothing_until_refilled() {
+        let mut state = founded();
+        let node = NodeId::derive("c", "n1");
+        let old = ActorId(node.0 as u64);
+        assert!(state.is_filled(node, old));
+        assert!(state.may_vote(node, old, Incarnation(1), 7));
+        assert!(!state.may_vote(node, ActorId(5), Incarnation(1), 1), "not named yet");
+        assert_eq!(apply(&mut state, started("n1", 5, 1, 1)), Verdict::Done);
+        assert!(!state.is_filled(node, ActorId(5)));
+        assert!(!state.is_filled(node, old));
+        assert!(state.may_vote(node, ActorId(5), Incarnation(1), 1), "named by an entry");
+        let refilled = |actor| Command::Refilled { node, actor };
+        assert!(matches!(apply(&mut state, refilled(old)), Verdict::NotDone(_)));
+        assert_eq!(apply(&mut state, refilled(ActorId(5))), Verdict::Done);
+        assert!(state.is_filled(node, ActorId(5)));
+    }
+
+    #[test]
+    fn what_a_table_is_cannot_change_but_how_it_behaves_may() {
+        let mut state = founded();
+        let Verdict::Created(id) = apply(&mut state, create()) else { panic!("not created") };
+        let settings = TableSettings { ttl_s: 60, ..TableSettings::bucket(3) };
+        let alter = Command::AlterTable { id, settings: settings.clone() };
+        assert_eq!(apply(&mut state, alter), Verdict::Done);
+        let settings = TableSettings { conflict: ConflictMode::Lww, ..settings };
+        let alter = Command::AlterTable { id, settings };
+        assert_eq!(apply(&mut state, alter), Verdict::NotDone(NotDone::Immutable));
+    }
+}
