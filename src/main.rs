@@ -1,3 +1,5 @@
 //! The `henge` program: one binary, subcommands.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    henge::cli::main()
+}

@@ -49,7 +49,7 @@ pub struct Client {
     nodes: Arc<[Node]>,
     turn: Arc<AtomicUsize>,
     timeout: Duration,
-    rounds: u32,
+    patience: Duration,
 }
 
 impl Client {
@@ -69,7 +69,7 @@ impl Client {
             nodes: nodes.into(),
             turn: Arc::default(),
             timeout: Duration::from_secs(15),
-            rounds: 1,
+            patience: Duration::ZERO,
         })
     }
 
@@ -80,11 +80,11 @@ impl Client {
         self
     }
 
-    /// The client that goes through all nodes up to `rounds` times (once at first), with a pause
-    /// that doubles from 50 ms to 2 s between rounds.
+    /// The client that begins another round through all nodes until `patience` is over (one round
+    /// at first), with a pause between rounds that doubles from 50 ms to 2 s.
     #[must_use]
-    pub fn with_rounds(mut self, rounds: u32) -> Self {
-        self.rounds = rounds.max(1);
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -112,11 +112,9 @@ impl Client {
         let start = self.turn.fetch_add(1, Ordering::Relaxed);
         let mut open: Option<ClientError> = None;
         let mut last = ClientError::Invalid("no node is named".to_owned());
-        for round in 0..self.rounds {
-            if round > 0 {
-                let pause = Duration::from_millis(50 << (round - 1).min(5));
-                pause_for(pause.min(Duration::from_secs(2))).await;
-            }
+        let began = now();
+        let mut pause = Duration::from_millis(50);
+        loop {
             for node in self.order(start) {
                 let error = match node.send(call, self.timeout).await {
                     Ok(reply) if reply.status.as_u16() < 400 => return Ok(reply),
@@ -138,6 +136,11 @@ impl Client {
                 }
                 last = error;
             }
+            if began.elapsed() + pause > self.patience {
+                break;
+            }
+            pause_for(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
         }
         Err(open.unwrap_or(last))
     }
@@ -158,6 +161,11 @@ impl Client {
         order.sort_by_key(|node| node.is_avoided());
         order.into_iter()
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "a client lives outside of the simulated node")]
+fn now() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 #[allow(clippy::disallowed_methods, reason = "a client lives outside of the simulated node")]
