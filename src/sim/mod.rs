@@ -2,8 +2,10 @@
 //!
 //! [`executor`] is time, tasks and randomness; [`disk`] and [`engine`] are storage that loses power.
 
+pub mod check;
 pub mod disk;
 pub mod engine;
 pub mod executor;
+pub mod history;
 pub mod rng;
 pub mod trace;

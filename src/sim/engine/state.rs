@@ -218,6 +218,7 @@ impl State {
 
     pub(super) fn sync(&mut self, disk: &SimDisk) -> Result<(), StorageError> {
         self.check_poison()?;
+        self.syncs += 1;
         if self.frontier.synced == self.tail as u64 {
             return Ok(());
         }
@@ -225,7 +226,6 @@ impl State {
             self.poisoned = Some(error.to_string());
             return Err(StorageError::io("syncing the log", &error));
         }
-        self.syncs += 1;
         if self.tail > COMPACT_ABOVE && self.damage.is_none() && self.tail > 2 * self.live_bytes() {
             self.compact(disk)?;
         }

@@ -230,3 +230,11 @@ fn an_engine_does_not_touch_a_disk_that_was_replaced() {
     assert!(matches!(engine.apply(&put("k", "v")), Err(StorageError::Io { .. })));
     assert!(contents(&SimEngine::open(&disk).unwrap()).is_empty());
 }
+
+#[test]
+fn the_engine_passes_the_suite_that_all_engines_pass() {
+    use std::cell::RefCell;
+    use std::sync::Arc;
+    let disk = RefCell::new(SimDisk::new(Rng::new(1)));
+    crate::storage::conformance::run(&|| Arc::new(SimEngine::open(&disk.borrow()).unwrap()));
+}

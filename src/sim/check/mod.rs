@@ -1,0 +1,227 @@
+//! Judges a history: what clients saw against what was promised.
+//!
+//! Each checker looks at the operations of one key (dots: of all keys) and names every breach it
+//! finds, with the operations that prove it. They are black-box: nothing here knows how the
+//! database works. All are linear or quadratic in the operations of a key, on bit sets.
+//!
+//! Unknown outcomes are never a breach by themselves: a write without an answer may show at any
+//! time, or never. A breach is therefore a proof, not a suspicion, as long as what a client sent
+//! as its context is recorded truly.
+//!
+//! Every checker has a transcript that it must pass and one per anomaly that it must name
+//! (`tests`); a checker that cannot fail proves nothing.
+
+mod bits;
+mod dots;
+mod register;
+mod set;
+mod siblings;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::sim::history::{History, Operation, Workload, WriteId};
+
+/// A promise that was broken; invariants (I…) and workload checks (W…) carry the numbers of the
+/// project's test plan.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+pub enum Check {
+    /// An acknowledged element of a set is missing.
+    W4,
+    /// An acknowledged write is gone though nothing superseded it.
+    W5Lost,
+    /// A value is shown although an acknowledged write had superseded it.
+    W5FalseSibling,
+    /// A value that nobody wrote, or whose write was answered "did not happen".
+    W5Invented,
+    /// A read does not cover what had been read or acknowledged before it began.
+    W5Backwards,
+    /// One dot names two values.
+    W5DotReuse,
+    /// One read shows a value together with another that had superseded it.
+    W5Bound,
+    /// A client does not find its own acknowledged write.
+    W9,
+    /// Reads of a register went back in time.
+    W10,
+    /// An acknowledged write is not durable on as many replicas as counted.
+    I1,
+    /// A value that nobody wrote, or whose write was answered "did not happen", outside W5.
+    I2,
+    /// A dot was minted twice, or left its node before it was on disk.
+    I3,
+    /// A record's own vector covers one of its live values without naming it, or shrank.
+    I4,
+    /// A merge law failed on records of this run.
+    I5,
+    /// A node's epoch went back, or two nodes disagree on an entry of the metadata log.
+    I9,
+    /// A node served a key that it does not own.
+    I10,
+    /// A request ended after its deadline, never, or twice.
+    I17,
+    /// A quorum read returned what an earlier quorum read's answer dominates.
+    I18,
+    /// A hybrid clock went back, or ran ahead of all clocks.
+    I22,
+    /// A node acknowledged a write after an I/O error had stopped it.
+    I23,
+    /// Two live nodes share an identity.
+    I24,
+    /// After healing, the cluster did not serve, or reads did not settle.
+    Liveness,
+    /// A task of a node panicked.
+    Panic,
+    /// Time stood still: tasks woke each other without end.
+    Livelock,
+}
+
+impl Check {
+    /// All of them.
+    pub const ALL: [Self; 24] = [
+        Self::W4,
+        Self::W5Lost,
+        Self::W5FalseSibling,
+        Self::W5Invented,
+        Self::W5Backwards,
+        Self::W5DotReuse,
+        Self::W5Bound,
+        Self::W9,
+        Self::W10,
+        Self::I1,
+        Self::I2,
+        Self::I3,
+        Self::I4,
+        Self::I5,
+        Self::I9,
+        Self::I10,
+        Self::I17,
+        Self::I18,
+        Self::I22,
+        Self::I23,
+        Self::I24,
+        Self::Liveness,
+        Self::Panic,
+        Self::Livelock,
+    ];
+
+    /// Its name in the test plan, such as `W5.1`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::W4 => "W4",
+            Self::W5Lost => "W5.1",
+            Self::W5FalseSibling => "W5.2",
+            Self::W5Invented => "W5.3",
+            Self::W5Backwards => "W5.4",
+            Self::W5DotReuse => "W5.5",
+            Self::W5Bound => "W5.6",
+            Self::W9 => "W9",
+            Self::W10 => "W10",
+            Self::I1 => "I1",
+            Self::I2 => "I2",
+            Self::I3 => "I3",
+            Self::I4 => "I4",
+            Self::I5 => "I5",
+            Self::I9 => "I9",
+            Self::I10 => "I10",
+            Self::I17 => "I17",
+            Self::I18 => "I18",
+            Self::I22 => "I22",
+            Self::I23 => "I23",
+            Self::I24 => "I24",
+            Self::Liveness => "liveness",
+            Self::Panic => "panic",
+            Self::Livelock => "livelock",
+        }
+    }
+
+    /// The check called `name`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|check| check.name().eq_ignore_ascii_case(name))
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A breach that was found.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Violation {
+    /// Of what.
+    pub check: Check,
+    /// On which key; empty when it is not about one.
+    pub key: String,
+    /// What is wrong, in words.
+    pub what: String,
+    /// Numbers of the operations that prove it.
+    pub operations: Vec<usize>,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { check, key, what, operations } = self;
+        write!(f, "{check}: ")?;
+        if !key.is_empty() {
+            write!(f, "key {key}: ")?;
+        }
+        write!(f, "{what}")?;
+        if !operations.is_empty() {
+            write!(f, " (operations {operations:?})")?;
+        }
+        Ok(())
+    }
+}
+
+/// The operations of one key, for its checkers.
+pub(crate) struct KeyHistory<'a> {
+    pub(crate) key: &'a str,
+    /// In order of their calls, with their numbers in the history.
+    pub(crate) operations: Vec<(usize, &'a Operation)>,
+    /// Position in `operations` of each write.
+    pub(crate) writes: BTreeMap<WriteId, usize>,
+}
+
+impl<'a> KeyHistory<'a> {
+    fn new(history: &'a History, key: &'a str, numbers: &[usize]) -> Self {
+        let operations: Vec<_> = numbers.iter().map(|&n| (n, &history.operations[n])).collect();
+        let writes = operations
+            .iter()
+            .enumerate()
+            .filter_map(|(at, (_, operation))| Some((operation.action.write_id()?, at)))
+            .collect();
+        Self { key, operations, writes }
+    }
+
+    fn breach(&self, check: Check, what: String, at: &[usize]) -> Violation {
+        let operations = at.iter().map(|&at| self.operations[at].0).collect();
+        Violation { check, key: self.key.to_owned(), what, operations }
+    }
+}
+
+/// Runs all checkers that a history alone can feed.
+#[must_use]
+pub fn check(history: &History) -> Vec<Violation> {
+    let mut found = dots::check(history);
+    for (key, numbers) in history.by_key() {
+        let of_key = KeyHistory::new(history, key, &numbers);
+        let Some((_, first)) = of_key.operations.first() else { continue };
+        found.extend(values::check(&of_key, first.workload));
+        match first.workload {
+            Workload::Set => found.extend(set::check(&of_key)),
+            Workload::Siblings => found.extend(siblings::check(&of_key)),
+            Workload::Register => found.extend(register::check(&of_key)),
+        }
+    }
+    found.sort_by(|a, b| (a.check, &a.key).cmp(&(b.check, &b.key)));
+    found
+}
