@@ -1,4 +1,5 @@
-//! Who keeps what. Pure: no IO, no tasks, no clock, no lock held across anything.
+//! Who keeps what. Pure: no IO, no tasks, no clock; the one lock guards a memory of placements
+//! already computed.
 //!
 //! # The idea
 //!
