@@ -11,6 +11,7 @@ pub mod handshake;
 pub mod latency;
 pub mod messages;
 mod peers;
+mod tcp;
 mod transport;
 
 pub use codec::CodecError;
@@ -18,4 +19,5 @@ pub use handshake::{Admission, Hello};
 pub use latency::{LatencyEstimate, LatencyTracker};
 pub use messages::{Header, Refusal, Request, Response};
 pub use peers::{NodeStamps, Peers};
+pub use tcp::{InboundStats, PeerStats, TcpOptions, TcpTransport, TransportError, TransportStats};
 pub use transport::{CallError, PeerService, Transport};

@@ -425,7 +425,12 @@ fn expect_kind(head: FrameHead, expected: FrameKind) -> Result<(), CodecError> {
     if head.kind == expected {
         return Ok(());
     }
-    Err(CodecError::Payload { what: format!("a {:?} where a {expected:?} belongs", head.kind) })
+    Err(unexpected(head.kind))
+}
+
+/// A sound frame in a place where its kind does not belong.
+pub(crate) fn unexpected(kind: FrameKind) -> CodecError {
+    CodecError::Payload { what: format!("a frame of kind {kind:?} does not belong here") }
 }
 
 /// The number at `at`, which the caller knows to lie within `bytes`.
