@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::exit::{EXIT_CODES, Failure};
+use super::transfer::{ExportArgs, ImportArgs, VerifyArgs};
 use crate::client::{Client, DEFAULT_NODE, NODES_VARIABLE, ReadOptions, WriteOptions};
 
 const EXAMPLES: &str = "\
@@ -88,6 +89,28 @@ sibling, and says so.")]
     Del(DelArgs),
     /// List the keys of a bucket.
     Ls(LsArgs),
+    /// Write the rows of a CSV or NDJSON file.
+    #[command(after_help = "\
+Examples:
+  henge import flights.csv.gz --bucket flights -w 2 \\
+      --key-columns time_hour,carrier,flight,origin --resume-file flights.resume
+  henge import users.ndjson --bucket users --key-template 'user:{id}'
+A row's value is the row as a JSON object. Rows that meet too few living replicas are sent again
+through other nodes under the same operation id, so none is written twice. An import that was
+interrupted goes on where it was with the same command and --resume-file.")]
+    Import(Box<ImportArgs>),
+    /// Write all keys and values of a bucket to a file.
+    #[command(after_help = "\
+Examples:
+  henge export flights -o flights.records
+  henge export flights --format csv --columns carrier,flight,origin,dest > flights.csv")]
+    Export(Box<ExportArgs>),
+    /// Compare every row of a file with what the cluster holds.
+    #[command(after_help = "\
+Example:
+  henge verify flights.csv.gz --bucket flights -r 2 --key-columns time_hour,carrier,flight,origin
+Ends with exit code 7 if any row is missing or changed.")]
+    Verify(Box<VerifyArgs>),
     /// Show which nodes hold a key.
     Where(WhereArgs),
     /// Show the nodes of the cluster and how they are.

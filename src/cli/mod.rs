@@ -9,6 +9,7 @@ mod args;
 mod exit;
 mod kv;
 mod output;
+mod transfer;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Put(args) => wait(kv::put(&client, args)),
         Command::Del(args) => wait(kv::del(&client, args)),
         Command::Ls(args) => wait(kv::ls(&client, args)),
+        Command::Import(args) => wait(transfer::import(&client, *args)),
+        Command::Export(args) => wait(transfer::export(&client, *args)),
+        Command::Verify(args) => wait(transfer::verify(&client, *args)),
         Command::Where(args) => wait(admin::whereabouts(&client, args)),
         Command::Status => wait(admin::status(&client)),
         Command::Ring(args) => wait(admin::ring(&client, args)),
