@@ -136,6 +136,9 @@ pub struct PageRequest {
     pub limit: u32,
     /// Records themselves, or digests only.
     pub want: Want,
+    /// The asker refills an emptied directory. It takes what a replica has that is being refilled
+    /// itself; nobody else does.
+    pub refill: bool,
 }
 
 /// One row of a page.
@@ -184,6 +187,11 @@ pub enum Response {
     Pong,
     /// The request was not carried out, and will not be.
     Refused(Refusal),
+    /// The request was begun and its storage failed: it may have taken effect, or may yet.
+    Failed {
+        /// What happened.
+        why: String,
+    },
 }
 
 /// To [`Mint`]: the version that was made, or that the operation made when it first ran.

@@ -1,0 +1,255 @@
+//! Founding a cluster, and entering it at each start.
+//!
+//! Entry 1 has no entry before it, so its voters come from the configuration: the founding list.
+//! Two halves of a cluster, or two nodes with different lists, must never found two clusters. So
+//! founding takes the agreement of *every* listed node, in two steps:
+//!
+//! 1. *Cards.* Each founder shows its card: name, place, actor. A founder whose configuration
+//!    lists others shows none.
+//! 2. *Confirmation.* Each is shown all cards and stores, durably, that it will help to found this
+//!    very cluster and no other. From then on it votes on entry 1 only for these cards. A founder
+//!    whose disk was wiped in between has another actor, hence another card, which the others do
+//!    not confirm any more: the founding stops with a message instead of splitting in two.
+//!
+//! Then any founder proposes entry 1 by Paxos among those cards' actors.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use crate::cluster::wire::{MetaRequest, MetaResponse};
+use crate::cluster::{Cluster, MustRestart};
+use crate::meta::{Command, Founder, LogEntry, NotDone, Verdict};
+use crate::paxos::codec;
+use crate::types::{Digest, NodeId};
+
+/// How long one try may take.
+const TRY: Duration = Duration::from_secs(3);
+
+/// Pauses between tries, shortest and longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// How often the same hindrance is logged: once per so many tries.
+const LOG_EVERY: u32 = 16;
+
+impl Cluster {
+    /// Founds the cluster if need be, then puts this start on record.
+    pub(super) async fn enter(self: &Arc<Self>) {
+        let mut pause = PAUSE.0;
+        let mut tries = 0;
+        while !self.state().is_founded() {
+            if let Err(hindrance) = self.found().await {
+                if tries % LOG_EVERY == 0 {
+                    tracing::info!(%hindrance, "the cluster is not founded yet");
+                }
+                tries += 1;
+            }
+            if !self.state().is_founded() {
+                self.env.sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
+            }
+        }
+        self.go_on_record().await;
+    }
+
+    /// Appends this start to the log until it stands there.
+    async fn go_on_record(self: &Arc<Self>) {
+        let mut pause = PAUSE.0;
+        loop {
+            if self.is_on_record(&self.state()) {
+                return;
+            }
+            let started = Command::NodeStarted {
+                node: self.me(),
+                actor: self.config.actor,
+                incarnation: self.config.incarnation,
+                nonce: self.config.nonce,
+                addresses: self.config.addresses.clone(),
+            };
+            let deadline = self.env.mono() + TRY;
+            match self.append(started, deadline).await {
+                Ok(Verdict::NotDone(why @ NotDone::OldIncarnation { .. })) => {
+                    tracing::error!(%why, "going on as a new actor");
+                    self.restart.send_replace(Some(MustRestart::OlderCopy(why.to_string())));
+                    return;
+                }
+                Ok(Verdict::NotDone(why)) => {
+                    tracing::error!(%why, "this start cannot be put on record");
+                    pause = PAUSE.1;
+                }
+                Ok(_) => {}
+                Err(error) => tracing::info!(%error, "this start is not on record yet"),
+            }
+            self.env.sleep(pause).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// Digest of what this node's configuration says of the founding.
+    fn names(&self) -> u128 {
+        let mut names: Vec<&str> =
+            self.config.founders.iter().map(|founder| founder.name.as_str()).collect();
+        names.sort_unstable();
+        Digest::of(&codec::body(&(&self.config.cluster, names, self.config.partitions))).0
+    }
+
+    fn card(&self) -> Founder {
+        Founder {
+            member: self.config.member.clone(),
+            addresses: self.config.addresses.clone(),
+            actor: self.config.actor,
+            incarnation: self.config.incarnation,
+            nonce: self.config.nonce,
+        }
+    }
+
+    pub(super) fn show_card(&self, names: u128) -> MetaResponse {
+        if self.state().is_founded() {
+            return self.entries_after(crate::types::Epoch(0));
+        }
+        if names != self.names() {
+            let why = format!(
+                "node {} lists other founders, another cluster name or another number of \
+                 partitions: make cluster.founders, cluster.name and cluster.partitions the same \
+                 on every founder",
+                self.config.member.name
+            );
+            return MetaResponse::No { why };
+        }
+        MetaResponse::Card(self.card())
+    }
+
+    pub(super) async fn confirm(&self, cards: &[Founder]) -> MetaResponse {
+        let _turn = self.turn.lock().await;
+        if self.state().is_founded() {
+            return self.entries_after(crate::types::Epoch(0));
+        }
+        let digest = self.digest_of(cards);
+        let known = self.log().founding;
+        let no =
+            |why: &str| MetaResponse::No { why: format!("{}: {why}", self.config.member.name) };
+        if known.is_some_and(|known| known != digest) {
+            return no(
+                "it has agreed to found this cluster with other data directories; if a founder's \
+                 directory was emptied before the founding was over, empty those of all founders",
+            );
+        }
+        let mut names: Vec<&str> = cards.iter().map(|card| card.member.name.as_str()).collect();
+        names.sort_unstable();
+        let mut expected: Vec<&str> =
+            self.config.founders.iter().map(|founder| founder.name.as_str()).collect();
+        expected.sort_unstable();
+        let mine = cards
+            .iter()
+            .any(|card| card.actor == self.config.actor && card.member == self.config.member);
+        if names != expected || !mine {
+            return no("these are not the founders that its configuration lists");
+        }
+        if known.is_none() {
+            if let Err(error) = self.store.save_founding(digest).await {
+                return no(&error.to_string());
+            }
+            self.log().founding = Some(digest);
+        }
+        MetaResponse::Confirmed
+    }
+
+    /// What a founder agrees to: names, places and actors, but neither addresses nor starts,
+    /// which may change before the founding is over.
+    fn digest_of(&self, cards: &[Founder]) -> u128 {
+        let mut essence: Vec<_> = cards.iter().map(|card| (&card.member, card.actor)).collect();
+        essence.sort_by_key(|(member, _)| member.id);
+        Digest::of(&codec::body(&(self.names(), essence))).0
+    }
+
+    /// One try to found the cluster.
+    async fn found(self: &Arc<Self>) -> Result<(), String> {
+        if !self.config.founders.iter().any(|f| self.founder_id(f) == self.me()) {
+            self.fetch_once(self.env.mono() + TRY).await;
+            return Err("this node is not a founder and has heard from none yet".to_owned());
+        }
+        let deadline = self.env.mono() + TRY;
+        let nodes: Vec<NodeId> = self.config.founders.iter().map(|f| self.founder_id(f)).collect();
+        let request = MetaRequest::Card { names: self.names() };
+        let mut cards = Vec::new();
+        for (at, answer) in self.ask_each(&nodes, &request).await.into_iter().enumerate() {
+            let name = &self.config.founders[at].name;
+            match answer {
+                Some(MetaResponse::Card(card)) if card.member.id == nodes[at] => cards.push(card),
+                Some(MetaResponse::Entries { first, entries }) => {
+                    self.learn(first, entries).await;
+                    return Ok(());
+                }
+                Some(MetaResponse::No { why }) => return Err(why),
+                _ => return Err(format!("founder {name} does not answer")),
+            }
+        }
+        cards.sort_by_key(|card| card.member.id);
+        let request = MetaRequest::Confirm { cards: cards.clone() };
+        for (at, answer) in self.ask_each(&nodes, &request).await.into_iter().enumerate() {
+            match answer {
+                Some(MetaResponse::Confirmed) => {}
+                Some(MetaResponse::Entries { first, entries }) => {
+                    self.learn(first, entries).await;
+                    return Ok(());
+                }
+                Some(MetaResponse::No { why }) => return Err(why),
+                _ => {
+                    return Err(format!(
+                        "founder {} does not answer",
+                        self.config.founders[at].name
+                    ));
+                }
+            }
+        }
+        self.yield_to_earlier(&cards).await;
+        if self.state().is_founded() {
+            return Ok(());
+        }
+        let founding = self.digest_of(&cards);
+        let actors: Vec<_> = cards.iter().map(|card| card.actor).collect();
+        let entry = LogEntry {
+            id: (u128::from(self.env.random("entry-id")) << 64)
+                | u128::from(self.env.random("entry-id")),
+            command: Command::Found {
+                cluster: self.config.cluster.clone(),
+                secret: self.new_secret(),
+                q: self.config.partitions,
+                founders: cards,
+            },
+        };
+        self.propose_founding(entry, nodes, &actors, founding, deadline).await;
+        if self.state().is_founded() { Ok(()) } else { Err("founders compete".to_owned()) }
+    }
+
+    /// All founders could propose at once. Each waits a little longer than the one before it in
+    /// the list, so that as a rule only the first has to.
+    async fn yield_to_earlier(&self, cards: &[Founder]) {
+        let me = self.me();
+        let rank = cards.iter().position(|card| card.member.id == me).unwrap_or(0);
+        let wait = Duration::from_millis(50) * u32::try_from(rank).unwrap_or(u32::MAX).min(20);
+        let mut epochs = self.epochs();
+        if !wait.is_zero() {
+            let founded = epochs.wait_for(|epoch| epoch.0 > 0);
+            let _ = self.env.timeout(wait, founded).await;
+        }
+    }
+
+    async fn ask_each(
+        self: &Arc<Self>,
+        nodes: &[NodeId],
+        request: &MetaRequest,
+    ) -> Vec<Option<MetaResponse>> {
+        let deadline = self.env.mono() + TRY;
+        join_all(nodes.iter().map(|&node| self.ask(node, request, deadline))).await
+    }
+
+    fn new_secret(&self) -> [u8; 32] {
+        let mut secret = [0; 32];
+        for chunk in secret.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&self.env.random("secret").to_be_bytes());
+        }
+        secret
+    }
+}

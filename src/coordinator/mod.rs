@@ -1,0 +1,196 @@
+//! Drives one client operation: plan, contact, tally, repair, answer. Any node coordinates any
+//! key. Knows no socket, no disk and no door: replicas, its own node's included, are reached
+//! through [`Peers`].
+//!
+//! The rules it keeps:
+//! - The plan (replicas, required answers, epoch) is fixed once per operation ([`plan`]). A replica
+//!   that has moved on says so, the node catches up, and the operation is planned again.
+//! - A read answers when enough replicas hold what it answers: replicas that were behind are
+//!   brought up first, so that reads never go back ([`read`]; rule 7).
+//! - A write is minted by one replica and merged by the others ([`write`]; law L2). It runs in a
+//!   task of its own: a client that hangs up cannot leave half of it behind.
+//! - Errors tell *did not happen* from *may have happened* ([`OpError::fate`]; law L8).
+
+mod heal;
+mod latency;
+mod list;
+mod ops;
+mod plan;
+mod read;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::cluster::Cluster;
+use crate::env::Env;
+use crate::meta::Table;
+use crate::net::Peers;
+use crate::ring::token_of;
+use crate::types::{Key, NodeId, OpId};
+
+use latency::Latencies;
+pub use ops::{
+    Fate, ListOp, ListPage, ListedKey, OpError, PartitionDigest, ReadOp, ReadOutcome, Receipt,
+    ReplicaReceipt, Whereabouts, WriteAction, WriteOp, WriteOutcome,
+};
+
+/// Counts of what a coordinator has done; for `/metrics`.
+#[derive(Debug, Default)]
+pub struct CoordinatorCounters {
+    /// Reads driven.
+    pub reads: AtomicU64,
+    /// Writes driven.
+    pub writes: AtomicU64,
+    /// Reads that found replicas in disagreement.
+    pub mismatches: AtomicU64,
+    /// Records sent to replicas that were behind.
+    pub repairs: AtomicU64,
+    /// Replicas asked because another was slow.
+    pub hedges: AtomicU64,
+    /// Mints sent again to a second replica.
+    pub second_mints: AtomicU64,
+    /// Last-write-wins versions minted again above a newer stamp.
+    pub restamps: AtomicU64,
+    /// Damaged copies replaced by the merge of all others.
+    pub heals: AtomicU64,
+}
+
+/// The coordinator of one node. Cheap to clone.
+#[derive(Clone)]
+pub struct Coordinator {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    env: Env,
+    cluster: Arc<Cluster>,
+    peers: Peers,
+    latencies: Latencies,
+    counters: CoordinatorCounters,
+    under_way: AtomicUsize,
+    max_under_way: usize,
+}
+
+impl std::fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Coordinator").field("me", &self.inner.peers.me()).finish_non_exhaustive()
+    }
+}
+
+/// Counts an operation under way until it is dropped.
+struct UnderWay(Arc<Inner>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Coordinator {
+    /// A coordinator that drives at most `max_under_way` operations at once and refuses more.
+    #[must_use]
+    pub fn new(env: Env, cluster: Arc<Cluster>, peers: Peers, max_under_way: usize) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                env,
+                cluster,
+                peers,
+                latencies: Latencies::default(),
+                counters: CoordinatorCounters::default(),
+                under_way: AtomicUsize::new(0),
+                max_under_way,
+            }),
+        }
+    }
+
+    /// What this coordinator has done so far.
+    #[must_use]
+    pub fn counters(&self) -> &CoordinatorCounters {
+        &self.inner.counters
+    }
+
+    /// Operations under way now.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.inner.under_way.load(Ordering::Acquire)
+    }
+
+    fn admit(&self) -> Result<UnderWay, OpError> {
+        let before = self.inner.under_way.fetch_add(1, Ordering::AcqRel);
+        let guard = UnderWay(self.inner.clone());
+        if before >= self.inner.max_under_way {
+            return Err(OpError::Overloaded {
+                what: format!("{} operations are under way", self.inner.max_under_way),
+            });
+        }
+        Ok(guard)
+    }
+
+    /// Reads a key.
+    ///
+    /// # Errors
+    /// See [`OpError`].
+    pub async fn read(&self, op: ReadOp) -> Result<ReadOutcome, OpError> {
+        let _under_way = self.admit()?;
+        self.inner.counters.reads.fetch_add(1, Ordering::Relaxed);
+        read::read(&self.inner, &op).await
+    }
+
+    /// Writes a key. The write goes on if the returned future is dropped.
+    ///
+    /// # Errors
+    /// See [`OpError`]; [`OpError::fate`] tells what became of the write.
+    pub async fn write(&self, op: WriteOp) -> Result<WriteOutcome, OpError> {
+        let under_way = self.admit()?;
+        self.inner.counters.writes.fetch_add(1, Ordering::Relaxed);
+        let inner = self.inner.clone();
+        let driven = self.inner.env.run("write", async move {
+            let _under_way = under_way;
+            write::write(&inner, &op).await
+        });
+        // The task is gone only when the node is: what it had done by then is not known.
+        driven.await.unwrap_or(Err(OpError::Stopped))
+    }
+
+    /// Lists keys in (token, key) order.
+    ///
+    /// # Errors
+    /// See [`OpError`].
+    pub async fn list(&self, op: ListOp) -> Result<ListPage, OpError> {
+        let _under_way = self.admit()?;
+        list::list(&self.inner, &op).await
+    }
+
+    /// Where a key lives, by this node's present epoch.
+    #[must_use]
+    pub fn locate(&self, table: &Table, key: &Key) -> Whereabouts {
+        let state = self.inner.cluster.state();
+        let token = token_of(key.as_bytes());
+        let partition = state.ring().partition_of(token);
+        let placement = state.ring().placement(&table.settings.replication);
+        Whereabouts {
+            token,
+            partition,
+            replicas: placement.of(partition).read.clone(),
+            epoch: state.epoch(),
+        }
+    }
+}
+
+impl Inner {
+    /// A fresh operation id. Its time comes from the hybrid clock, so that it is newer than every
+    /// operation whose effects this node has seen, whatever its wall clock says.
+    fn new_op_id(&self) -> OpId {
+        let millis = self.peers.stamps().clock.tick().0 / 1000;
+        let random =
+            (u128::from(self.env.random("op-id")) << 64) | u128::from(self.env.random("op-id"));
+        OpId::from_parts(millis, random)
+    }
+
+    /// A node's name, for receipts and messages.
+    fn name_of(&self, node: NodeId) -> String {
+        let state = self.cluster.state();
+        state.ring().member(node).map_or_else(|| node.to_string(), |member| member.name.clone())
+    }
+}

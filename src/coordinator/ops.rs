@@ -1,0 +1,340 @@
+//! What a door asks of a coordinator, and what it gets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::causality::Context;
+use crate::meta::Table;
+use crate::record::Record;
+use crate::types::{
+    Consistency, Dot, Epoch, Key, NodeId, OpId, PartitionId, TableId, Token, WallMicros,
+};
+
+/// Read one key.
+#[derive(Clone, Debug)]
+pub struct ReadOp {
+    /// The table.
+    pub table: Arc<Table>,
+    /// The key.
+    pub key: Key,
+    /// How many replicas must answer.
+    pub level: Consistency,
+    /// Time until the operation gives up.
+    pub timeout: Duration,
+    /// Collect a [`Receipt`].
+    pub receipt: bool,
+    /// Read this node's own copy only, whatever the level says; for diagnosis.
+    pub local: bool,
+}
+
+/// What a read found.
+#[derive(Clone, Debug)]
+pub struct ReadOutcome {
+    /// The merge of all that the contacted replicas hold. [`Record::view`] at [`ReadOutcome::now`]
+    /// says what a client may see of it.
+    pub record: Record,
+    /// The operation's one "now", which decides expiry (rule 8).
+    pub now: WallMicros,
+    /// How it went, if asked for.
+    pub receipt: Option<Receipt>,
+}
+
+/// What a write does.
+#[derive(Clone, Debug)]
+pub enum WriteAction {
+    /// Store a value.
+    Put {
+        /// The bytes.
+        body: Bytes,
+        /// Their media type, as the writer sent it.
+        content_type: Option<String>,
+        /// The writer's metadata.
+        meta: Vec<(String, String)>,
+        /// Time to live; the coordinator turns it into an instant.
+        ttl: Option<Duration>,
+    },
+    /// Delete what the context covers; without a context, what a quorum read shows.
+    Delete,
+}
+
+/// Write one key.
+#[derive(Clone, Debug)]
+pub struct WriteOp {
+    /// The table.
+    pub table: Arc<Table>,
+    /// The key.
+    pub key: Key,
+    /// What to do.
+    pub action: WriteAction,
+    /// What the writer had read, if it said so.
+    pub context: Option<Context>,
+    /// How many replicas must hold it before the answer.
+    pub level: Consistency,
+    /// Time until the operation gives up.
+    pub timeout: Duration,
+    /// The client's own operation id, if it gave one (`Idempotency-Key`). `None`: a fresh one.
+    pub op: Option<OpId>,
+    /// Collect a [`Receipt`].
+    pub receipt: bool,
+}
+
+/// What a write did.
+#[derive(Clone, Debug)]
+pub struct WriteOutcome {
+    /// The version that was made. `None`: a delete found nothing to delete.
+    pub dot: Option<Dot>,
+    /// No live value stood where the write was minted.
+    pub created: bool,
+    /// Live values there after it.
+    pub siblings: u32,
+    /// What the writer has now seen: its context plus its own version.
+    pub context: Context,
+    /// The operation had run before; this is its first outcome.
+    pub replayed: bool,
+    /// How it went, if asked for.
+    pub receipt: Option<Receipt>,
+}
+
+/// List keys of a table, in (token, key) order.
+#[derive(Clone, Debug)]
+pub struct ListOp {
+    /// The table.
+    pub table: Arc<Table>,
+    /// Only keys with this prefix.
+    pub prefix: Bytes,
+    /// Only rows strictly after this place.
+    pub after: Option<(Token, Key)>,
+    /// At most this many keys. The page may be shorter though more exist; see
+    /// [`ListPage::next`].
+    pub limit: u32,
+    /// Only keys that hold siblings.
+    pub conflicts: bool,
+    /// How many replicas of each partition must answer.
+    pub level: Consistency,
+    /// Time until the operation gives up.
+    pub timeout: Duration,
+}
+
+/// A key that a listing found: it has at least one live value.
+#[derive(Clone, Debug)]
+pub struct ListedKey {
+    /// Its place on the ring.
+    pub token: Token,
+    /// The key.
+    pub key: Key,
+    /// The merged record.
+    pub record: Record,
+}
+
+/// A page of a listing.
+#[derive(Clone, Debug)]
+pub struct ListPage {
+    /// Keys in order.
+    pub keys: Vec<ListedKey>,
+    /// The operation's "now", which decided expiry.
+    pub now: WallMicros,
+    /// Where the next page begins (strictly after); `None` at the end of the table.
+    pub next: Option<(Token, Key)>,
+}
+
+/// Where a key lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// The key's token.
+    pub token: Token,
+    /// Its partition.
+    pub partition: PartitionId,
+    /// Its replicas, in preference order.
+    pub replicas: Vec<NodeId>,
+    /// By which epoch.
+    pub epoch: Epoch,
+}
+
+/// This node's own digest of one partition of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionDigest {
+    /// The node's epoch.
+    pub epoch: Epoch,
+    /// The table.
+    pub table: TableId,
+    /// Records held.
+    pub records: u64,
+    /// XOR of the records' digests (with their keys): equal sets have equal roots.
+    pub root: u128,
+}
+
+/// How an operation went: who was asked, what each said, which rule was met.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Receipt {
+    /// `read` or `write`.
+    pub operation: &'static str,
+    /// Epoch by which the operation was planned.
+    pub epoch: u64,
+    /// The level that was asked for.
+    pub level: String,
+    /// Replicas of the key.
+    pub n: u32,
+    /// Answers needed.
+    pub required: u32,
+    /// Answers that counted.
+    pub received: u32,
+    /// Whether every read at the table's read level meets every write at its write level.
+    pub overlap: bool,
+    /// Replicas that were sent the merged record because they were behind.
+    pub repaired: Vec<String>,
+    /// Hedges: replicas asked because another was slow.
+    pub hedged: u32,
+    /// Each replica that was asked.
+    pub replicas: Vec<ReplicaReceipt>,
+    /// Time from start to answer, in microseconds.
+    pub total_us: u64,
+}
+
+/// One replica's part in a [`Receipt`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ReplicaReceipt {
+    /// Its name.
+    pub node: String,
+    /// Its part: `data`, `digest`, `mint`, `apply`.
+    pub role: &'static str,
+    /// What it said: `ok`, `dominated`, `refused: …`, `lost: …`, `pending`.
+    pub answer: String,
+    /// Digest of what it held, where it said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// From the operation's start to its answer, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answered_us: Option<u64>,
+}
+
+/// What became of a write that was not a success (law L8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It did not take effect and will not.
+    NotApplied,
+    /// It may have taken effect, or may yet.
+    Unknown,
+}
+
+/// Why an operation has no result. [`OpError::fate`] tells what became of a write.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpError {
+    /// Too few replicas were alive; nothing was sent.
+    #[error("{level} needs {required} of the key's replicas, and {alive} are alive")]
+    Unavailable {
+        /// The level asked for.
+        level: Consistency,
+        /// Replicas needed.
+        required: u32,
+        /// Replicas alive.
+        alive: u32,
+    },
+    /// The time was over before enough replicas had answered.
+    #[error("{level} needs {required} replicas; {received} answered in {timeout_ms} ms")]
+    Timeout {
+        /// The level asked for.
+        level: Consistency,
+        /// Answers needed.
+        required: u32,
+        /// Answers that came.
+        received: u32,
+        /// The operation's time limit.
+        timeout_ms: u64,
+        /// What became of it.
+        fate: Fate,
+    },
+    /// Every replica has answered or failed, and too few answered well.
+    #[error("{level} needs {required} replicas; {received} answered, {failed} failed ({reasons})")]
+    TooFewReplicas {
+        /// The level asked for.
+        level: Consistency,
+        /// Answers needed.
+        required: u32,
+        /// Answers that came.
+        received: u32,
+        /// Replicas that refused or could not be reached.
+        failed: u32,
+        /// Their reasons.
+        reasons: String,
+        /// What became of it.
+        fate: Fate,
+    },
+    /// A level that the operation or the table does not allow, or a count above N.
+    #[error("{0}")]
+    BadLevel(String),
+    /// The operation needs a feature that is not there yet.
+    #[error("{0}")]
+    NotSupported(String),
+    /// A local read on a node that is no replica of the key.
+    #[error("this node is no replica of the key; its replicas are {replicas}")]
+    NotAReplica {
+        /// The names of those that are.
+        replicas: String,
+    },
+    /// This node or the replicas have too much queued.
+    #[error("overloaded: {what}; try again shortly")]
+    Overloaded {
+        /// Which bound was met.
+        what: String,
+    },
+    /// The key would hold more siblings than its table allows.
+    #[error("{siblings} siblings stand and at most {max} are allowed: read, merge and write back")]
+    TooManySiblings {
+        /// Live values before the write.
+        siblings: u32,
+        /// The table's bound.
+        max: u32,
+    },
+    /// The record would outgrow what a record may be.
+    #[error("the record would have {got} bytes and at most {max} are allowed")]
+    RecordTooLarge {
+        /// The bound.
+        max: u64,
+        /// Its size.
+        got: u64,
+    },
+    /// The operation id was used before with another request.
+    #[error("this operation id was used before with another request")]
+    OperationReused,
+    /// The operation id is older than all that the key remembers: it may have run.
+    #[error("this operation id is older than all that the key remembers; it is not run again")]
+    OperationExpired,
+    /// The replicas' disks are full.
+    #[error("no space left on the replicas' data disks")]
+    DiskFull,
+    /// The node is stopping; nothing was sent.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    /// The node stopped while the operation was under way.
+    #[error("the node stopped while the operation was under way")]
+    Stopped,
+    /// The table went away.
+    #[error("the table does not exist any more")]
+    NoSuchTable,
+}
+
+impl OpError {
+    /// What became of the write that met this error.
+    #[must_use]
+    pub fn fate(&self) -> Fate {
+        match self {
+            Self::Timeout { fate, .. } | Self::TooFewReplicas { fate, .. } => *fate,
+            Self::OperationExpired | Self::Stopped => Fate::Unknown,
+            Self::Unavailable { .. }
+            | Self::BadLevel(_)
+            | Self::NotSupported(_)
+            | Self::NotAReplica { .. }
+            | Self::Overloaded { .. }
+            | Self::TooManySiblings { .. }
+            | Self::RecordTooLarge { .. }
+            | Self::OperationReused
+            | Self::DiskFull
+            | Self::ShuttingDown
+            | Self::NoSuchTable => Fate::NotApplied,
+        }
+    }
+}

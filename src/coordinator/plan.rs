@@ -1,0 +1,156 @@
+//! The plan of one operation: which replicas, how many answers, until when, by which epoch.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::coordinator::{Inner, OpError};
+use crate::meta::Table;
+use crate::quorum::{LevelError, ReplicaInfo, Requirement};
+use crate::ring::token_of;
+use crate::types::{Consistency, Epoch, Key, Mono, NodeId, PartitionId};
+
+/// Which of a partition's replica sets an operation is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Purpose {
+    Read,
+    Write,
+}
+
+/// A plan. Fixed once; never consults the cluster again.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) epoch: Epoch,
+    pub(super) table: Arc<Table>,
+    /// All replicas, the best to ask first: this node, then live ones by latency (its own
+    /// datacentre before others), then those believed dead.
+    pub(super) order: Vec<NodeId>,
+    pub(super) live: Vec<NodeId>,
+    pub(super) level: Consistency,
+    pub(super) requirement: Requirement,
+    pub(super) started: Mono,
+    pub(super) deadline: Mono,
+    pub(super) timeout: Duration,
+}
+
+impl Plan {
+    /// Replicas of the partition.
+    pub(super) fn n(&self) -> u32 {
+        u32::try_from(self.order.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Answers needed in all.
+    pub(super) fn required(&self) -> u32 {
+        u32::try_from(self.requirement.required()).unwrap_or(u32::MAX)
+    }
+
+    /// The first replicas of the order that can satisfy the requirement together.
+    pub(super) fn first_contacts(&self) -> usize {
+        (1..=self.order.len())
+            .find(|&count| self.requirement.alive_suffices(&self.order[..count]))
+            .unwrap_or(self.order.len())
+    }
+
+    /// True when what R replicas agree on meets every other such quorum: more than half of all.
+    pub(super) fn is_quorum(&self) -> bool {
+        self.required() * 2 > self.n()
+    }
+
+    /// Time left.
+    pub(super) fn left(&self, now: Mono) -> Duration {
+        self.deadline.since(now)
+    }
+}
+
+impl Inner {
+    /// Plans an operation on `key`.
+    pub(super) fn plan(
+        &self,
+        purpose: Purpose,
+        table: &Arc<Table>,
+        key: &Key,
+        level: Consistency,
+        started: Mono,
+        timeout: Duration,
+    ) -> Result<Plan, OpError> {
+        let token = token_of(key.as_bytes());
+        let state = self.cluster.state();
+        let partition = state.ring().partition_of(token);
+        self.plan_partition(purpose, table, partition, level, started, timeout)
+    }
+
+    /// Plans an operation on a whole partition.
+    pub(super) fn plan_partition(
+        &self,
+        purpose: Purpose,
+        table: &Arc<Table>,
+        partition: PartitionId,
+        level: Consistency,
+        started: Mono,
+        timeout: Duration,
+    ) -> Result<Plan, OpError> {
+        let state = self.cluster.state();
+        if state.table(table.id).is_none() {
+            return Err(OpError::NoSuchTable);
+        }
+        let ring = state.ring();
+        let placement = ring.placement(&table.settings.replication);
+        let set = placement.of(partition);
+        let replicas = match purpose {
+            Purpose::Read => &set.read,
+            Purpose::Write => &set.write,
+        };
+        let infos: Vec<ReplicaInfo<'_>> = replicas
+            .iter()
+            .map(|&node| ReplicaInfo { node, datacenter: ring.datacenter_of(node).unwrap_or("") })
+            .collect();
+        let me = self.peers.me();
+        let local_dc = ring.datacenter_of(me).unwrap_or("");
+        let requirement = match purpose {
+            Purpose::Read => Requirement::for_read(level, &infos, local_dc),
+            Purpose::Write => Requirement::for_write(level, &infos, local_dc),
+        }
+        .map_err(|error: LevelError| OpError::BadLevel(error.to_string()))?;
+
+        let live: Vec<NodeId> =
+            replicas.iter().copied().filter(|&node| self.cluster.is_live(node)).collect();
+        let mut order: Vec<(bool, bool, bool, Duration, usize, NodeId)> = replicas
+            .iter()
+            .enumerate()
+            .map(|(at, &node)| {
+                let elsewhere = ring.datacenter_of(node).unwrap_or("") != local_dc;
+                (
+                    !live.contains(&node),
+                    node != me,
+                    elsewhere,
+                    self.latencies.typical(node),
+                    at,
+                    node,
+                )
+            })
+            .collect();
+        order.sort_unstable();
+        Ok(Plan {
+            epoch: state.epoch(),
+            table: table.clone(),
+            order: order.into_iter().map(|entry| entry.5).collect(),
+            live,
+            level,
+            requirement,
+            started,
+            deadline: started + timeout,
+            timeout,
+        })
+    }
+
+    /// Refuses, before anything is sent, an operation that too few live replicas could serve.
+    pub(super) fn must_be_possible(&self, plan: &Plan) -> Result<(), OpError> {
+        if plan.requirement.alive_suffices(&plan.live) {
+            return Ok(());
+        }
+        Err(OpError::Unavailable {
+            level: plan.level,
+            required: plan.required(),
+            alive: u32::try_from(plan.requirement.available(&plan.live)).unwrap_or(u32::MAX),
+        })
+    }
+}

@@ -1,0 +1,555 @@
+//! Reading one key.
+//!
+//! One replica is asked for the record and the others for its digest. When enough have answered:
+//! - all digests equal: that is the answer;
+//! - else the differing records are fetched and merged, and the replicas that were behind are sent
+//!   the merge. At quorum levels (R > N/2) the answer waits until R replicas hold what it says, so
+//!   that no later quorum read can return less (rule 7 of the design; P23 of the test plan is the
+//!   mistake of answering first). At lower levels the repair goes on in the background.
+//!
+//! A replica that fails or refuses is replaced by the next of the plan; one that is slower than it
+//! usually is gets company (a *hedge*): the next replica is asked too, and whoever answers first
+//! counts. Each replica counts once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use crate::coordinator::heal::heal_later;
+use crate::coordinator::plan::{Plan, Purpose};
+use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
+use crate::env::BoxFuture;
+use crate::net::messages::{Apply, Read, Want};
+use crate::net::{CallError, Refusal, Request, Response};
+use crate::quorum::{ReplicaInfo, Requirement};
+use crate::record::{self, Record};
+use crate::replica::kind_of;
+use crate::types::{Consistency, Digest, Key, Mono, NodeId};
+
+/// How often one operation is planned anew because the ring moved under it.
+const MAX_PLANS: u32 = 4;
+
+/// Reads a key for a client.
+pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome, OpError> {
+    if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) {
+        return Err(OpError::NotSupported(
+            "serial reads come with lightweight transactions; use quorum for now".to_owned(),
+        ));
+    }
+    let started = inner.env.mono();
+    let mut plans = 0;
+    loop {
+        plans += 1;
+        let mut plan =
+            inner.plan(Purpose::Read, &op.table, &op.key, op.level, started, op.timeout)?;
+        if op.local {
+            plan = local_plan(inner, plan)?;
+        }
+        inner.must_be_possible(&plan)?;
+        let now = inner.env.wall();
+        let reading = Reading::new(inner, plan, &op.key);
+        match reading.run().await {
+            Ok(done) => {
+                let receipt = op.receipt.then(|| done.receipt());
+                return Ok(ReadOutcome { record: done.merged, now, receipt });
+            }
+            Err(Stop::Replan) if plans < MAX_PLANS => {}
+            Err(Stop::Replan) => {
+                return Err(OpError::Overloaded { what: "the ring keeps changing".to_owned() });
+            }
+            Err(Stop::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// A plan of this node's own copy alone.
+fn local_plan(inner: &Inner, mut plan: Plan) -> Result<Plan, OpError> {
+    let me = inner.peers.me();
+    if !plan.order.contains(&me) {
+        let names: Vec<String> = plan.order.iter().map(|&node| inner.name_of(node)).collect();
+        return Err(OpError::NotAReplica { replicas: names.join(", ") });
+    }
+    plan.order = vec![me];
+    plan.live = vec![me];
+    let alone = [ReplicaInfo { node: me, datacenter: "" }];
+    plan.requirement = Requirement::for_read(Consistency::One, &alone, "")
+        .map_err(|error| OpError::BadLevel(error.to_string()))?;
+    Ok(plan)
+}
+
+/// Why a reading ended without a result.
+pub(super) enum Stop {
+    /// The plan was made by an old epoch; this node has caught up by now.
+    Replan,
+    /// For good.
+    Error(OpError),
+}
+
+/// What a replica showed.
+#[derive(Clone, Debug)]
+enum Shown {
+    Digest(Option<Digest>),
+    Record(Option<Digest>, Option<Record>),
+}
+
+impl Shown {
+    fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Digest(digest) | Self::Record(digest, _) => *digest,
+        }
+    }
+}
+
+type Answer = (NodeId, Want, Result<Response, CallError>);
+type Answers = FuturesUnordered<BoxFuture<'static, Answer>>;
+
+/// A finished reading.
+pub(super) struct Done {
+    pub(super) merged: Record,
+    /// The merged record's stored form; empty when nothing is known of the key.
+    pub(super) bytes: Bytes,
+    /// Replicas that hold at least the merge now.
+    pub(super) holders: Vec<NodeId>,
+    receipt: Receipt,
+}
+
+impl Done {
+    fn receipt(&self) -> Receipt {
+        self.receipt.clone()
+    }
+}
+
+/// One reading under way.
+pub(super) struct Reading<'a> {
+    inner: &'a Arc<Inner>,
+    plan: Plan,
+    key: &'a Key,
+    address: Bytes,
+    asked: usize,
+    shown: BTreeMap<NodeId, Shown>,
+    failed: BTreeMap<NodeId, String>,
+    log: BTreeMap<NodeId, ReplicaReceipt>,
+    hedged: u32,
+    calls: Answers,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(inner: &'a Arc<Inner>, plan: Plan, key: &'a Key) -> Self {
+        let address = record::address(plan.table.id, key);
+        Self {
+            inner,
+            plan,
+            key,
+            address,
+            asked: 0,
+            shown: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            log: BTreeMap::new(),
+            hedged: 0,
+            calls: FuturesUnordered::new(),
+        }
+    }
+
+    /// Contacts, waits, merges, repairs.
+    pub(super) async fn run(mut self) -> Result<Done, Stop> {
+        for at in 0..self.plan.first_contacts() {
+            self.ask_next(if at == 0 { Want::Record } else { Want::Digest });
+        }
+        loop {
+            self.gather().await?;
+            // A merge needs a record for each digest that was shown.
+            let missing = self.undisclosed();
+            if missing.is_empty() {
+                break;
+            }
+            for node in missing {
+                self.ask(node, Want::Record);
+            }
+            self.disclose().await?;
+        }
+        self.conclude().await
+    }
+
+    fn ask_next(&mut self, want: Want) -> bool {
+        let Some(&node) = self.plan.order.get(self.asked) else { return false };
+        self.asked += 1;
+        self.ask(node, want);
+        true
+    }
+
+    fn ask(&mut self, node: NodeId, want: Want) {
+        let request =
+            Request::Read(Read { table: self.plan.table.id, key: self.key.clone(), want });
+        let call = self.inner.peers.call_at(self.plan.epoch, node, request, self.plan.deadline);
+        let entry = self.log.entry(node).or_default();
+        entry.role = if want == Want::Record { "data" } else { "digest" };
+        "pending".clone_into(&mut entry.answer);
+        let (inner, started) = (self.inner.clone(), self.inner.env.mono());
+        self.calls.push(Box::pin(async move {
+            let result = call.await;
+            inner.latencies.record(node, inner.env.mono().since(started));
+            (node, want, result)
+        }));
+    }
+
+    fn good(&self) -> Vec<NodeId> {
+        self.shown.keys().copied().collect()
+    }
+
+    /// Waits until enough replicas have shown what they hold.
+    async fn gather(&mut self) -> Result<(), Stop> {
+        while !self.plan.requirement.alive_suffices(&self.good()) {
+            if self.calls.is_empty() && !self.ask_next(Want::Record) {
+                return Err(Stop::Error(self.too_few()));
+            }
+            let hedge = self.hedge_after();
+            match self.next_answer(hedge).await {
+                Next::Answer(answer) => self.take(answer).await?,
+                Next::Hedge => {
+                    if self.ask_next(Want::Record) {
+                        self.hedged += 1;
+                        self.inner.counters.hedges.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Next::Deadline => return Err(Stop::Error(self.timed_out())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the records asked for by [`Reading::undisclosed`] have come, or their replicas
+    /// have failed (and no longer count).
+    async fn disclose(&mut self) -> Result<(), Stop> {
+        while !self.undisclosed().is_empty() && !self.calls.is_empty() {
+            match self.next_answer(None).await {
+                Next::Answer(answer) => self.take(answer).await?,
+                Next::Hedge => {}
+                Next::Deadline => return Err(Stop::Error(self.timed_out())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Replicas whose digest no record at hand accounts for; one per digest. Empty when a single
+    /// digest, or absence, is all that was shown and its record is there.
+    fn undisclosed(&self) -> Vec<NodeId> {
+        let mut known: Vec<Option<Digest>> = self
+            .shown
+            .values()
+            .filter(|shown| matches!(shown, Shown::Record(..)))
+            .map(Shown::digest)
+            .collect();
+        known.push(None);
+        let mut missing = Vec::new();
+        for (&node, shown) in &self.shown {
+            if !known.contains(&shown.digest()) {
+                known.push(shown.digest());
+                missing.push(node);
+            }
+        }
+        missing
+    }
+
+    fn hedge_after(&self) -> Option<Duration> {
+        let waiting = self.plan.order[..self.asked]
+            .iter()
+            .filter(|node| !self.shown.contains_key(node) && !self.failed.contains_key(node));
+        if self.asked >= self.plan.order.len() {
+            return None;
+        }
+        waiting.map(|&node| self.inner.latencies.hedge_after(node)).max()
+    }
+
+    async fn next_answer(&mut self, hedge: Option<Duration>) -> Next {
+        let left = self.plan.left(self.inner.env.mono());
+        if left.is_zero() {
+            return Next::Deadline;
+        }
+        let (wait, then) = match hedge {
+            Some(hedge) if hedge < left => (hedge, Next::Hedge),
+            _ => (left, Next::Deadline),
+        };
+        tokio::select! {
+            biased;
+            Some(answer) = self.calls.next() => Next::Answer(Box::new(answer)),
+            () = self.inner.env.sleep(wait) => then,
+        }
+    }
+
+    async fn take(&mut self, answer: Box<Answer>) -> Result<(), Stop> {
+        let (node, want, result) = *answer;
+        let now = self.inner.env.mono();
+        let said = match self.understand(want, result).await? {
+            Ok(shown) => {
+                let digest = shown.digest();
+                // Late data replaces a digest; a late digest never replaces data.
+                if matches!(shown, Shown::Record(..)) || !self.shown.contains_key(&node) {
+                    self.shown.insert(node, shown);
+                }
+                self.failed.remove(&node);
+                self.note(node, "ok".to_owned(), now);
+                if let Some(entry) = self.log.get_mut(&node) {
+                    entry.digest = digest.map(|digest| digest.to_string());
+                }
+                return Ok(());
+            }
+            Err((why, damaged)) => {
+                if damaged {
+                    heal_later(self.inner, &self.plan, self.key, node);
+                }
+                why
+            }
+        };
+        self.shown.remove(&node);
+        self.failed.insert(node, said.clone());
+        self.note(node, said, now);
+        self.ask_next(Want::Record);
+        Ok(())
+    }
+
+    fn note(&mut self, node: NodeId, answer: String, now: Mono) {
+        let started = self.plan.started;
+        let entry = self.log.entry(node).or_default();
+        entry.answer = answer;
+        entry.answered_us = Some(u64::try_from(now.since(started).as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// What an answer shows, or why it shows nothing (and whether the copy is damaged).
+    async fn understand(
+        &mut self,
+        want: Want,
+        result: Result<Response, CallError>,
+    ) -> Result<Result<Shown, (String, bool)>, Stop> {
+        let response = match result {
+            Ok(response) => response,
+            Err(error) => return Ok(Err((error.to_string(), false))),
+        };
+        Ok(match (want, response) {
+            (Want::Digest, Response::Digest(digest)) => Ok(Shown::Digest(digest)),
+            (Want::Record, Response::Record(None)) => Ok(Shown::Record(None, None)),
+            (Want::Record, Response::Record(Some(bytes))) => {
+                let digest = record::stored_digest(&bytes);
+                match digest.and_then(|d| Ok((d, Record::decode(&bytes, &self.address)?))) {
+                    Ok((digest, record)) => Ok(Shown::Record(Some(digest), Some(record))),
+                    Err(error) => Err((format!("refused: its record is damaged: {error}"), true)),
+                }
+            }
+            (_, Response::Refused(refusal)) => {
+                self.inner.follow(&self.plan, &refusal).await?;
+                let damaged = refusal == Refusal::Damaged;
+                Err((format!("refused: {refusal}"), damaged))
+            }
+            _ => Err(("refused: it answered something else".to_owned(), false)),
+        })
+    }
+
+    /// Merges what was shown, brings up who was behind, and is done.
+    async fn conclude(mut self) -> Result<Done, Stop> {
+        let mut merged = Record::empty(kind_of(&self.plan.table));
+        for shown in self.shown.values() {
+            if let Shown::Record(_, Some(record)) = shown {
+                merged.merge(record).map_err(|_| {
+                    Stop::Error(OpError::NotSupported(
+                        "replicas hold records of different kinds".to_owned(),
+                    ))
+                })?;
+            }
+        }
+        let known = !merged.is_blank();
+        let bytes = if known { merged.encode(&self.address) } else { Bytes::new() };
+        let target = known.then(|| merged.digest());
+        let (mut holders, behind): (Vec<NodeId>, Vec<NodeId>) = self
+            .good()
+            .into_iter()
+            .partition(|node| self.shown.get(node).and_then(Shown::digest) == target);
+        let mut repaired = Vec::new();
+        if !behind.is_empty() {
+            self.inner.counters.mismatches.fetch_add(1, Ordering::Relaxed);
+            if self.plan.is_quorum() {
+                let done = self.repair(&bytes, behind, holders).await?;
+                (holders, repaired) = done;
+            } else {
+                self.repair_later(&bytes, &behind);
+                repaired = behind;
+            }
+        }
+        let receipt = self.receipt(&repaired);
+        Ok(Done { merged, bytes, holders, receipt })
+    }
+
+    fn apply(&self, bytes: &Bytes) -> Request {
+        Request::Apply(Apply {
+            table: self.plan.table.id,
+            key: self.key.clone(),
+            record: bytes.clone(),
+            heals: false,
+        })
+    }
+
+    fn repair_later(&self, bytes: &Bytes, behind: &[NodeId]) {
+        for &node in behind {
+            self.inner.counters.repairs.fetch_add(1, Ordering::Relaxed);
+            let call = self.inner.peers.call_at(
+                self.plan.epoch,
+                node,
+                self.apply(bytes),
+                self.plan.deadline,
+            );
+            self.inner.env.spawn("read-repair", async move {
+                drop(call.await);
+            });
+        }
+    }
+
+    /// Sends the merge to those `behind` until enough replicas hold it. A replica that fails is
+    /// replaced by one that had not been asked.
+    async fn repair(
+        &mut self,
+        bytes: &Bytes,
+        behind: Vec<NodeId>,
+        mut holders: Vec<NodeId>,
+    ) -> Result<(Vec<NodeId>, Vec<NodeId>), Stop> {
+        let mut calls = FuturesUnordered::new();
+        let mut repaired = Vec::new();
+        let mut spare: Vec<NodeId> = self
+            .plan
+            .order
+            .iter()
+            .rev()
+            .copied()
+            .filter(|node| !self.shown.contains_key(node))
+            .collect();
+        let mut wanted = behind;
+        loop {
+            for node in wanted.drain(..) {
+                self.inner.counters.repairs.fetch_add(1, Ordering::Relaxed);
+                let call = self.inner.peers.call_at(
+                    self.plan.epoch,
+                    node,
+                    self.apply(bytes),
+                    self.plan.deadline,
+                );
+                calls.push(async move { (node, call.await) });
+            }
+            if self.plan.requirement.alive_suffices(&holders) && calls.is_empty() {
+                return Ok((holders, repaired));
+            }
+            let left = self.plan.left(self.inner.env.mono());
+            tokio::select! {
+                biased;
+                Some((node, result)) = calls.next() => match result {
+                    Ok(Response::Applied { .. }) => {
+                        holders.push(node);
+                        repaired.push(node);
+                        if self.plan.requirement.alive_suffices(&holders) {
+                            return Ok((holders, repaired));
+                        }
+                    }
+                    _ => wanted.extend(spare.pop()),
+                },
+                () = self.inner.env.sleep(left) => return Err(Stop::Error(self.timed_out())),
+                else => return Err(Stop::Error(self.too_few())),
+            }
+        }
+    }
+
+    fn receipt(&self, repaired: &[NodeId]) -> Receipt {
+        self.inner.receipt("read", &self.plan, self.shown.len(), &self.log, repaired, self.hedged)
+    }
+
+    fn received(&self) -> u32 {
+        u32::try_from(self.shown.len()).unwrap_or(u32::MAX)
+    }
+
+    fn timed_out(&self) -> OpError {
+        OpError::Timeout {
+            level: self.plan.level,
+            required: self.plan.required(),
+            received: self.received().min(self.plan.required()),
+            timeout_ms: u64::try_from(self.plan.timeout.as_millis()).unwrap_or(u64::MAX),
+            fate: Fate::NotApplied,
+        }
+    }
+
+    fn too_few(&self) -> OpError {
+        OpError::TooFewReplicas {
+            level: self.plan.level,
+            required: self.plan.required(),
+            received: self.received(),
+            failed: u32::try_from(self.failed.len()).unwrap_or(u32::MAX),
+            reasons: self.inner.reasons(&self.failed),
+            fate: Fate::NotApplied,
+        }
+    }
+}
+
+enum Next {
+    Answer(Box<Answer>),
+    Hedge,
+    Deadline,
+}
+
+impl Inner {
+    /// A refusal that shows a newer epoch: catch up with it and plan again.
+    pub(super) async fn follow(&self, plan: &Plan, refusal: &Refusal) -> Result<(), Stop> {
+        let (Refusal::StaleEpoch { epoch }
+        | Refusal::NotReplica { epoch }
+        | Refusal::NoSuchTable { epoch }) = *refusal
+        else {
+            return Ok(());
+        };
+        if epoch <= plan.epoch {
+            return Ok(());
+        }
+        if self.cluster.catch_up(epoch, plan.deadline).await {
+            return Err(Stop::Replan);
+        }
+        Ok(())
+    }
+
+    /// Who said what, by name, for an error message.
+    pub(super) fn reasons(&self, failed: &BTreeMap<NodeId, String>) -> String {
+        let reasons: Vec<String> =
+            failed.iter().map(|(&node, why)| format!("{}: {why}", self.name_of(node))).collect();
+        reasons.join("; ")
+    }
+
+    pub(super) fn receipt(
+        &self,
+        operation: &'static str,
+        plan: &Plan,
+        received: usize,
+        log: &BTreeMap<NodeId, ReplicaReceipt>,
+        repaired: &[NodeId],
+        hedged: u32,
+    ) -> Receipt {
+        let replicas = log
+            .iter()
+            .map(|(&node, entry)| ReplicaReceipt { node: self.name_of(node), ..entry.clone() })
+            .collect();
+        let total = self.env.mono().since(plan.started);
+        Receipt {
+            operation,
+            epoch: plan.epoch.0,
+            level: plan.level.to_string(),
+            n: plan.n(),
+            required: plan.required(),
+            received: u32::try_from(received).unwrap_or(u32::MAX),
+            overlap: self.overlaps(plan),
+            repaired: repaired.iter().map(|&node| self.name_of(node)).collect(),
+            hedged,
+            replicas,
+            total_us: u64::try_from(total.as_micros()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Whether this operation's level meets the table's default level for the other kind.
+    fn overlaps(&self, plan: &Plan) -> bool {
+        plan.is_quorum()
+    }
+}

@@ -1,0 +1,103 @@
+//! What nodes tell each other. Wire types: a change of shape is a new format byte.
+
+use serde::{Deserialize, Serialize};
+
+use crate::meta::Addresses;
+use crate::paxos::codec::{self, CodecError};
+use crate::types::{Epoch, NodeId};
+
+/// No message names more nodes than this, and no node keeps more.
+pub const MAX_MEMBERS: usize = 1024;
+
+/// Format byte of a gossip message. Predecessors: none.
+const FORMAT: u8 = 1;
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Who.
+    pub node: NodeId,
+    /// Which of its lives: greater at each start.
+    pub generation: u64,
+    /// Grows by one at each tick of that life.
+    pub version: u64,
+    /// The length of the metadata log that it has applied.
+    pub epoch: Epoch,
+    /// Where it listens.
+    pub addresses: Addresses,
+}
+
+impl Heartbeat {
+    /// What orders the heartbeats of one node.
+    pub(super) fn age(&self) -> (u64, u64) {
+        (self.generation, self.version)
+    }
+}
+
+/// How new a heartbeat the sender has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digest {
+    /// Of whom.
+    pub node: NodeId,
+    /// See [`Heartbeat::generation`].
+    pub generation: u64,
+    /// See [`Heartbeat::version`].
+    pub version: u64,
+}
+
+/// One message of the three-way exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// "This is how far I know."
+    Syn {
+        /// One per member, zeros for those never heard of.
+        digests: Vec<Digest>,
+    },
+    /// "These I know better; of those I want to hear."
+    Ack {
+        /// Heartbeats newer than the digests said.
+        newer: Vec<Heartbeat>,
+        /// Nodes of whom the digests were newer.
+        wanted: Vec<NodeId>,
+    },
+    /// "Here they are."
+    Ack2 {
+        /// What was wanted.
+        newer: Vec<Heartbeat>,
+    },
+}
+
+impl Message {
+    /// The bytes on the wire (the frame around them has a checksum).
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        out.append(&mut codec::body(self));
+        out
+    }
+
+    /// Reads the bytes of a message.
+    ///
+    /// # Errors
+    /// Any [`CodecError`], also for a message that names more than [`MAX_MEMBERS`] nodes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let what = "a gossip message";
+        let message = match bytes.split_first() {
+            Some((&FORMAT, body)) => codec::parse_body(what, body)?,
+            Some((&found, _)) => {
+                return Err(CodecError::UnknownFormat { what, found, known: FORMAT });
+            }
+            None => return Err(CodecError::Damaged { what, bytes: 0 }),
+        };
+        let named = match &message {
+            Self::Syn { digests } => digests.len(),
+            Self::Ack { newer, wanted } => newer.len().max(wanted.len()),
+            Self::Ack2 { newer } => newer.len(),
+        };
+        if named > MAX_MEMBERS {
+            let why = format!("{named} nodes are named, at most {MAX_MEMBERS} may be");
+            return Err(CodecError::Malformed { what, why });
+        }
+        Ok(message)
+    }
+}

@@ -1,0 +1,275 @@
+//! One node, wired: identity, storage, metadata, replica and coordinator, in the order in which
+//! each needs the others. The same wiring runs in production (over TCP and sled, see [`run`]) and
+//! in the simulator (over its own network and disk).
+
+mod refill;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::cluster::{Cluster, ClusterConfig, FounderName, MustRestart};
+use crate::coordinator::Coordinator;
+use crate::env::{Env, HlcClock};
+use crate::gossip;
+use crate::meta::Addresses;
+use crate::net::{NodeStamps, PeerService, Peers, Transport};
+use crate::replica::{
+    Actor, Identity, IdentityError, NodeService, Opening, Replica, SharedService,
+};
+use crate::ring::Member;
+use crate::storage::{Committer, CommitterOptions, Durability, Engine, StorageError};
+use crate::types::NodeId;
+
+/// What a node needs to know, whatever world it runs in.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The node's name.
+    pub name: String,
+    /// Its datacentre.
+    pub datacenter: String,
+    /// Its rack.
+    pub rack: String,
+    /// Its weight when partitions are shared out.
+    pub capacity: u32,
+    /// Where it can be reached.
+    pub addresses: Addresses,
+    /// The founding list.
+    pub founders: Vec<FounderName>,
+    /// Partitions of the ring, used at the founding only.
+    pub partitions: u32,
+    /// How far ahead of this node's clock another's stamp may be.
+    pub max_clock_skew: Duration,
+    /// Gossip's pace.
+    pub gossip: gossip::Options,
+    /// How writes are committed.
+    pub commit: CommitterOptions,
+    /// Client operations that may be under way at once.
+    pub max_operations: usize,
+    /// Requests of peers that may be under way at once.
+    pub max_peer_requests: usize,
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Its data directory is not its own, or cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Its storage fails.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// A data directory that was opened: the node has an identity and a clock, but no peers yet.
+pub struct Opened {
+    env: Env,
+    settings: NodeSettings,
+    engine: Arc<dyn Engine>,
+    identity: Identity,
+    stamps: Arc<NodeStamps>,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+/// Opens a data directory for a node. Blocks on the disk.
+///
+/// # Errors
+/// [`StartError`].
+pub fn open(
+    env: Env,
+    engine: Arc<dyn Engine>,
+    settings: NodeSettings,
+) -> Result<Opened, StartError> {
+    let opening = Opening {
+        cluster: settings.cluster.clone(),
+        name: settings.name.clone(),
+        acks_before_sync: matches!(settings.commit.durability, Durability::Periodic { .. }),
+    };
+    let identity = Identity::open(engine.as_ref(), &env, &opening)?;
+    let clock = HlcClock::new(env.clone(), identity.hlc, settings.max_clock_skew);
+    let stamps = Arc::new(NodeStamps::new(clock));
+    Ok(Opened { env, settings, engine, identity, stamps })
+}
+
+impl Opened {
+    /// Who this node is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The node's epoch and clock, which its transport shares.
+    #[must_use]
+    pub fn stamps(&self) -> &Arc<NodeStamps> {
+        &self.stamps
+    }
+
+    /// Starts the node over `transport`, which must then be given [`Node::service`].
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(self, transport: Arc<dyn Transport>) -> Result<Node, StartError> {
+        let Self { env, settings, engine, identity, stamps } = self;
+        let actor = Arc::new(Actor::new(&identity, stamps.clone()));
+        let row = actor.clone();
+        let committer = Committer::start(env.clone(), engine.clone(), settings.commit)
+            .with_trailer(Box::new(move || Some(row.row())));
+        let peers = Peers::new(identity.node, env.clone(), stamps.clone(), transport);
+        let config = ClusterConfig {
+            cluster: settings.cluster.clone(),
+            member: Member {
+                id: identity.node,
+                name: settings.name.clone(),
+                datacenter: settings.datacenter.clone(),
+                rack: settings.rack.clone(),
+                capacity: settings.capacity,
+            },
+            addresses: settings.addresses.clone(),
+            actor: identity.actor,
+            incarnation: identity.incarnation,
+            nonce: identity.nonce,
+            founders: settings.founders.clone(),
+            partitions: settings.partitions,
+            gossip: settings.gossip,
+        };
+        let replica =
+            Arc::new(Replica::new(env.clone(), engine.clone(), committer.clone(), actor, stamps));
+        let cluster =
+            Cluster::start(env.clone(), &engine, committer.clone(), peers.clone(), config)?;
+        let service = Arc::new(NodeService::new(
+            env.clone(),
+            identity.node,
+            cluster.clone(),
+            replica.clone(),
+            settings.max_peer_requests,
+        ));
+        peers.set_local(Arc::new(SharedService(service.clone())));
+        let coordinator =
+            Coordinator::new(env.clone(), cluster.clone(), peers.clone(), settings.max_operations);
+        let refill =
+            refill::Refill { env: env.clone(), cluster: cluster.clone(), peers: peers.clone() };
+        env.spawn("refill", refill.run());
+        Ok(Node { env, engine, identity, committer, cluster, replica, service, coordinator })
+    }
+}
+
+/// A running node. Its tasks live in its [`Env`]; dropping this handle does not stop them.
+#[derive(Clone)]
+pub struct Node {
+    env: Env,
+    engine: Arc<dyn Engine>,
+    identity: Identity,
+    committer: Committer,
+    cluster: Arc<Cluster>,
+    replica: Arc<Replica>,
+    service: Arc<NodeService>,
+    coordinator: Coordinator,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Node {
+    /// This node.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.identity.node
+    }
+
+    /// Who this node is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The world it runs in.
+    #[must_use]
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// What answers peers; for the transport.
+    #[must_use]
+    pub fn service(&self) -> Arc<dyn PeerService> {
+        Arc::new(SharedService(self.service.clone()))
+    }
+
+    /// The node's own answers about its data.
+    #[must_use]
+    pub fn local(&self) -> &Arc<NodeService> {
+        &self.service
+    }
+
+    /// Drives client operations.
+    #[must_use]
+    pub fn coordinator(&self) -> &Coordinator {
+        &self.coordinator
+    }
+
+    /// The node's part in the cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// The node's data.
+    #[must_use]
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// The node's group commit.
+    #[must_use]
+    pub fn committer(&self) -> &Committer {
+        &self.committer
+    }
+
+    /// The node's storage.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// Becomes `Some` when the node has to be opened and started anew, after [`Node::renew`].
+    #[must_use]
+    pub fn must_restart(&self) -> watch::Receiver<Option<MustRestart>> {
+        self.cluster.must_restart()
+    }
+
+    /// Begins a new history in the node's directory, which turned out to be an older copy. The
+    /// node must then be opened and started anew. Blocks on the disk.
+    ///
+    /// # Errors
+    /// Any [`StorageError`].
+    pub fn renew(&self) -> Result<(), StorageError> {
+        self.identity.clone().renew(self.engine.as_ref(), &self.env)
+    }
+
+    /// Makes everything durable and marks the stop as clean. Doors and transport must have been
+    /// closed before.
+    ///
+    /// # Errors
+    /// Any [`StorageError`]; the stop is then not marked as clean.
+    pub async fn stop(&self) -> Result<(), StorageError> {
+        self.committer.flush().await?;
+        let (engine, batch) = (self.engine.clone(), self.identity.clean_stop());
+        self.env
+            .blocking("clean-stop", move || {
+                engine.apply(&batch)?;
+                engine.sync()
+            })
+            .await
+            .unwrap_or(Ok(()))
+    }
+}

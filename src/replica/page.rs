@@ -1,0 +1,164 @@
+//! Pages of a partition: what listings, refills and comparisons read.
+
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use crate::coordinator::PartitionDigest;
+use crate::meta::Table;
+use crate::net::messages::{PageRequest, Row, Want};
+use crate::net::{Refusal, Response};
+use crate::record;
+use crate::replica::{Replica, shard_of};
+use crate::storage::keys::{self, Kind};
+use crate::types::{Digest, Epoch, Key, PartitionId, TableId, Token};
+
+/// The most rows that a page holds, whatever was asked.
+const MAX_PAGE_ROWS: usize = 1_000;
+
+/// A page ends once its records have this many bytes.
+const MAX_PAGE_BYTES: usize = 4 << 20;
+
+/// A page ends once this many rows were looked at, so that a rare prefix cannot hold up a node.
+const MAX_PAGE_SCAN: usize = 10_000;
+
+/// The tokens of a partition, both ends inclusive.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenSpan {
+    pub(crate) first: Token,
+    pub(crate) last: Token,
+}
+
+struct PageBuilder {
+    rows: Vec<Row>,
+    bytes: usize,
+    looked_at: usize,
+    last: Option<(Token, Key)>,
+    refusal: Option<Refusal>,
+    full: bool,
+}
+
+impl Replica {
+    /// Answers [`PageRequest`]. Blocks on the disk: call it through `Env::blocking`.
+    ///
+    /// # Errors
+    /// A [`Refusal`]. A damaged row is left out of the page, counted, and left to healing: a
+    /// listing at a quorum has it from the others.
+    pub(crate) fn page(&self, span: TokenSpan, page: &PageRequest) -> Result<Response, Refusal> {
+        let mut range = keys::token_rows(Kind::Record, page.table, span.first, span.last);
+        if let Some((token, key)) = &page.after {
+            let mut after = keys::row(Kind::Record, page.table, *token, key, b"").to_vec();
+            after.push(0);
+            range.start = range.start.max(after.into());
+        }
+        if range.end.as_ref().is_some_and(|end| *end <= range.start) {
+            return Ok(Response::Page { rows: Vec::new(), next: None });
+        }
+        let limit = (page.limit as usize).clamp(1, MAX_PAGE_ROWS);
+        let mut out = PageBuilder {
+            rows: Vec::new(),
+            bytes: 0,
+            looked_at: 0,
+            last: None,
+            refusal: None,
+            full: false,
+        };
+        self.engine
+            .scan(&range, &mut |row, stored| self.visit(page, limit, &mut out, row, stored))
+            .map_err(|e| self.refuse_storage(&e))?;
+        if let Some(refusal) = out.refusal {
+            return Err(refusal);
+        }
+        let next = if out.full { out.last } else { None };
+        Ok(Response::Page { rows: out.rows, next })
+    }
+
+    fn visit(
+        &self,
+        page: &PageRequest,
+        limit: usize,
+        out: &mut PageBuilder,
+        row: &[u8],
+        stored: &[u8],
+    ) -> ControlFlow<()> {
+        if out.rows.len() >= limit || out.bytes >= MAX_PAGE_BYTES || out.looked_at >= MAX_PAGE_SCAN
+        {
+            out.full = true;
+            return ControlFlow::Break(());
+        }
+        out.looked_at += 1;
+        let parsed = match keys::parse_row(row) {
+            Ok(parsed) => parsed,
+            Err(error) => {
+                out.refusal = Some(self.refuse_storage(&error));
+                return ControlFlow::Break(());
+            }
+        };
+        out.last = Some((parsed.token, parsed.key.clone()));
+        if !parsed.key.as_bytes().starts_with(&page.prefix) {
+            return ControlFlow::Continue(());
+        }
+        let shown = {
+            let mut overlay = self.lock(shard_of(parsed.token));
+            overlay.shown(row, self.committer.durable_seq())
+        };
+        let bytes = match shown {
+            None => Bytes::copy_from_slice(stored),
+            Some(Some(bytes)) => bytes,
+            Some(None) => return ControlFlow::Continue(()),
+        };
+        match record::verify(&bytes, &record::address(page.table, &parsed.key)) {
+            Err(error) => drop(self.refuse_damaged(row, &error)),
+            Ok(digest) => {
+                let record = if page.want == Want::Record { bytes } else { Bytes::new() };
+                out.bytes += record.len() + parsed.key.as_bytes().len();
+                out.rows.push(Row { token: parsed.token, key: parsed.key, digest, record });
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// This node's own digest of one partition of a table: for comparing replicas from outside.
+    /// Blocks on the disk: call it through `Env::blocking`.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub(crate) fn partition_digest(
+        &self,
+        epoch: Epoch,
+        table: &Table,
+        partition: PartitionId,
+        span: TokenSpan,
+    ) -> Result<PartitionDigest, Refusal> {
+        let _ = partition;
+        let mut digest = PartitionDigest { epoch, table: table.id, records: 0, root: 0 };
+        let mut request = PageRequest {
+            table: table.id,
+            partition,
+            after: None,
+            prefix: Bytes::new(),
+            limit: u32::MAX,
+            want: Want::Digest,
+            refill: false,
+        };
+        loop {
+            let Response::Page { rows, next } = self.page(span, &request)? else { break };
+            for row in rows {
+                digest.records += 1;
+                digest.root ^= leaf(table.id, &row.key, row.digest);
+            }
+            match next {
+                Some(next) => request.after = Some(next),
+                None => break,
+            }
+        }
+        Ok(digest)
+    }
+}
+
+/// A record's share of its partition's digest: bound to the key, so that swapped values show.
+fn leaf(table: TableId, key: &Key, digest: Digest) -> u128 {
+    let mut bytes = record::address(table, key).to_vec();
+    bytes.extend_from_slice(&digest.0.to_be_bytes());
+    Digest::of(&bytes).0
+}

@@ -1,0 +1,230 @@
+//! What a node answers to other nodes, and the rules that hold before any answer: the epoch rule
+//! (law L5), ownership, deadlines, and a bound on the work under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::cluster::Cluster;
+use crate::coordinator::PartitionDigest;
+use crate::env::{BoxFuture, Env};
+use crate::meta::{ClusterState, Table};
+use crate::net::messages::{Header, PageRequest, Request, Response};
+use crate::net::{PeerService, Refusal};
+use crate::replica::Replica;
+use crate::replica::page::TokenSpan;
+use crate::ring::token_of;
+use crate::types::{Key, NodeId, PartitionId, TableId, Token};
+
+/// Answers peers: data requests from the [`Replica`], metadata and gossip from the [`Cluster`].
+pub struct NodeService {
+    env: Env,
+    me: NodeId,
+    cluster: Arc<Cluster>,
+    replica: Arc<Replica>,
+    under_way: Arc<AtomicUsize>,
+    max_under_way: usize,
+}
+
+impl std::fmt::Debug for NodeService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeService").field("me", &self.me).finish_non_exhaustive()
+    }
+}
+
+/// Counts one piece of work under way until it is dropped.
+struct Admission(Arc<AtomicUsize>);
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A table and a token, judged by this node's present epoch.
+struct Located {
+    table: Arc<Table>,
+    token: Token,
+}
+
+impl NodeService {
+    /// The service of node `me`. At most `max_under_way` data requests are worked on at once;
+    /// more are refused at once as overload.
+    #[must_use]
+    pub fn new(
+        env: Env,
+        me: NodeId,
+        cluster: Arc<Cluster>,
+        replica: Arc<Replica>,
+        max_under_way: usize,
+    ) -> Self {
+        Self { env, me, cluster, replica, under_way: Arc::default(), max_under_way }
+    }
+
+    fn admit(&self) -> Result<Admission, Refusal> {
+        let admission = Admission(self.under_way.clone());
+        if self.under_way.fetch_add(1, Ordering::AcqRel) >= self.max_under_way {
+            return Err(Refusal::Overloaded {
+                what: format!("{} requests of peers are under way", self.max_under_way),
+            });
+        }
+        Ok(admission)
+    }
+
+    /// Law L5. The sender's plan is good if this node, at an epoch no older than the sender's,
+    /// still is a replica of the key.
+    async fn catch_up(&self, header: &Header) -> Result<Arc<ClusterState>, Refusal> {
+        let state = self.cluster.state();
+        if state.epoch() >= header.epoch {
+            return Ok(state);
+        }
+        let deadline = self.env.mono() + Duration::from_millis(u64::from(header.budget_ms));
+        if self.cluster.catch_up(header.epoch, deadline).await {
+            Ok(self.cluster.state())
+        } else {
+            Err(Refusal::Behind { epoch: self.cluster.state().epoch() })
+        }
+    }
+
+    fn locate(
+        &self,
+        state: &ClusterState,
+        header: &Header,
+        table: TableId,
+        key: &Key,
+    ) -> Result<Located, Refusal> {
+        let token = token_of(key.as_bytes());
+        let partition = state.ring().partition_of(token);
+        let table = self.owned(state, header, table, partition)?;
+        Ok(Located { table, token })
+    }
+
+    /// The table, if this node is a replica of `partition` in it.
+    fn owned(
+        &self,
+        state: &ClusterState,
+        header: &Header,
+        table: TableId,
+        partition: PartitionId,
+    ) -> Result<Arc<Table>, Refusal> {
+        let epoch = state.epoch();
+        let table = state.table(table).ok_or(Refusal::NoSuchTable { epoch })?;
+        let placement = state.ring().placement(&table.settings.replication);
+        let replicas = placement.of(partition);
+        if replicas.write.contains(&self.me) {
+            return Ok(table.clone());
+        }
+        Err(if header.epoch < epoch {
+            Refusal::StaleEpoch { epoch }
+        } else {
+            Refusal::NotReplica { epoch }
+        })
+    }
+
+    /// Rules 2 and 17: a directory that began anew takes writes, but shows and mints nothing until
+    /// it has been refilled.
+    fn must_be_filled(&self, state: &ClusterState) -> Result<(), Refusal> {
+        if self.cluster.may_serve(state) { Ok(()) } else { Err(Refusal::Refilling) }
+    }
+
+    async fn answer(&self, header: Header, request: Request) -> Result<Response, Refusal> {
+        if header.budget_ms == 0 {
+            return Err(Refusal::Late);
+        }
+        let _admission = self.admit()?;
+        let state = self.catch_up(&header).await?;
+        match request {
+            Request::Read(read) => {
+                let at = self.locate(&state, &header, read.table, &read.key)?;
+                self.must_be_filled(&state)?;
+                self.replica.read(&at.table, at.token, &read)
+            }
+            Request::Mint(mint) => {
+                let at = self.locate(&state, &header, mint.table, &mint.key)?;
+                self.must_be_filled(&state)?;
+                self.replica.mint(&at.table, at.token, mint).await
+            }
+            Request::Apply(apply) => {
+                let at = self.locate(&state, &header, apply.table, &apply.key)?;
+                self.replica.apply(&at.table, at.token, apply).await
+            }
+            Request::Page(page) => {
+                self.owned(&state, &header, page.table, page.partition)?;
+                if !page.refill {
+                    self.must_be_filled(&state)?;
+                }
+                self.page(&state, page).await
+            }
+            Request::Meta(_) | Request::Gossip(_) | Request::Ping => Ok(Response::Pong),
+        }
+    }
+
+    /// This node's own digest of one partition of a table.
+    ///
+    /// # Errors
+    /// A [`Refusal`], also when the node holds none of it.
+    pub async fn partition_digest(
+        &self,
+        table: Arc<Table>,
+        partition: PartitionId,
+    ) -> Result<PartitionDigest, Refusal> {
+        let state = self.cluster.state();
+        let epoch = state.epoch();
+        let placement = state.ring().placement(&table.settings.replication);
+        if !placement.of(partition).contains(self.me) {
+            return Err(Refusal::NotReplica { epoch });
+        }
+        let map = state.ring().map();
+        let span = TokenSpan { first: map.first_token(partition), last: map.end_token(partition) };
+        let replica = self.replica.clone();
+        self.env
+            .blocking("partition-digest", move || {
+                replica.partition_digest(epoch, &table, partition, span)
+            })
+            .await
+            .unwrap_or(Err(Refusal::Stopping))
+    }
+
+    async fn page(&self, state: &ClusterState, page: PageRequest) -> Result<Response, Refusal> {
+        let ring = state.ring();
+        let span = TokenSpan {
+            first: ring.map().first_token(page.partition),
+            last: ring.map().end_token(page.partition),
+        };
+        let replica = self.replica.clone();
+        self.env
+            .blocking("page", move || replica.page(span, &page))
+            .await
+            .unwrap_or(Err(Refusal::Stopping))
+    }
+}
+
+/// A shared handle that answers: what transports and the node's own coordinator call.
+#[derive(Clone, Debug)]
+pub struct SharedService(pub Arc<NodeService>);
+
+impl PeerService for SharedService {
+    fn serve(
+        &self,
+        from: NodeId,
+        header: Header,
+        request: Request,
+    ) -> BoxFuture<'static, Response> {
+        let service = self.0.clone();
+        Box::pin(async move {
+            service.cluster.heard_from(from);
+            if let Err(ahead) = service.cluster.stamps().clock.observe(header.hlc) {
+                tracing::warn!(peer = %from, %ahead, "ignored a peer's clock");
+            }
+            match request {
+                Request::Ping => Response::Pong,
+                Request::Meta(bytes) => service.cluster.handle_meta(from, bytes).await,
+                Request::Gossip(bytes) => service.cluster.handle_gossip(from, &bytes),
+                request => match service.answer(header, request).await {
+                    Ok(response) => response,
+                    Err(refusal) => Response::Refused(refusal),
+                },
+            }
+        })
+    }
+}
