@@ -176,6 +176,7 @@ fn page(bytes: u32) -> Request {
         prefix: Bytes::new(),
         limit: bytes,
         want: Want::Digest,
+        refill: false,
     })
 }
 
