@@ -7,5 +7,6 @@ pub mod disk;
 pub mod engine;
 pub mod executor;
 pub mod history;
+pub mod net;
 pub mod rng;
 pub mod trace;
