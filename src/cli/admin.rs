@@ -12,6 +12,10 @@ use super::output::{self, cell};
 use crate::client::{BucketSettings, Call, ClientError, Repeat, encode_key};
 use crate::config::Config;
 
+/// The columns that come first in a table of nodes.
+const NODE_COLUMNS: &[&str] =
+    &["name", "status", "address", "datacenter", "rack", "capacity", "partitions", "epoch", "id"];
+
 /// `henge config`.
 pub fn config(args: &ConfigArgs) -> Result<(), Failure> {
     let text = match &args.config {
@@ -56,7 +60,7 @@ pub async fn status(client: &ClientArgs) -> Result<(), Failure> {
     let nodes = list(&document, "nodes");
     if !nodes.is_empty() {
         output::line("")?;
-        output::print(&output::table_of(nodes, &["name", "state", "http", "address", "id"]))?;
+        output::print(&output::table_of(nodes, NODE_COLUMNS))?;
     }
     Ok(())
 }

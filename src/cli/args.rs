@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::demo::DemoArgs;
+use super::dev::DevArgs;
 use super::exit::{EXIT_CODES, Failure};
+use super::start::StartArgs;
 use super::transfer::{ExportArgs, ImportArgs, VerifyArgs};
 use crate::client::{Client, DEFAULT_NODE, NODES_VARIABLE, ReadOptions, WriteOptions};
 
@@ -65,6 +68,22 @@ impl ClientArgs {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run one node in the foreground.
+    #[command(after_help = "\
+Examples:
+  henge start --config config/henge.toml
+  HENGE_NODE_DATA_DIR=/var/lib/henge henge start --config config/henge.toml
+SIGTERM or Ctrl-C: takes no new requests, finishes those under way, and stops.")]
+    Start(StartArgs),
+    /// Run a whole cluster in this terminal.
+    #[command(after_help = "\
+Examples:
+  henge dev                     three nodes that forget everything when they stop
+  henge dev --data ./henge      three nodes that keep their data; the same again goes on
+  henge dev --nodes 5")]
+    Dev(DevArgs),
+    /// Show Henge at work.
+    Demo(DemoArgs),
     /// Print a configuration: the commented defaults, or what a file comes to.
     Config(ConfigArgs),
     /// Print the value of a key.

@@ -6,9 +6,14 @@
 
 mod admin;
 mod args;
+mod demo;
+mod dev;
 mod exit;
 mod kv;
+pub mod local;
+mod nodes;
 mod output;
+mod start;
 mod transfer;
 
 use std::process::ExitCode;
@@ -34,6 +39,9 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { client, command } = cli;
     match command {
+        Command::Start(args) => start::start(&args),
+        Command::Dev(args) => dev::dev(&client, &args),
+        Command::Demo(args) => wait(demo::demo(&client, args)),
         Command::Config(args) => admin::config(&args),
         Command::Get(args) => wait(kv::get(&client, args)),
         Command::Put(args) => wait(kv::put(&client, args)),

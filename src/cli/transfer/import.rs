@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::Args;
@@ -67,7 +67,7 @@ pub struct Imported {
 pub async fn import(client: &ClientArgs, args: ImportArgs) -> Result<(), Failure> {
     let json = client.json;
     let client = client.client()?;
-    let done = import_rows(&client, &args).await?;
+    let done = import_counted(&client, &args, &AtomicU64::new(0)).await?;
     if json {
         output::json(&done)?;
     } else {
@@ -100,7 +100,12 @@ pub async fn import(client: &ClientArgs, args: ImportArgs) -> Result<(), Failure
 }
 
 /// Imports the file, showing progress on stderr.
-pub async fn import_rows(client: &Client, args: &ImportArgs) -> Result<Imported, Failure> {
+/// `written` counts the rows as they are acknowledged.
+pub async fn import_counted(
+    client: &Client,
+    args: &ImportArgs,
+    written: &AtomicU64,
+) -> Result<Imported, Failure> {
     let client = client.clone().with_patience(args.file.patience);
     if !args.no_create {
         create_bucket(&client, &args.file.bucket).await?;
@@ -115,7 +120,7 @@ pub async fn import_rows(client: &Client, args: &ImportArgs) -> Result<Imported,
         rows: Mutex::new(rows.rows),
         checkpoint: RefCell::new(checkpoint),
         rejects: RefCell::new(None),
-        written: Cell::new(0),
+        written,
         refused: Cell::new(0),
         siblings: Cell::new(0),
         bytes: Cell::new(0),
@@ -135,7 +140,7 @@ pub async fn import_rows(client: &Client, args: &ImportArgs) -> Result<Imported,
                     count => format!(", {} refused", grouped(count)),
                 };
                 let read = position.load(Ordering::Relaxed);
-                progress.show(run.written.get(), read, &extra);
+                progress.show(written.load(Ordering::Relaxed), read, &extra);
             }
         }
     };
@@ -144,7 +149,7 @@ pub async fn import_rows(client: &Client, args: &ImportArgs) -> Result<Imported,
     let mut checkpoint = run.checkpoint.borrow_mut();
     checkpoint.save()?;
     if let Err(failure) = ended {
-        let so_far = grouped(run.written.get());
+        let so_far = grouped(written.load(Ordering::Relaxed));
         output::note(if checkpoint.is_kept() {
             format!("{so_far} rows were written; the same command again goes on from there")
         } else {
@@ -154,13 +159,13 @@ pub async fn import_rows(client: &Client, args: &ImportArgs) -> Result<Imported,
     }
     checkpoint.finish()?;
     Ok(Imported {
-        rows: run.written.get(),
+        rows: written.load(Ordering::Relaxed),
         skipped,
         refused: run.refused.get(),
         siblings: run.siblings.get(),
         bytes: run.bytes.get(),
         ms: u64::try_from(time.as_millis()).unwrap_or(u64::MAX),
-        rows_per_s: rate(run.written.get(), time),
+        rows_per_s: rate(written.load(Ordering::Relaxed), time),
     })
 }
 
@@ -180,7 +185,7 @@ struct Run<'a> {
     rows: Mutex<mpsc::Receiver<Result<Numbered, String>>>,
     checkpoint: RefCell<Checkpoint>,
     rejects: RefCell<Option<File>>,
-    written: Cell<u64>,
+    written: &'a AtomicU64,
     refused: Cell<u64>,
     siblings: Cell<u64>,
     bytes: Cell<u64>,
@@ -217,7 +222,7 @@ impl Run<'_> {
         let bucket = &self.args.file.bucket;
         match self.client.put(bucket, &row.key, row.value.clone(), &options).await {
             Ok(written) => {
-                add(&self.written, 1);
+                self.written.fetch_add(1, Ordering::Relaxed);
                 add(&self.bytes, row.value.len() as u64);
                 add(&self.siblings, u64::from(written.siblings.is_some_and(|count| count > 1)));
                 Ok(())

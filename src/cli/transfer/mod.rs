@@ -17,5 +17,6 @@ mod template;
 mod verify;
 
 pub use export::{ExportArgs, export};
-pub use import::{ImportArgs, import};
-pub use verify::{VerifyArgs, verify};
+pub use import::{ImportArgs, Imported, import, import_counted};
+pub use rows::{FileArgs, open};
+pub use verify::{Verified, VerifyArgs, print, verify, verify_rows};

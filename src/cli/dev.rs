@@ -1,0 +1,210 @@
+//! `henge dev`: a whole cluster in this process.
+//!
+//! Each node has its own data directory, ports and identity, and they talk real TCP: only the
+//! process is shared. Whoever wants to kill nodes starts them one by one (`henge start`).
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a command lives outside of the simulated node, on the real clock and runtime"
+)]
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use futures_util::future::{join_all, try_join_all};
+use hyper::http::Method;
+
+use super::args::ClientArgs;
+use super::exit::{Exit, Failure};
+use super::local::{Layout, node_config};
+use super::{nodes, output};
+use crate::client::{Call, Client};
+use crate::config::{Config, Log, LogFormat};
+use crate::telemetry;
+
+/// How long the cluster may take to be ready.
+const READY: Duration = Duration::from_secs(30);
+
+/// The file in the data directory that remembers the addresses.
+const LAYOUT_FILE: &str = "dev.json";
+
+/// Arguments of `henge dev`.
+#[derive(Debug, Args)]
+pub struct DevArgs {
+    /// Number of nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub nodes: u8,
+    /// Keep the data here; the same directory again goes on with the same cluster.
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    pub data: Option<PathBuf>,
+    /// Keep nothing (what happens without --data, too).
+    #[arg(long)]
+    pub ephemeral: bool,
+    /// What the nodes log to stderr: error, warn, info, debug, trace.
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    pub log: String,
+}
+
+/// `henge dev`.
+pub fn dev(client: &ClientArgs, args: &DevArgs) -> Result<(), Failure> {
+    telemetry::check_filter(&args.log).map_err(Failure::usage)?;
+    telemetry::init(&Log { level: args.log.clone(), format: LogFormat::Text });
+    telemetry::abort_on_panic();
+    let began = Instant::now();
+    let data = Data::open(args)?;
+    let layout = layout(args, &data)?;
+    nodes::runtime()?.block_on(run(client.json, &data, &layout, began))
+}
+
+async fn run(json: bool, data: &Data, layout: &Layout, began: Instant) -> Result<(), Failure> {
+    let mut base = Config::default();
+    base.cluster.name = "dev".to_owned();
+    base.storage.cache_mb = 64;
+    let starting = (0..layout.places.len())
+        .map(|index| nodes::start(node_config(&base, layout, index, &data.path)));
+    let running =
+        try_join_all(starting).await.map_err(|message| Failure::new(Exit::Failure, message))?;
+    let result = tokio::select! {
+        biased;
+        stopped = nodes::asked_to_stop() => stopped.map(drop),
+        ready = serve(json, data, layout, began) => ready,
+    };
+    if result.is_ok() {
+        output::note("stopping");
+    }
+    join_all(running.into_iter().map(nodes::RunningNode::stop)).await;
+    result
+}
+
+/// Waits for the cluster, says so, and then waits for ever.
+async fn serve(json: bool, data: &Data, layout: &Layout, began: Instant) -> Result<(), Failure> {
+    wait_ready(layout, began).await?;
+    if json {
+        output::json(&serde_json::json!({ "nodes": layout.urls(), "data": data.path }))?;
+    } else {
+        print_tour(data, layout, began.elapsed())?;
+    }
+    std::future::pending().await
+}
+
+async fn wait_ready(layout: &Layout, began: Instant) -> Result<(), Failure> {
+    let client = Client::new(layout.urls()).map_err(|error| Failure::read(&error))?;
+    let ready = Call::new(Method::GET, "/readyz");
+    for node in client.nodes() {
+        loop {
+            let why = match node.send(&ready, Duration::from_secs(2)).await {
+                Ok(reply) if reply.status.as_u16() == 200 => break,
+                Ok(reply) => reply.refused().to_string(),
+                Err(error) => error.to_string(),
+            };
+            if began.elapsed() > READY {
+                let message = format!("the cluster did not become ready: {why}");
+                return Err(Failure::new(Exit::Failure, message));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    Ok(())
+}
+
+/// Where the data is, removed at the end unless it was asked for.
+struct Data {
+    path: PathBuf,
+    kept: bool,
+}
+
+impl Data {
+    fn open(args: &DevArgs) -> Result<Self, Failure> {
+        let (path, kept) = match &args.data {
+            Some(path) => (path.clone(), true),
+            None => {
+                let name = format!("henge-dev-{}", Client::new_op_id());
+                (std::env::temp_dir().join(name), false)
+            }
+        };
+        std::fs::create_dir_all(&path)
+            .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+        Ok(Self { path, kept })
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        if !self.kept {
+            drop(std::fs::remove_dir_all(&self.path));
+        }
+    }
+}
+
+/// The addresses that the data directory remembers, or fresh ones, which it then remembers.
+fn layout(args: &DevArgs, data: &Data) -> Result<Layout, Failure> {
+    let file = data.path.join(LAYOUT_FILE);
+    let wrong = |why: String| Failure::usage(format!("{}: {why}", file.display()));
+    match std::fs::read(&file) {
+        Ok(text) => {
+            let layout: Layout =
+                serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+            if layout.places.len() != usize::from(args.nodes) {
+                let had = layout.places.len();
+                return Err(wrong(format!("this cluster has {had} nodes: use --nodes {had}")));
+            }
+            if let Some(address) = layout.taken() {
+                return Err(Failure::usage(format!(
+                    "something already listens on {address}, where this cluster's nodes know each \
+                     other: is it running in another terminal?"
+                )));
+            }
+            Ok(layout)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let layout = Layout::usual(args.nodes).map_err(Failure::usage)?;
+            let text = serde_json::to_vec_pretty(&layout).map_err(std::io::Error::from)?;
+            std::fs::write(&file, text).map_err(|error| wrong(error.to_string()))?;
+            Ok(layout)
+        }
+        Err(error) => Err(wrong(error.to_string())),
+    }
+}
+
+fn print_tour(data: &Data, layout: &Layout, time: Duration) -> Result<(), Failure> {
+    let urls = layout.urls();
+    let (first, last) = (&urls[0], &urls[urls.len() - 1]);
+    let count = urls.len();
+    output::line(format!(
+        "A cluster of {count} node{} is ready, after {} ms.\n",
+        if count == 1 { "" } else { "s" },
+        time.as_millis()
+    ))?;
+    let mut table = output::table(["node", "http", "peers", "data"]);
+    for (index, place) in layout.places.iter().enumerate() {
+        let name = format!("n{}", index + 1);
+        let directory = if data.kept { shown(&data.path.join(&name)) } else { "-".to_owned() };
+        table.add_row([name, format!("http://{}", place.http), place.peer.to_string(), directory]);
+    }
+    output::print(&table)?;
+    let option = if first == crate::client::DEFAULT_NODE {
+        String::new()
+    } else {
+        format!("  export {}={first}\n", crate::client::NODES_VARIABLE)
+    };
+    let ending = if data.kept { "the data stays" } else { "and forgets everything" };
+    output::line(format!(
+        "
+Try, in another terminal:
+{option}  henge buckets create fruit
+  henge put fruit apple red
+  henge get fruit apple
+  henge where fruit apple
+  henge status
+or with curl, writing through one node and reading through another:
+  curl -i -X PUT {first}/v1/kv/fruit/pear --data green
+  curl -i {last}/v1/kv/fruit/pear
+The API, readable: {first}/docs
+
+Ctrl-C stops the cluster ({ending})."
+    ))
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
