@@ -318,6 +318,21 @@ async fn a_peer_that_dies_with_the_request_in_hand_makes_it_lost() {
     eventually("it ran to its end", || b.echo.finished.load(Ordering::SeqCst) == 1).await;
 }
 
+/// R07 of the test plan: a retransmission inside a transport has applied one write twice elsewhere.
+#[tokio::test]
+async fn a_lost_request_is_never_sent_again() {
+    let (a, b) = pair().await;
+    let call = a.env.run("call", a.call(b.id, wait()));
+    eventually("the request is being served", || b.echo.begun.load(Ordering::SeqCst) == 1).await;
+    for inbound in lock(&b.transport.shared.inbound).values() {
+        inbound.closer.close("cut by the test");
+    }
+    assert_lost(call.await.expect("it ran"), "closed");
+    assert_eq!(answer_of(a.call(b.id, Request::Ping).await), Response::Pong);
+    assert_eq!(a.stats_of(b.id).connects, 2);
+    assert_eq!(b.echo.begun.load(Ordering::SeqCst), 2, "the first call and the ping");
+}
+
 #[tokio::test]
 async fn a_restarted_peer_is_reached_again() {
     let a = Node::new(1).await;
