@@ -20,6 +20,7 @@ pub mod coordinator;
 pub mod env;
 pub mod gossip;
 pub mod meta;
+pub mod metrics;
 pub mod net;
 pub mod node;
 pub mod paxos;
@@ -28,6 +29,7 @@ pub mod quorum;
 pub mod record;
 pub mod replica;
 pub mod ring;
+pub mod server;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod storage;

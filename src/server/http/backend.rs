@@ -1,0 +1,140 @@
+//! What the door needs from its node. The node's wiring is the one real implementation; tests
+//! have a small one in memory.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::causality::ContextCodec;
+use crate::coordinator::{
+    ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Whereabouts, WriteOp,
+    WriteOutcome,
+};
+use crate::env::BoxFuture;
+use crate::meta::{Table, TableName, TableSettings};
+use crate::types::{Key, PartitionId};
+
+/// Why a node is not ready to serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotReady(pub String);
+
+/// What came of asking for a table.
+#[derive(Debug, Clone)]
+pub enum Creation {
+    /// It was made.
+    Created(Arc<Table>),
+    /// One of that name exists, with these or with other settings.
+    Exists(Arc<Table>),
+}
+
+/// A node, as `/v1/cluster` shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct NodeView {
+    /// Its id, a UUID.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// `up`, or `down` as far as this node knows.
+    pub status: String,
+    /// Where peers reach it.
+    pub address: String,
+    /// Its datacentre.
+    pub datacenter: String,
+    /// Its rack.
+    pub rack: String,
+    /// Its weight in the share-out of partitions.
+    pub capacity: u32,
+    /// Partitions that it owns.
+    pub partitions: u32,
+    /// The epoch that it was last heard to be at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+}
+
+/// The cluster, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ClusterView {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// The node that answers, by id.
+    pub node: String,
+    /// Length of the metadata log that the node has applied.
+    pub epoch: u64,
+    /// All members.
+    pub nodes: Vec<NodeView>,
+}
+
+/// One partition, as `/v1/ring` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct PartitionView {
+    /// Its number.
+    pub partition: u32,
+    /// Its last token, inclusive.
+    pub end_token: i64,
+    /// Its owner, by id.
+    pub owner: String,
+}
+
+/// The ring, as this node sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct RingView {
+    /// By which epoch.
+    pub epoch: u64,
+    /// All partitions, in token order.
+    pub partitions: Vec<PartitionView>,
+    /// All members.
+    pub nodes: Vec<NodeView>,
+}
+
+/// A node's services to its doors. Writes go on when the returned future is dropped.
+pub trait Backend: Send + Sync + 'static {
+    /// The table `table` of `keyspace`. On the path of every request: no IO, no lock held.
+    fn table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>>;
+    /// All tables, by name.
+    fn tables(&self) -> Vec<Arc<Table>>;
+    /// Seals and opens contexts.
+    fn codec(&self) -> &ContextCodec;
+    /// Reads a key.
+    fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>>;
+    /// Writes a key.
+    fn write(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>>;
+    /// Lists keys.
+    fn list(&self, op: ListOp) -> BoxFuture<'_, Result<ListPage, OpError>>;
+    /// Where a key lives.
+    fn locate(&self, table: &Table, key: &Key) -> Whereabouts;
+    /// This node's own digest of one partition.
+    fn partition_digest(
+        &self,
+        table: Arc<Table>,
+        partition: PartitionId,
+    ) -> BoxFuture<'_, Result<PartitionDigest, OpError>>;
+    /// Makes a table, unless one of that name exists. Completes when every live node knows it.
+    fn create_table(
+        &self,
+        name: TableName,
+        settings: TableSettings,
+    ) -> BoxFuture<'_, Result<Creation, OpError>>;
+    /// Changes a table's settings. Completes when every live node knows them.
+    fn alter_table(
+        &self,
+        table: Arc<Table>,
+        settings: TableSettings,
+    ) -> BoxFuture<'_, Result<Arc<Table>, OpError>>;
+    /// Drops a table. Completes when every live node knows it.
+    fn drop_table(&self, table: Arc<Table>) -> BoxFuture<'_, Result<(), OpError>>;
+    /// Members of the cluster.
+    fn node_count(&self) -> u32;
+    /// The cluster.
+    fn cluster(&self) -> ClusterView;
+    /// The ring.
+    fn ring(&self) -> RingView;
+    /// Whether this node can serve a quorum read now.
+    ///
+    /// # Errors
+    /// [`NotReady`] says why not.
+    fn ready(&self) -> Result<(), NotReady>;
+}

@@ -1,0 +1,25 @@
+//! Header names and constant values, made once.
+
+use axum::http::HeaderName;
+
+/// What the client has seen of a key, in and out.
+pub static CONTEXT: HeaderName = HeaderName::from_static("henge-context");
+/// Live values after a write.
+pub static SIBLINGS: HeaderName = HeaderName::from_static("henge-siblings");
+/// The one version of an answer.
+pub static DOT: HeaderName = HeaderName::from_static("henge-dot");
+/// Asks for a receipt, and carries it.
+pub static RECEIPT: HeaderName = HeaderName::from_static("henge-receipt");
+/// The operation had run before.
+pub static REPLAYED: HeaderName = HeaderName::from_static("henge-replayed");
+/// Names the client, for its memory of operations.
+pub static CLIENT: HeaderName = HeaderName::from_static("henge-client");
+/// The operation's id.
+pub static IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// A fencing token.
+pub static IF_FENCE: HeaderName = HeaderName::from_static("if-fence");
+/// Begins the names of a value's own metadata.
+pub const META_PREFIX: &str = "henge-meta-";
+
+/// NDJSON.
+pub const NDJSON: &str = "application/x-ndjson";

@@ -1,0 +1,35 @@
+//! Every route of the door, by the name that the documents use. The dispatcher, the numbers and
+//! the OpenAPI document are held against this list by tests.
+
+/// (method, template). `HEAD` goes where `GET` does.
+pub static ROUTES: &[(&str, &str)] = &[
+    ("GET", "/v1/kv/{bucket}/{key}"),
+    ("PUT", "/v1/kv/{bucket}/{key}"),
+    ("DELETE", "/v1/kv/{bucket}/{key}"),
+    ("GET", "/v1/kv/{bucket}"),
+    ("POST", "/v1/kv/{bucket}"),
+    ("POST", "/v1/kv/{bucket}/batch"),
+    ("GET", "/v1/buckets"),
+    ("GET", "/v1/buckets/{bucket}"),
+    ("PUT", "/v1/buckets/{bucket}"),
+    ("PATCH", "/v1/buckets/{bucket}"),
+    ("DELETE", "/v1/buckets/{bucket}"),
+    ("GET", "/v1/where/{bucket}/{key}"),
+    ("GET", "/v1/ring"),
+    ("GET", "/v1/cluster"),
+    ("GET", "/v1/partitions/{partition}/digest"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+    ("GET", "/metrics"),
+    ("GET", "/problems"),
+    ("GET", "/problems/{name}"),
+    ("GET", "/openapi.json"),
+    ("GET", "/docs"),
+    ("GET", "/"),
+];
+
+/// The methods that a routed path takes, for an `Allow` header.
+pub(super) fn allowed(path: &str) -> &'static str {
+    let bucket = path.strip_prefix("/v1/buckets/").is_some_and(|rest| !rest.contains('/'));
+    if bucket { "GET, HEAD, PUT, PATCH, DELETE" } else { "GET, HEAD" }
+}
