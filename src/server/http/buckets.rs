@@ -15,6 +15,7 @@ use crate::server::Principal;
 use crate::server::http::backend::Creation;
 use crate::server::http::body::{DoorBody, Reading};
 use crate::server::http::door::Inner;
+use crate::server::http::path::is_bucket_name;
 use crate::server::http::problem::{Kind, Problem};
 use crate::server::http::query::{Params, unknown};
 use crate::types::Consistency;
@@ -118,7 +119,7 @@ fn shown(table: &Table) -> BucketJson {
 }
 
 /// List all buckets.
-#[utoipa::path(get, path = "/v1/buckets", tag = "Buckets",
+#[utoipa::path(get, path = "/v1/buckets", operation_id = "list_buckets", tag = "Buckets",
     responses(
         (status = 200, description = "All buckets, by name", body = BucketsJson),
         (status = "default", response = super::openapi::ProblemResponse),
@@ -130,7 +131,7 @@ pub(super) async fn list(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
 }
 
 /// Show a bucket.
-#[utoipa::path(get, path = "/v1/buckets/{bucket}", tag = "Buckets",
+#[utoipa::path(get, path = "/v1/buckets/{bucket}", operation_id = "get_bucket", tag = "Buckets",
     params(super::openapi::BucketPath),
     responses(
         (status = 200, description = "The bucket's settings", body = BucketJson),
@@ -145,7 +146,7 @@ pub(super) async fn get(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
 /// Create a bucket, or confirm that it exists with these very settings.
 ///
 /// Idempotent. When it returns, every live node knows the bucket.
-#[utoipa::path(put, path = "/v1/buckets/{bucket}", tag = "Buckets",
+#[utoipa::path(put, path = "/v1/buckets/{bucket}", operation_id = "create_bucket", tag = "Buckets",
     params(super::openapi::BucketPath),
     request_body(content = BucketSettings, description = "Settings; those left out take their defaults. No body at all is taken as `{}`."),
     responses(
@@ -156,16 +157,18 @@ pub(super) async fn get(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
     ))]
 pub(super) async fn put(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answer {
     let name = name_in(&parts);
-    let table_name = TableName::bucket(name).map_err(|_| {
-        Problem::bad_parameter(
-            "bucket",
-            "a name begins with a letter and has up to 48 of a-z, 0-9 and _",
-        )
-    })?;
+    let table_name: TableName = Some(name)
+        .filter(|name| is_bucket_name(name))
+        .and_then(|name| name.parse().ok())
+        .ok_or_else(|| {
+            Problem::bad_parameter(
+                "bucket",
+                "a name begins with a letter and has up to 48 of a-z, 0-9 and _",
+            )
+        })?;
     let members = members(&inner, &parts, &mut body).await?;
     let nodes = inner.backend.node_count();
-    let factor = u8::try_from(nodes.clamp(1, 3)).unwrap_or(3);
-    let usual = TableSettings::new(Replication::Simple { factor });
+    let usual = TableSettings::bucket(nodes as usize);
     let wanted = apply(&usual, &members, Some(nodes))?;
     match inner.backend.create_table(table_name, wanted.clone()).await? {
         Creation::Created(table) => {
@@ -195,7 +198,7 @@ pub(super) async fn put(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answ
 }
 
 /// Change what may be changed: `r`, `w`, `ttl_s`, `max_siblings`, `sloppy`.
-#[utoipa::path(patch, path = "/v1/buckets/{bucket}", tag = "Buckets",
+#[utoipa::path(patch, path = "/v1/buckets/{bucket}", operation_id = "change_bucket", tag = "Buckets",
     params(super::openapi::BucketPath),
     request_body(content = BucketSettings, description = "Only the settings to be changed"),
     responses(
@@ -222,7 +225,7 @@ pub(super) async fn patch(inner: Arc<Inner>, parts: Parts, mut body: Body) -> An
 }
 
 /// Delete a bucket and everything in it.
-#[utoipa::path(delete, path = "/v1/buckets/{bucket}", tag = "Buckets",
+#[utoipa::path(delete, path = "/v1/buckets/{bucket}", operation_id = "delete_bucket", tag = "Buckets",
     params(super::openapi::BucketPath),
     responses(
         (status = 204, description = "Deleted: every live node knows"),
