@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::bench::BenchArgs;
 use super::demo::DemoArgs;
 use super::dev::DevArgs;
 use super::exit::{EXIT_CODES, Failure};
@@ -82,6 +83,14 @@ Examples:
   henge dev --data ./henge      three nodes that keep their data; the same again goes on
   henge dev --nodes 5")]
     Dev(DevArgs),
+    /// Measure a cluster with YCSB workloads.
+    #[command(after_help = "\
+Examples:
+  henge bench --workload c --clients 64 --seconds 20
+  henge bench --workload a --rate 5000           open loop: latency from the intended start
+  henge bench --workload insert --value-size 1000 --report insert.json
+  henge bench --workload b --node http://127.0.0.1:8098,http://127.0.0.2:8098")]
+    Bench(Box<BenchArgs>),
     /// Show Henge at work.
     Demo(DemoArgs),
     /// Print a configuration: the commented defaults, or what a file comes to.

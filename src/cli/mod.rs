@@ -6,6 +6,7 @@
 
 mod admin;
 mod args;
+mod bench;
 mod demo;
 mod dev;
 mod exit;
@@ -41,6 +42,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Start(args) => start::start(&args),
         Command::Dev(args) => dev::dev(&client, &args),
+        Command::Bench(args) => wait(bench::bench(&client, *args)),
         Command::Demo(args) => wait(demo::demo(&client, args)),
         Command::Config(args) => admin::config(&args),
         Command::Get(args) => wait(kv::get(&client, args)),

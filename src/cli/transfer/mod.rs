@@ -18,5 +18,6 @@ mod verify;
 
 pub use export::{ExportArgs, export};
 pub use import::{ImportArgs, Imported, import, import_counted};
+pub use progress::grouped;
 pub use rows::{FileArgs, open};
 pub use verify::{Verified, VerifyArgs, print, verify, verify_rows};

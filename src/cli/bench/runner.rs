@@ -1,0 +1,409 @@
+//! Threads and clients.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a command lives outside of the simulated node, on the real clock and threads"
+)]
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+
+use super::BenchArgs;
+use super::chooser::{Chooser, Random, mix};
+use super::report::{Report, Stats, cpu_time};
+use super::wire::{Answer, Connection};
+use super::workload::{Keys, Kind};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::output;
+use crate::cli::transfer::grouped;
+use crate::client::encode_key;
+
+/// How long one request may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Pause after an error, so that a dead node does not make a busy loop.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What is to be done.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The nodes, `host:port`.
+    pub authorities: Vec<String>,
+    /// What was asked for.
+    pub args: BenchArgs,
+    /// The names of records.
+    pub keys: Keys,
+    /// Where scans can start.
+    pub cursors: Vec<String>,
+    /// An update must read first, or it makes a sibling.
+    pub read_first: bool,
+}
+
+impl Job {
+    /// Writing all records once.
+    pub fn load(&self) -> Task {
+        Task { job: self.clone(), loading: true }
+    }
+
+    /// The workload.
+    pub fn measure(&self) -> Task {
+        Task { job: self.clone(), loading: false }
+    }
+}
+
+/// A job, or the load that comes before it.
+#[derive(Debug, Clone)]
+pub struct Task {
+    job: Job,
+    loading: bool,
+}
+
+/// What all threads share.
+struct Shared {
+    task: Task,
+    chooser: Chooser,
+    /// `?r=2` and the like.
+    read_query: String,
+    write_query: String,
+    /// The next record to be inserted (or loaded).
+    next: AtomicU64,
+    over: AtomicBool,
+    began: Instant,
+    stats: Vec<Mutex<Stats>>,
+}
+
+/// Does the job and reports; progress goes to stderr.
+pub async fn run(task: Task) -> Result<Report, Failure> {
+    let args = task.job.args.clone();
+    let threads = args.threads.min(args.clients);
+    let loading = task.loading;
+    let query = |name: &str, number: Option<u32>| match (&args.level, number) {
+        (Some(level), _) => format!("?level={}", encode_key(level.as_bytes())),
+        (None, Some(number)) => format!("?{name}={number}"),
+        (None, None) => String::new(),
+    };
+    let shared = Arc::new(Shared {
+        chooser: Chooser::new(args.choose.unwrap_or(args.workload.choose()), args.records),
+        read_query: query("r", args.r),
+        write_query: query("w", args.w),
+        next: AtomicU64::new(if loading { 0 } else { args.records }),
+        over: AtomicBool::new(false),
+        began: Instant::now(),
+        stats: (0..threads).map(|_| Mutex::new(Stats::new())).collect(),
+        task,
+    });
+    let handles: Vec<_> = (0..threads)
+        .map(|thread| {
+            let shared = shared.clone();
+            std::thread::Builder::new()
+                .name("henge-bench".to_owned())
+                .spawn(move || run_thread(&shared, thread, threads))
+        })
+        .collect::<Result<_, _>>()?;
+    let (time, cpu) =
+        if loading { watch_load(&shared, args.records).await } else { watch(&shared, &args).await };
+    shared.over.store(true, Ordering::Relaxed);
+    let stats = shared.collect();
+    for handle in handles {
+        let joined = tokio::task::spawn_blocking(move || handle.join()).await;
+        if !matches!(joined, Ok(Ok(Ok(())))) {
+            return Err(Failure::new(Exit::Failure, "a thread of the benchmark failed"));
+        }
+    }
+    Ok(Report { settings: settings(&args), stats, time, client_cpu: cpu })
+}
+
+fn settings(args: &BenchArgs) -> serde_json::Value {
+    serde_json::json!({
+        "workload": format!("{:?}", args.workload).to_lowercase(),
+        "loop": if args.rate.is_some() { "open" } else { "closed" },
+        "rate": args.rate, "clients": args.clients, "threads": args.threads,
+        "records": args.records, "value_bytes": args.value_size, "bucket": args.bucket,
+        "level": args.level, "r": args.r, "w": args.w, "seed": args.seed,
+        "choose": format!("{:?}", args.choose.unwrap_or(args.workload.choose())).to_lowercase(),
+    })
+}
+
+/// Waits until all records are loaded.
+async fn watch_load(shared: &Shared, records: u64) -> (Duration, Option<Duration>) {
+    let mut last = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let now = shared.collect();
+        let finished = now.successes() + now.failures();
+        if finished >= records || now.failures() > 1_000 {
+            return (shared.began.elapsed(), None);
+        }
+        if last.elapsed() > Duration::from_secs(2) {
+            last = Instant::now();
+            output::note(format!("  {} of {}", grouped(finished), grouped(records)));
+        }
+    }
+}
+
+/// Watches warm-up and measurement.
+async fn watch(shared: &Shared, args: &BenchArgs) -> (Duration, Option<Duration>) {
+    tokio::time::sleep(Duration::from_secs(args.warmup)).await;
+    shared.clear();
+    let (began, cpu_before) = (Instant::now(), cpu_time());
+    let mut before = Stats::new();
+    for second in 1..=args.seconds {
+        tokio::time::sleep_until((began + Duration::from_secs(second)).into()).await;
+        let now = shared.collect();
+        let latency = now.all();
+        let at = |quantile| latency.value_at_quantile(quantile) as f64 / 1000.0;
+        output::note(format!(
+            "{second:4} s  {:>9}/s  p50 {:.2} ms  p99 {:.2} ms  p99.9 {:.2} ms  errors {}",
+            grouped(now.successes() - before.successes()),
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            grouped(now.failures())
+        ));
+        before = now;
+    }
+    let cpu = cpu_time().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
+    (began.elapsed(), cpu)
+}
+
+impl Shared {
+    fn stats(&self, thread: usize) -> std::sync::MutexGuard<'_, Stats> {
+        self.stats[thread].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn collect(&self) -> Stats {
+        let mut all = Stats::new();
+        for thread in 0..self.stats.len() {
+            all.add(&self.stats(thread));
+        }
+        all
+    }
+
+    fn clear(&self) {
+        for thread in 0..self.stats.len() {
+            *self.stats(thread) = Stats::new();
+        }
+    }
+}
+
+fn run_thread(shared: &Arc<Shared>, thread: u32, threads: u32) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let clients = shared.task.job.args.clients;
+    let mine = (0..clients).filter(|client| client % threads == thread);
+    runtime.block_on(async {
+        let clients = mine.map(|number| Client::new(shared, thread as usize, number).run());
+        // Spawned locally would be one allocation each; joined, each wake-up polls only its own.
+        join_all(clients).await;
+    });
+    Ok(())
+}
+
+/// One client: a connection and its choices.
+struct Client<'a> {
+    shared: &'a Shared,
+    thread: usize,
+    number: u32,
+    random: Random,
+    connection: Option<Connection>,
+    attempts: usize,
+    request: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl<'a> Client<'a> {
+    fn new(shared: &'a Shared, thread: usize, number: u32) -> Self {
+        let args = &shared.task.job.args;
+        let mut random = Random::new(args.seed, u64::from(number));
+        // Letters that do not compress to nothing, fresh enough for each write (see `put`).
+        let value = (0..args.value_size).map(|_| b'a' + (random.below(26) as u8)).collect();
+        Self {
+            shared,
+            thread,
+            number,
+            random,
+            connection: None,
+            attempts: 0,
+            request: Vec::with_capacity(512),
+            value,
+        }
+    }
+
+    async fn run(mut self) {
+        if self.shared.task.loading {
+            return self.load().await;
+        }
+        let args = &self.shared.task.job.args;
+        // Intended starts of this client are this far apart, and those of all clients interleave.
+        let spacing = args.rate.map(|rate| {
+            let seconds = f64::from(args.clients) / rate as f64;
+            Duration::from_secs_f64(seconds)
+        });
+        let offset = spacing.map(|spacing| spacing * self.number / args.clients);
+        let mut intended = self.shared.began + offset.unwrap_or_default();
+        while !self.shared.over.load(Ordering::Relaxed) {
+            let began = match spacing {
+                None => Instant::now(),
+                Some(spacing) => {
+                    let start = intended;
+                    intended += spacing;
+                    if start > Instant::now() {
+                        tokio::time::sleep_until(start.into()).await;
+                    }
+                    start
+                }
+            };
+            let kind = args.workload.next(&mut self.random);
+            self.operate(kind, began).await;
+        }
+    }
+
+    async fn load(&mut self) {
+        let records = self.shared.task.job.args.records;
+        while !self.shared.over.load(Ordering::Relaxed) {
+            let index = self.shared.next.fetch_add(1, Ordering::Relaxed);
+            if index >= records {
+                return;
+            }
+            let began = Instant::now();
+            let outcome = self.put(index, None).await;
+            self.record(Kind::Insert, began, outcome).await;
+        }
+    }
+
+    async fn operate(&mut self, kind: Kind, began: Instant) {
+        let outcome = match kind {
+            Kind::Insert => {
+                let index = self.shared.next.fetch_add(1, Ordering::Relaxed);
+                self.put(index, None).await
+            }
+            Kind::Read => {
+                let index = self.choose();
+                self.get(index, false).await
+            }
+            Kind::Update if !self.shared.task.job.read_first => {
+                let index = self.choose();
+                self.put(index, None).await
+            }
+            Kind::Update | Kind::ReadModifyWrite => {
+                let index = self.choose();
+                match self.get(index, true).await {
+                    Ok(answer) if answer.status < 400 || answer.status == 404 => {
+                        self.put(index, answer.context).await
+                    }
+                    failed => failed,
+                }
+            }
+            Kind::Scan => self.scan().await,
+        };
+        self.record(kind, began, outcome).await;
+    }
+
+    fn choose(&mut self) -> u64 {
+        let count = self.shared.next.load(Ordering::Relaxed);
+        self.shared.chooser.next(&mut self.random, count)
+    }
+
+    async fn record(&mut self, kind: Kind, began: Instant, outcome: std::io::Result<Answer>) {
+        let (failure, broken) = match outcome {
+            Ok(answer) if answer.status < 400 => (None, answer.closes),
+            Ok(answer) if answer.status == 404 && kind == Kind::Read => {
+                self.shared.stats(self.thread).absent += 1;
+                (None, answer.closes)
+            }
+            Ok(answer) => {
+                let name = answer.problem.as_deref().and_then(problem_name);
+                let what = format!("{} {}", answer.status, name.unwrap_or_default());
+                (Some(what.trim_end().to_owned()), answer.closes)
+            }
+            Err(error) => (Some(error.kind().to_string()), true),
+        };
+        if broken {
+            self.connection = None;
+        }
+        match failure {
+            None => self.shared.stats(self.thread).success(kind, began.elapsed()),
+            Some(what) => {
+                self.shared.stats(self.thread).failure(what);
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn get(&mut self, index: u64, context: bool) -> std::io::Result<Answer> {
+        self.begin("GET");
+        self.key(index);
+        self.request.extend_from_slice(self.shared.read_query.as_bytes());
+        self.send(context, None).await
+    }
+
+    async fn put(&mut self, index: u64, context: Option<String>) -> std::io::Result<Answer> {
+        // Each value differs from the last one.
+        let stamp = mix(index ^ self.random.next()).to_le_bytes();
+        for (byte, random) in self.value.iter_mut().zip(stamp) {
+            *byte = b'a' + random % 26;
+        }
+        self.begin("PUT");
+        self.key(index);
+        self.request.extend_from_slice(self.shared.write_query.as_bytes());
+        let context = context.map(|context| format!("henge-context: {context}\r\n"));
+        self.send(false, Some(context.unwrap_or_default())).await
+    }
+
+    async fn scan(&mut self) -> std::io::Result<Answer> {
+        let limit = 1 + self.random.below(100);
+        let shared = self.shared;
+        let cursors = &shared.task.job.cursors;
+        self.request.clear();
+        let bucket = &shared.task.job.args.bucket;
+        write!(self.request, "GET /v1/kv/{bucket}?limit={limit}")?;
+        if !cursors.is_empty() {
+            let index = self.random.below(cursors.len() as u64) as usize;
+            write!(self.request, "&start={}", encode_key(cursors[index].as_bytes()))?;
+        }
+        self.send(false, None).await
+    }
+
+    fn begin(&mut self, method: &str) {
+        self.request.clear();
+        self.request.extend_from_slice(method.as_bytes());
+        self.request.extend_from_slice(b" /v1/kv/");
+        self.request.extend_from_slice(self.shared.task.job.args.bucket.as_bytes());
+        self.request.push(b'/');
+    }
+
+    fn key(&mut self, index: u64) {
+        self.shared.task.job.keys.write(index, &mut self.request);
+    }
+
+    /// Ends the request that was begun and sends it; `headers` is given for a write.
+    async fn send(&mut self, context: bool, headers: Option<String>) -> std::io::Result<Answer> {
+        self.request.extend_from_slice(b" HTTP/1.1\r\nhost: henge\r\n");
+        if let Some(headers) = headers {
+            self.request.extend_from_slice(headers.as_bytes());
+            write!(self.request, "content-length: {}\r\n\r\n", self.value.len())?;
+            self.request.extend_from_slice(&self.value);
+        } else {
+            self.request.extend_from_slice(b"\r\n");
+        }
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => {
+                let authorities = &self.shared.task.job.authorities;
+                let node = (self.number as usize + self.attempts) % authorities.len();
+                self.attempts += 1;
+                let opened = tokio::time::timeout(PATIENCE, Connection::open(&authorities[node]));
+                none.insert(opened.await??)
+            }
+        };
+        tokio::time::timeout(PATIENCE, connection.exchange(&self.request, context)).await?
+    }
+}
+
+/// The last part of a problem's `type`.
+fn problem_name(text: &str) -> Option<&str> {
+    let rest = text.split_once("/problems/")?.1;
+    rest.split(['"', '?', '#']).next()
+}
