@@ -32,7 +32,9 @@ const LAYOUT_FILE: &str = "dev.json";
 #[derive(Debug, Args)]
 pub struct DevArgs {
     /// Number of nodes.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    // Its own id: `--node` is called "nodes" too.
+    #[arg(id = "node_count", long = "nodes", value_name = "N", default_value_t = 3)]
+    #[arg(value_parser = clap::value_parser!(u8).range(1..=9))]
     pub nodes: u8,
     /// Keep the data here; the same directory again goes on with the same cluster.
     #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]

@@ -4,21 +4,37 @@
     reason = "wires nodes to the real runtime and the process's signals"
 )]
 
+use std::time::Duration;
+
 use super::exit::{Exit, Failure};
 use crate::config::Config;
+use crate::env::tokio_env;
+use crate::node::run::{self, NodeProcess};
+
+/// How long each step of a stop may take.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A node that runs in this process.
 #[derive(Debug)]
-pub struct RunningNode;
+pub struct RunningNode(NodeProcess);
 
 impl RunningNode {
     /// Takes no new requests, finishes those under way, and closes the storage.
-    pub async fn stop(self) {}
+    pub async fn stop(self) {
+        if let Err(error) = self.0.stop(PATIENCE).await {
+            tracing::error!(%error, "the stop was not clean; nothing acknowledged is lost");
+        }
+    }
+
+    /// Completes if the node has to be started anew, with the reason.
+    pub async fn must_restart(&self) -> String {
+        self.0.must_restart().await
+    }
 }
 
 /// Starts a node.
-pub async fn start(_config: Config) -> Result<RunningNode, String> {
-    Err("this build has no node yet".to_owned())
+pub async fn start(config: Config) -> Result<RunningNode, String> {
+    run::start(&config, tokio_env()).await.map(RunningNode).map_err(|error| error.to_string())
 }
 
 /// The runtime that nodes run on.

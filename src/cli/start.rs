@@ -36,13 +36,27 @@ pub fn start(args: &StartArgs) -> Result<(), Failure> {
         loaded.config.to_toml()
     );
     nodes::runtime()?.block_on(async {
-        let node = nodes::start(loaded.config)
-            .await
-            .map_err(|message| Failure::new(Exit::Failure, message))?;
-        let signal = nodes::asked_to_stop().await?;
-        tracing::info!(signal, "stopping: no new requests, those under way are finished");
-        node.stop().await;
-        tracing::info!("stopped");
-        Ok(())
+        loop {
+            let node = nodes::start(loaded.config.clone())
+                .await
+                .map_err(|message| Failure::new(Exit::Failure, message))?;
+            let again = tokio::select! {
+                biased;
+                signal = nodes::asked_to_stop() => {
+                    let signal = signal?;
+                    tracing::info!(signal, "stopping: no new requests, those under way are finished");
+                    false
+                }
+                why = node.must_restart() => {
+                    tracing::warn!(why, "starting anew");
+                    true
+                }
+            };
+            node.stop().await;
+            if !again {
+                tracing::info!("stopped");
+                return Ok(());
+            }
+        }
     })
 }

@@ -69,7 +69,9 @@ impl Cluster {
             };
             let deadline = self.env.mono() + TRY;
             match self.append(started, deadline).await {
-                Ok(Verdict::NotDone(why @ NotDone::OldIncarnation { .. })) => {
+                Ok(Verdict::NotDone(
+                    why @ (NotDone::OldIncarnation { .. } | NotDone::ActorTaken(_)),
+                )) => {
                     tracing::error!(%why, "going on as a new actor");
                     self.restart.send_replace(Some(MustRestart::OlderCopy(why.to_string())));
                     return;
@@ -161,6 +163,38 @@ impl Cluster {
         let mut essence: Vec<_> = cards.iter().map(|card| (&card.member, card.actor)).collect();
         essence.sort_by_key(|(member, _)| member.id);
         Digest::of(&codec::body(&(self.names(), essence))).0
+    }
+
+    /// True when `entry` founds the cluster of the cards whose digest is `founding`.
+    pub(super) fn is_founding(&self, entry: &LogEntry, founding: u128) -> bool {
+        match &entry.command {
+            Command::Found { founders, .. } => self.digest_of(founders) == founding,
+            _ => false,
+        }
+    }
+
+    /// Whether the cluster that `entry` founds is the one of this node's configuration. A node
+    /// that names other founders, another name or another number of partitions never joins.
+    pub(super) fn belongs(&self, entry: &LogEntry) -> Result<(), String> {
+        let Command::Found { cluster, q, founders, .. } = &entry.command else {
+            return Err("its log does not begin with a founding".to_owned());
+        };
+        let mut theirs: Vec<&str> = founders.iter().map(|f| f.member.name.as_str()).collect();
+        let mut ours: Vec<&str> = self.config.founders.iter().map(|f| f.name.as_str()).collect();
+        theirs.sort_unstable();
+        ours.sort_unstable();
+        if (cluster, *q, &theirs) == (&self.config.cluster, self.config.partitions, &ours) {
+            return Ok(());
+        }
+        Err(format!(
+            "it is called {cluster:?}, has {q} partitions and was founded by {}; this node is \
+             configured for {:?}, {} and {}: correct cluster.name, cluster.partitions or \
+             cluster.founders",
+            theirs.join(", "),
+            self.config.cluster,
+            self.config.partitions,
+            ours.join(", "),
+        ))
     }
 
     /// One try to found the cluster.

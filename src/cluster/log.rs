@@ -115,6 +115,10 @@ impl Cluster {
         if let Err(answer) = self.may_vote_on(index, founding) {
             return answer;
         }
+        if index == 1 && !self.is_founding(&entry, founding) {
+            let why = "entry 1 must found the cluster that this node has confirmed".to_owned();
+            return MetaResponse::No { why };
+        }
         let (reply, vote) = {
             let mut log = self.log();
             let reply = log.vote.on_accept(ballot, entry);
@@ -148,9 +152,15 @@ impl Cluster {
         let _turn = self.turn.lock().await;
         let state = self.state();
         if index <= state.epoch().0 {
-            return true;
+            return self.agrees(index, &entry);
         }
         if index != state.epoch().0 + 1 {
+            return false;
+        }
+        if index == 1
+            && let Err(why) = self.belongs(&entry)
+        {
+            tracing::error!(why, "this node cannot join the cluster that it met");
             return false;
         }
         if let Err(error) = self.store.save_entry(index, &entry).await {
@@ -168,6 +178,18 @@ impl Cluster {
         }
         self.publish(Arc::new(next));
         true
+    }
+
+    /// Entry n is the same everywhere (invariant I9). If it is not, two clusters have met, or
+    /// somebody voted twice; nothing that follows can be trusted.
+    fn agrees(&self, index: u64, entry: &LogEntry) -> bool {
+        let at = index.checked_sub(1).and_then(|at| usize::try_from(at).ok());
+        let same = at.is_some_and(|at| self.log().entries.get(at) == Some(entry));
+        if !same {
+            tracing::error!(index, "this metadata entry is known as another one");
+        }
+        debug_assert!(same, "entry {index} of the metadata log differs (I9)");
+        same
     }
 
     pub(super) fn entries_after(&self, after: Epoch) -> MetaResponse {
@@ -232,14 +254,24 @@ impl Cluster {
         entry: &LogEntry,
         deadline: Mono,
     ) -> Result<(u64, Verdict), AppendError> {
-        let _proposing = self.proposing.lock().await;
+        let wait = deadline.since(self.env.mono());
+        let Ok(_proposing) = self.env.timeout(wait, self.proposing.lock()).await else {
+            return Err(AppendError::Unavailable { members: self.state().members().len() });
+        };
         let (mut above, mut may_be_chosen, mut pause) =
             (Ballot::ZERO, false, Duration::from_millis(4));
+        let mut tried = 0;
         loop {
+            // In this order: an entry's verdict is there before the epoch that it makes.
+            let state = self.state();
             if let Some(found) = self.log().verdicts.get(&entry.id).cloned() {
                 return Ok(found);
             }
-            let state = self.state();
+            if state.epoch().0 >= tried {
+                // The place that was tried has gone to another entry: what was proposed for it
+                // is void.
+                (above, may_be_chosen) = (Ballot::ZERO, false);
+            }
             if self.env.mono() >= deadline {
                 let members = state.members().len();
                 return Err(if may_be_chosen {
@@ -250,12 +282,14 @@ impl Cluster {
             }
             let voters = self.voters_of(&state);
             let index = state.epoch().0 + 1;
+            tried = index;
             match self.attempt(index, entry.clone(), voters, above, deadline).await {
                 Attempt::Chosen(chosen) => {
+                    // If it cannot be stored here, it is chosen all the same.
+                    may_be_chosen = true;
                     self.learn(index, vec![chosen]).await;
-                    above = Ballot::ZERO;
                 }
-                Attempt::Moved => above = Ballot::ZERO,
+                Attempt::Moved => {}
                 Attempt::Again { above: seen, proposed } => {
                     may_be_chosen |= proposed;
                     above = above.max(seen);
@@ -284,18 +318,38 @@ impl Cluster {
         deadline: Mono,
     ) -> Attempt {
         let Some(voters) = voters else { return Attempt::Again { above, proposed: false } };
-        let time = self.stamps().clock.tick().0.max(above.time + 1);
+        let above = above.max(self.log().vote.promised());
+        let time = self.stamps().clock.tick().0.max(above.time.saturating_add(1));
         let ballot = Ballot { time, actor: self.config.actor };
         let mut proposer = Proposer::new(ballot, entry, voters.electorate.clone());
         let founding = voters.founding;
         let prepare = MetaRequest::Prepare { index, founding, ballot };
-        let mut proposal = None;
-        let mut calls = self.ask_all(&voters.nodes, prepare, deadline);
-        while let Some((node, answer)) = calls.next().await {
+        // First its own acceptor, alone: the promise is on disk before the ballot leaves this
+        // node, and the next ballot goes above it. So none is ever used twice (invariant I7),
+        // whatever became of the clock in a crash.
+        let own = self.prepare(index, founding, ballot).await;
+        match own {
+            MetaResponse::Promise { .. } => {}
+            MetaResponse::Reject { promised, .. } => {
+                return Attempt::Again { above: above.max(promised), proposed: false };
+            }
+            MetaResponse::Entries { .. } => return Attempt::Moved,
+            _ => return Attempt::Again { above, proposed: false },
+        }
+        // Its own vote counts like any other's, and may already be all that it takes.
+        let mut proposal = match self.step(&mut proposer, &voters, self.me(), Some(own)).await {
+            Heard::Step(Step::SendAccept { ballot, value }) => Some((ballot, value)),
+            _ => None,
+        };
+        let others: Vec<NodeId> =
+            voters.nodes.iter().copied().filter(|&node| node != self.me()).collect();
+        let mut calls = self.ask_all(&others, prepare, deadline);
+        while proposal.is_none()
+            && let Some((node, answer)) = calls.next().await
+        {
             match self.step(&mut proposer, &voters, node, answer).await {
                 Heard::Step(Step::SendAccept { ballot, value }) => {
                     proposal = Some((ballot, value));
-                    break;
                 }
                 Heard::Step(Step::Restart { above }) => {
                     return Attempt::Again { above, proposed: false };

@@ -19,6 +19,8 @@ mod beat;
 mod founding;
 mod log;
 mod store;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
 mod wire;
 
 use std::collections::BTreeMap;

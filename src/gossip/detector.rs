@@ -27,7 +27,7 @@ pub enum Liveness {
     Suspect,
     /// Not expected to answer.
     Dead,
-    /// Never heard from since this node started.
+    /// Not heard from since this node started, which is not long ago.
     Unknown,
 }
 
@@ -47,6 +47,8 @@ pub(super) struct Detector {
     sum: Duration,
     last_beat: Option<Mono>,
     last_heard: Option<Mono>,
+    /// When this node began to listen for the peer.
+    since: Option<Mono>,
     refusals: u32,
 }
 
@@ -58,8 +60,14 @@ impl Detector {
             sum: Duration::ZERO,
             last_beat: None,
             last_heard: None,
+            since: None,
             refusals: 0,
         }
+    }
+
+    /// From now on it means something not to hear from the peer.
+    pub(super) fn listen(&mut self, now: Mono) {
+        self.since.get_or_insert(now);
     }
 
     /// A new heartbeat of the peer has come, by whatever way.
@@ -93,6 +101,7 @@ impl Detector {
     pub(super) fn forgive(&mut self, pause: Duration) {
         self.last_heard = self.last_heard.map(|at| at + pause);
         self.last_beat = self.last_beat.map(|at| at + pause);
+        self.since = self.since.map(|at| at + pause);
     }
 
     fn mean(&self) -> Duration {
@@ -101,18 +110,18 @@ impl Detector {
         ((self.sum + self.expected) / samples).max(self.expected)
     }
 
-    fn phi(&self, heard: Mono, now: Mono) -> f64 {
-        let silence = now.since(heard).as_secs_f64();
+    fn phi(&self, since: Mono, now: Mono) -> f64 {
+        let silence = now.since(since).as_secs_f64();
         silence / self.mean().as_secs_f64().max(f64::MIN_POSITIVE) * std::f64::consts::LOG10_E
     }
 
     pub(super) fn liveness(&self, thresholds: Thresholds, now: Mono) -> Liveness {
         let testimony = f64::from(self.refusals) * thresholds.dead / REFUSALS_TO_DEAD;
-        let phi = match self.last_heard {
-            Some(heard) => self.phi(heard, now) + testimony,
-            None if self.refusals == 0 => return Liveness::Unknown,
-            None => testimony,
-        };
+        let silent_since = self.last_heard.or(self.since);
+        let phi = silent_since.map_or(0.0, |since| self.phi(since, now)) + testimony;
+        if self.last_heard.is_none() && phi < thresholds.dead {
+            return Liveness::Unknown;
+        }
         if phi >= thresholds.dead {
             Liveness::Dead
         } else if phi >= thresholds.suspect {

@@ -84,6 +84,7 @@ impl Gossip {
     /// chance of (others)/(live + 1) one of those that are not. `random` is 64 random bits.
     pub fn tick(&mut self, now: Mono, random: u64) -> Vec<(NodeId, Message)> {
         self.forgive_own_pause(now);
+        self.peers.values_mut().for_each(|peer| peer.detector.listen(now));
         self.own.version += 1;
         let (live, others): (Vec<NodeId>, Vec<NodeId>) = self
             .peers

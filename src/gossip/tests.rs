@@ -117,6 +117,16 @@ fn silence_makes_a_node_suspect_then_dead_and_a_word_makes_it_live() {
 }
 
 #[test]
+fn a_node_that_never_says_a_word_is_unknown_and_then_dead() {
+    let mut world = World::of(&[A, B]);
+    world.down.push(B);
+    world.rounds(5);
+    assert_eq!(world.seen(A, B), Liveness::Unknown);
+    world.rounds(20);
+    assert_eq!(world.seen(A, B), Liveness::Dead);
+}
+
+#[test]
 fn other_traffic_counts_against_silence_but_does_not_shorten_patience() {
     let mut world = World::of(&[A, B]);
     world.rounds(5);

@@ -127,6 +127,10 @@ pub enum NotDone {
         /// The one on record.
         known: u64,
     },
+    /// The actor is another member's, or was replaced by a later one: its data directory is an
+    /// older copy, or a copy of another node's, and would mint dots a second time (law L3).
+    #[error("actor {0} is another member's, or was replaced: this data directory is a copy")]
+    ActorTaken(ActorId),
     /// The actor is not the member's present one.
     #[error("actor {0} is not this member's present one")]
     OldActor(ActorId),

@@ -1,6 +1,6 @@
 //! The fold of the log.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
@@ -37,7 +37,8 @@ pub struct MemberState {
 /// Invariants:
 /// - before the founding there are no members and no tables, and the ring is empty;
 /// - after it, the ring's members are exactly [`ClusterState::members`];
-/// - table ids are epochs of their creating entries, so none returns.
+/// - table ids are epochs of their creating entries, so none returns;
+/// - no two members share an actor, and an actor that was replaced never returns (invariant I24).
 #[derive(Clone, Debug)]
 pub struct ClusterState {
     epoch: Epoch,
@@ -46,6 +47,8 @@ pub struct ClusterState {
     secret: [u8; 32],
     ring: Arc<RingSnapshot>,
     members: BTreeMap<NodeId, Arc<MemberState>>,
+    /// Actors that acted for a member once.
+    replaced: BTreeSet<ActorId>,
     tables: BTreeMap<TableId, Arc<Table>>,
     names: BTreeMap<TableName, TableId>,
 }
@@ -65,6 +68,7 @@ impl ClusterState {
             secret: [0; 32],
             ring: Arc::new(ring),
             members: BTreeMap::new(),
+            replaced: BTreeSet::new(),
             tables: BTreeMap::new(),
             names: BTreeMap::new(),
         }
@@ -199,6 +203,10 @@ impl ClusterState {
         if self.is_founded() {
             return Err(NotDone::AlreadyFounded);
         }
+        let actors: BTreeSet<ActorId> = founders.iter().map(|f| f.actor).collect();
+        if actors.len() < founders.len() {
+            return Err(NotDone::BadRing("two founders share an actor".to_owned()));
+        }
         let members: Vec<Member> = founders.iter().map(|f| f.member.clone()).collect();
         let owners = claim(q, &members, None);
         let ring = RingSnapshot::new(self.epoch, q, members, owners)
@@ -239,8 +247,13 @@ impl ClusterState {
         nonce: u64,
         addresses: &Addresses,
     ) -> Result<Verdict, NotDone> {
+        let others = self.members.iter().any(|(&id, m)| id != node && m.actor == actor);
+        let taken = others || self.replaced.contains(&actor);
         let member = self.member_mut(node)?;
-        let known = member.incarnation;
+        if taken {
+            return Err(NotDone::ActorTaken(actor));
+        }
+        let (known, before) = (member.incarnation, member.actor);
         if member.actor == actor {
             let same = incarnation == known && nonce == member.nonce;
             if incarnation <= known && !same {
@@ -254,6 +267,9 @@ impl ClusterState {
         member.incarnation = incarnation;
         member.nonce = nonce;
         member.addresses = addresses.clone();
+        if before != actor {
+            self.replaced.insert(before);
+        }
         Ok(Verdict::Done)
     }
 
@@ -392,6 +408,17 @@ mod tests {
         let old = NotDone::OldIncarnation { given: 2, known: 2 };
         assert_eq!(restored, Verdict::NotDone(old));
         assert_eq!(apply(&mut state, started("n1", actor, 2, 8)), Verdict::Done, "said twice");
+    }
+
+    #[test]
+    fn an_actor_that_was_replaced_or_is_anothers_never_acts_again() {
+        let mut state = founded();
+        let (n1, n2) = (NodeId::derive("c", "n1").0 as u64, NodeId::derive("c", "n2").0 as u64);
+        let taken = |actor| Verdict::NotDone(NotDone::ActorTaken(ActorId(actor)));
+        assert_eq!(apply(&mut state, started("n1", n2, 9, 9)), taken(n2), "a copy of n2's");
+        assert_eq!(apply(&mut state, started("n1", 5, 1, 1)), Verdict::Done, "emptied");
+        assert_eq!(apply(&mut state, started("n1", n1, 9, 9)), taken(n1), "an old backup");
+        assert_eq!(apply(&mut state, started("n1", 5, 2, 2)), Verdict::Done);
     }
 
     #[test]

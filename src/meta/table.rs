@@ -59,6 +59,20 @@ fn is_name(text: &str) -> bool {
         && chars.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_')
 }
 
+impl TableName {
+    /// The table that the bucket `name` is.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn bucket(name: &str) -> Result<Self, NameError> {
+        if is_name(name) {
+            Ok(Self { keyspace: name.to_owned(), table: BUCKET_TABLE.to_owned() })
+        } else {
+            Err(NameError(name.chars().take(100).collect()))
+        }
+    }
+}
+
 impl FromStr for TableName {
     type Err = NameError;
 
@@ -102,11 +116,11 @@ pub struct TableSettings {
 }
 
 impl TableSettings {
-    /// The settings of a bucket of which nothing is said, in a cluster of `nodes` nodes.
+    /// The settings of a table of which nothing is said but its replication.
     #[must_use]
-    pub fn bucket(nodes: usize) -> Self {
+    pub fn new(replication: Replication) -> Self {
         Self {
-            replication: Replication::Simple { factor: nodes.clamp(1, 3) as u8 },
+            replication,
             conflict: ConflictMode::Siblings,
             read_level: Consistency::Quorum,
             write_level: Consistency::Quorum,
@@ -114,6 +128,12 @@ impl TableSettings {
             max_siblings: 64,
             sloppy: false,
         }
+    }
+
+    /// The settings of a bucket of which nothing is said, in a cluster of `nodes` nodes.
+    #[must_use]
+    pub fn bucket(nodes: usize) -> Self {
+        Self::new(Replication::Simple { factor: nodes.clamp(1, 3) as u8 })
     }
 
     /// True when `self` differs from `other` only in what may be altered.

@@ -15,7 +15,7 @@ mod tcp;
 mod transport;
 
 pub use codec::CodecError;
-pub use handshake::{Admission, Hello};
+pub use handshake::{Admission, Hello, PROTOCOL};
 pub use latency::{LatencyEstimate, LatencyTracker};
 pub use messages::{Header, Refusal, Request, Response};
 pub use peers::{NodeStamps, Peers};

@@ -2,7 +2,10 @@
 //! each needs the others. The same wiring runs in production (over TCP and sled, see [`run`]) and
 //! in the simulator (over its own network and disk).
 
+mod admission;
+mod backend;
 mod refill;
+pub mod run;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +24,8 @@ use crate::replica::{
 use crate::ring::Member;
 use crate::storage::{Committer, CommitterOptions, Durability, Engine, StorageError};
 use crate::types::NodeId;
+
+pub use backend::NodeBackend;
 
 /// What a node needs to know, whatever world it runs in.
 #[derive(Clone, Debug)]

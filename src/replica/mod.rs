@@ -38,7 +38,7 @@ use overlay::Overlay;
 pub use service::{NodeService, SharedService};
 
 /// The most bytes that one record, all siblings together, may have. It must fit into a frame.
-pub const MAX_RECORD_BYTES: usize = 48 << 20;
+pub const MAX_RECORD_BYTES: usize = 24 << 20;
 
 /// Locks over the key space. More than cores and tasks under way, few enough to be cheap.
 const SHARDS: usize = 256;

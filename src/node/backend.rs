@@ -1,0 +1,277 @@
+//! A node as its HTTP door sees it.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::causality::ContextCodec;
+use crate::cluster::AppendError;
+use crate::coordinator::{
+    Fate, ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Whereabouts, WriteOp,
+    WriteOutcome,
+};
+use crate::env::BoxFuture;
+use crate::gossip::Liveness;
+use crate::meta::{ClusterState, Command, NotDone, Table, TableName, TableSettings, Verdict};
+use crate::net::Refusal;
+use crate::node::Node;
+use crate::server::http::backend::{
+    Backend, ClusterView, Creation, NodeView, NotReady, PartitionView, RingView,
+};
+use crate::types::{Consistency, Key, NodeId, PartitionId};
+
+/// Time for a change of the metadata.
+const CHANGE_TIME: Duration = Duration::from_secs(10);
+
+/// The one real implementation of [`Backend`].
+#[derive(Debug)]
+pub struct NodeBackend {
+    node: Node,
+    /// Sealed with the cluster's secret, which the founding fixes for ever.
+    codec: OnceLock<ContextCodec>,
+    /// Opens and seals nothing that counts: there is no table before the founding.
+    unfounded: ContextCodec,
+}
+
+impl NodeBackend {
+    /// `node` as a backend of doors.
+    #[must_use]
+    pub fn new(node: Node) -> Self {
+        Self { node, codec: OnceLock::new(), unfounded: ContextCodec::new([0; 32]) }
+    }
+
+    fn state(&self) -> Arc<ClusterState> {
+        self.node.cluster().state()
+    }
+
+    async fn append(&self, command: Command) -> Result<Verdict, OpError> {
+        let deadline = self.node.env().mono() + CHANGE_TIME;
+        self.node.cluster().append(command, deadline).await.map_err(|error| {
+            let (level, timeout_ms) = (Consistency::Quorum, CHANGE_TIME.as_millis() as u64);
+            match error {
+                AppendError::Unavailable { members } => {
+                    let required = u32::try_from(members / 2 + 1).unwrap_or(u32::MAX);
+                    let alive = self.live_members();
+                    OpError::Unavailable { level, required, alive: alive.min(required - 1) }
+                }
+                AppendError::Unknown => OpError::Timeout {
+                    level,
+                    required: self.node_count() / 2 + 1,
+                    received: 0,
+                    timeout_ms,
+                    fate: Fate::Unknown,
+                },
+            }
+        })
+    }
+
+    fn live_members(&self) -> u32 {
+        let cluster = self.node.cluster();
+        let live = cluster.members().iter().filter(|m| is_up(m.liveness)).count();
+        u32::try_from(live).unwrap_or(u32::MAX)
+    }
+
+    fn nodes(&self) -> Vec<NodeView> {
+        let state = self.state();
+        self.node
+            .cluster()
+            .members()
+            .into_iter()
+            .map(|status| {
+                let member = &status.member.member;
+                NodeView {
+                    id: member.id.to_string(),
+                    name: member.name.clone(),
+                    status: self.word(member.id, status.liveness, status.member.filled),
+                    address: status.member.addresses.peer.clone(),
+                    datacenter: member.datacenter.clone(),
+                    rack: member.rack.clone(),
+                    capacity: member.capacity,
+                    partitions: u32::try_from(state.ring().owned_by(member.id).count())
+                        .unwrap_or(u32::MAX),
+                    epoch: status.epoch.map(|epoch| epoch.0),
+                }
+            })
+            .collect()
+    }
+
+    fn word(&self, node: NodeId, liveness: Liveness, filled: bool) -> String {
+        let up = node == self.node.id() || is_up(liveness);
+        match (up, filled) {
+            (true, true) => "up",
+            (true, false) => "refilling",
+            (false, _) => "down",
+        }
+        .to_owned()
+    }
+}
+
+fn is_up(liveness: Liveness) -> bool {
+    matches!(liveness, Liveness::Live | Liveness::Suspect)
+}
+
+/// A refusal of the node itself, as an error of an operation on it alone.
+fn refused(refusal: &Refusal) -> OpError {
+    match refusal {
+        Refusal::NotReplica { .. } => {
+            OpError::NotAReplica { replicas: "shown by /v1/ring".to_owned() }
+        }
+        Refusal::NoSuchTable { .. } => OpError::NoSuchTable,
+        Refusal::Stopping => OpError::ShuttingDown,
+        other => OpError::Overloaded { what: other.to_string() },
+    }
+}
+
+impl Backend for NodeBackend {
+    fn table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>> {
+        let name = TableName { keyspace: keyspace.to_owned(), table: table.to_owned() };
+        self.state().table_named(&name).cloned()
+    }
+
+    fn tables(&self) -> Vec<Arc<Table>> {
+        let mut tables: Vec<Arc<Table>> = self.state().tables().values().cloned().collect();
+        tables.sort_by(|a, b| a.name.cmp(&b.name));
+        tables
+    }
+
+    fn codec(&self) -> &ContextCodec {
+        if let Some(codec) = self.codec.get() {
+            return codec;
+        }
+        let state = self.state();
+        if !state.is_founded() {
+            return &self.unfounded;
+        }
+        self.codec.get_or_init(|| ContextCodec::new(state.secret()))
+    }
+
+    fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>> {
+        Box::pin(self.node.coordinator().read(op))
+    }
+
+    fn write(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {
+        Box::pin(self.node.coordinator().write(op))
+    }
+
+    fn list(&self, op: ListOp) -> BoxFuture<'_, Result<ListPage, OpError>> {
+        Box::pin(self.node.coordinator().list(op))
+    }
+
+    fn locate(&self, table: &Table, key: &Key) -> Whereabouts {
+        self.node.coordinator().locate(table, key)
+    }
+
+    fn partition_digest(
+        &self,
+        table: Arc<Table>,
+        partition: PartitionId,
+    ) -> BoxFuture<'_, Result<PartitionDigest, OpError>> {
+        Box::pin(async move {
+            let digest = self.node.local().partition_digest(table, partition).await;
+            digest.map_err(|refusal| refused(&refusal))
+        })
+    }
+
+    fn create_table(
+        &self,
+        name: TableName,
+        settings: TableSettings,
+    ) -> BoxFuture<'_, Result<Creation, OpError>> {
+        Box::pin(async move {
+            if let Some(table) = self.state().table_named(&name) {
+                return Ok(Creation::Exists(table.clone()));
+            }
+            let command = Command::CreateTable { name: name.clone(), settings };
+            let verdict = self.append(command).await?;
+            let table = |id| self.state().table(id).cloned().ok_or(OpError::NoSuchTable);
+            match verdict {
+                Verdict::Created(id) => Ok(Creation::Created(table(id)?)),
+                Verdict::NotDone(NotDone::TableExists { id, .. }) => {
+                    Ok(Creation::Exists(table(id)?))
+                }
+                Verdict::NotDone(why) => Err(OpError::NotSupported(why.to_string())),
+                Verdict::Done => Err(OpError::NoSuchTable),
+            }
+        })
+    }
+
+    fn alter_table(
+        &self,
+        table: Arc<Table>,
+        settings: TableSettings,
+    ) -> BoxFuture<'_, Result<Arc<Table>, OpError>> {
+        Box::pin(async move {
+            match self.append(Command::AlterTable { id: table.id, settings }).await? {
+                Verdict::NotDone(NotDone::NoSuchTable) => Err(OpError::NoSuchTable),
+                Verdict::NotDone(why) => Err(OpError::NotSupported(why.to_string())),
+                _ => self.state().table(table.id).cloned().ok_or(OpError::NoSuchTable),
+            }
+        })
+    }
+
+    fn drop_table(&self, table: Arc<Table>) -> BoxFuture<'_, Result<(), OpError>> {
+        Box::pin(async move {
+            match self.append(Command::DropTable { id: table.id }).await? {
+                Verdict::NotDone(NotDone::NoSuchTable) | Verdict::Done => Ok(()),
+                Verdict::NotDone(why) => Err(OpError::NotSupported(why.to_string())),
+                Verdict::Created(_) => Ok(()),
+            }
+        })
+    }
+
+    fn node_count(&self) -> u32 {
+        u32::try_from(self.state().members().len()).unwrap_or(u32::MAX)
+    }
+
+    fn cluster(&self) -> ClusterView {
+        let state = self.state();
+        ClusterView {
+            cluster: state.cluster_name().to_owned(),
+            cluster_id: format!("{:032x}", state.cluster_id().unwrap_or(0)),
+            node: self.node.id().to_string(),
+            epoch: state.epoch().0,
+            nodes: self.nodes(),
+        }
+    }
+
+    fn ring(&self) -> RingView {
+        let state = self.state();
+        let ring = state.ring();
+        let partitions = ring
+            .map()
+            .partitions()
+            .map(|p| PartitionView {
+                partition: p.0,
+                end_token: ring.map().end_token(p).0,
+                owner: ring.owner(p).map(|node| node.to_string()).unwrap_or_default(),
+            })
+            .collect();
+        RingView { epoch: state.epoch().0, partitions, nodes: self.nodes() }
+    }
+
+    fn ready(&self) -> Result<(), NotReady> {
+        let state = self.state();
+        let cluster = self.node.cluster();
+        if !state.is_founded() {
+            return Err(NotReady(
+                "the cluster is not founded yet: every node of cluster.founders must be reachable"
+                    .to_owned(),
+            ));
+        }
+        if !cluster.may_serve(&state) {
+            let refilling = state.member(self.node.id()).is_some_and(|member| !member.filled);
+            return Err(NotReady(if refilling {
+                "this node's data was lost and is being refilled from the other replicas".to_owned()
+            } else {
+                "this start is not in the metadata log yet: a majority of the members must be \
+                 reachable"
+                    .to_owned()
+            }));
+        }
+        let members = self.node_count();
+        let live = self.live_members();
+        if live < members / 2 + 1 {
+            return Err(NotReady(format!("{live} of {members} nodes are up: no quorum")));
+        }
+        Ok(())
+    }
+}
