@@ -23,7 +23,7 @@ pub enum Plant {
     P18,
     /// Merging keeps the side with the larger vector.
     P19,
-    /// The sled wrapper's extra fdatasync is left out.
+    /// sled's log writes end with its own `sync_file_range` in place of `fdatasync`.
     SledSync,
 }
 

@@ -15,6 +15,7 @@ pub mod keys;
 mod lock_wait;
 mod mem;
 mod rows;
+mod sled_barrier;
 mod sled_engine;
 mod space;
 mod store;

@@ -3,8 +3,8 @@
 //! sled's own promises do not survive the loss of power, so this wrapper makes them true:
 //!
 //! - `flush` issues `sync_file_range`, which neither commits file metadata nor flushes the disk's
-//!   cache: every write that it "flushed" can be lost (spacejam/sled#1452, #1351). A sync here is
-//!   `flush` and then `fdatasync` through a second handle on the log file.
+//!   cache: every write that it "flushed" can be lost (spacejam/sled#1452, #1351), and whole
+//!   stores with it. [`sled_barrier`] puts `fdatasync` in its place.
 //! - New files are synced with their directories once, after the open that created them.
 //! - Log items above a quarter of a segment go to side files that no sync covers. Segments are as
 //!   large as sled allows (16 MiB) and no entry is above [`CHUNK_BYTES`], so there are none.
@@ -21,12 +21,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 
-use crate::plants::{Plant, planted};
 use crate::storage::contain::contain;
 use crate::storage::dirs::{create_durable_dir, named, sync_tree};
 use crate::storage::lock_wait::{LOCK_TRIES, pause};
 #[cfg(doc)]
 use crate::storage::rows::CHUNK_BYTES;
+use crate::storage::sled_barrier;
 use crate::storage::space::{DEFAULT_RESERVE_BYTES, SpaceGuard};
 use crate::storage::store::{RawOp, RawStore, Store};
 use crate::storage::{Batch, Engine, EngineStats, KeyRange, ScanVisitor, StorageError};
@@ -66,6 +66,10 @@ impl SledEngine {
     /// [`StorageError::Corrupt`] when sled cannot recover it; [`StorageError::Io`] when the
     /// directory cannot be used or another process has the store open.
     pub fn open(dir: &Path, options: SledOptions) -> Result<Self, StorageError> {
+        if !sled_barrier::in_place() {
+            let error = std::io::Error::other("this program was linked without sled's barrier");
+            return Err(named("opening the store", dir, &error));
+        }
         create_durable_dir(dir)?;
         let db = open_unlocked(dir, options)?;
         flush(&db)?;
@@ -101,7 +105,7 @@ impl Engine for SledEngine {
 
 struct SledStore {
     db: sled::Db,
-    /// The second handle, for `fdatasync`.
+    /// A second handle on the log, for its size.
     log: File,
 }
 
@@ -206,11 +210,8 @@ impl RawStore for SledStore {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
-        flush(&self.db)?;
-        if planted(Plant::SledSync) {
-            return Ok(());
-        }
-        self.log.sync_data().map_err(|error| StorageError::io("syncing sled's log", &error))
+        // True by `sled_barrier`.
+        flush(&self.db)
     }
 
     fn disk_bytes(&self) -> u64 {
