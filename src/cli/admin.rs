@@ -60,7 +60,9 @@ pub async fn status(client: &ClientArgs) -> Result<(), Failure> {
     let nodes = list(&document, "nodes");
     if !nodes.is_empty() {
         output::line("")?;
-        output::print(&output::table_of(nodes, NODE_COLUMNS))?;
+        let mut nodes = nodes.to_vec();
+        nodes.sort_by_key(|node| node.get("name").map(cell));
+        output::print(&output::table_of(&nodes, NODE_COLUMNS))?;
     }
     Ok(())
 }

@@ -42,8 +42,14 @@ pub struct DevArgs {
     /// Keep nothing (what happens without --data, too).
     #[arg(long)]
     pub ephemeral: bool,
-    /// What the nodes log to stderr: error, warn, info, debug, trace.
-    #[arg(long, value_name = "LEVEL", default_value = "warn")]
+    /// What the nodes log to stderr: error, warn, info, debug, trace, or filter directives. Without
+    /// it, warnings, except that nodes cannot reach each other yet.
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "warn,henge::net::tcp::link=error",
+        hide_default_value = true
+    )]
     pub log: String,
 }
 
@@ -52,6 +58,7 @@ pub fn dev(client: &ClientArgs, args: &DevArgs) -> Result<(), Failure> {
     telemetry::check_filter(&args.log).map_err(Failure::usage)?;
     telemetry::init(&Log { level: args.log.clone(), format: LogFormat::Text });
     telemetry::abort_on_panic();
+    nodes::plant()?;
     let began = Instant::now();
     let data = Data::open(args)?;
     let layout = layout(args, &data)?;

@@ -37,6 +37,28 @@ pub async fn start(config: Config) -> Result<RunningNode, String> {
     run::start(&config, tokio_env()).await.map(RunningNode).map_err(|error| error.to_string())
 }
 
+/// Switches the planted bug on that `HENGE_PLANT` names: test builds only.
+#[cfg(feature = "sim")]
+pub fn plant() -> Result<(), Failure> {
+    let Ok(name) = std::env::var("HENGE_PLANT") else { return Ok(()) };
+    match crate::plants::plant_named(&name) {
+        Some(plant) => {
+            crate::plants::set_plant(Some(plant));
+            Ok(())
+        }
+        None => Err(Failure::usage(format!("HENGE_PLANT: there is no plant {name:?}"))),
+    }
+}
+
+/// A build without planted bugs refuses to be asked for one.
+#[cfg(not(feature = "sim"))]
+pub fn plant() -> Result<(), Failure> {
+    match std::env::var_os("HENGE_PLANT") {
+        None => Ok(()),
+        Some(_) => Err(Failure::usage("HENGE_PLANT: this build has no planted bugs")),
+    }
+}
+
 /// The runtime that nodes run on.
 pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()

@@ -26,6 +26,7 @@ pub fn start(args: &StartArgs) -> Result<(), Failure> {
     let loaded = Config::load(&args.config).map_err(|error| Failure::usage(error.to_string()))?;
     telemetry::init(&loaded.config.log);
     telemetry::abort_on_panic();
+    nodes::plant()?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

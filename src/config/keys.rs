@@ -76,13 +76,7 @@ macro_rules! key {
                 config.$section.$key = Setting::read(raw)?;
                 Ok(())
             },
-            check: |config| {
-                #[expect(
-                    clippy::redundant_closure_call,
-                    reason = "the check is given as a closure"
-                )]
-                ($check)(&config.$section.$key)
-            },
+            check: |config| ($check)(&config.$section.$key),
             write: |config| Setting::write(&config.$section.$key),
         }
     };

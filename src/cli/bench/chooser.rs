@@ -33,9 +33,7 @@ impl Random {
 
     /// Below `bound`, which is not zero.
     pub fn below(&mut self, bound: u64) -> u64 {
-        #[expect(clippy::cast_possible_truncation, reason = "the high half of the product")]
-        let number = ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64;
-        number
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u64
     }
 
     /// From 0 up to, not including, 1.

@@ -143,7 +143,16 @@ impl LocalCluster {
             .append(true)
             .open(&log_file)
             .map_err(LocalError::of(log_file.display()))?;
-        let process = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        // The nodes' configurations are complete; an override meant for another node must not
+        // reach them. Planted bugs may.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("HENGE_") && text != "HENGE_PLANT" {
+                command.env_remove(&name);
+            }
+        }
+        let process = command
             .arg("start")
             .arg("--config")
             .arg(self.config_file(node))
