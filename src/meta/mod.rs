@@ -14,6 +14,8 @@
 //! Pure: no IO, no clock, no randomness. What a command needs of these comes inside it.
 
 mod command;
+#[cfg(test)]
+mod properties;
 mod state;
 mod table;
 

@@ -275,6 +275,11 @@ fn a_restored_older_copy_finds_its_start_used_and_must_come_back_as_a_new_actor(
     town.site("a").disk.restore(&image);
     town.site("a").incarnation = incarnation;
     town.start("a");
+    // Its acceptor is that of the past: with b alone it is no majority.
+    town.crash("c", PowerLoss::Subset);
+    let refused = town.append("b", create("t"));
+    assert!(matches!(refused, Err(AppendError::Unavailable { .. })), "{refused:?}");
+    town.start("c");
     town.until(20, |town| {
         matches!(*town.cluster("a").must_restart().borrow(), Some(MustRestart::OlderCopy(_)))
     });

@@ -1,0 +1,190 @@
+//! What holds for every log, whatever stands in it.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use crate::meta::{
+    Addresses, ClusterState, Command, ConflictMode, Founder, LogEntry, TableSettings, Verdict,
+};
+use crate::paxos::codec;
+use crate::ring::Member;
+use crate::types::{ActorId, Incarnation, NodeId, TableId};
+
+fn founder(name: &str, actor: u64) -> Founder {
+    Founder {
+        member: Member {
+            id: NodeId::derive("c", name),
+            name: name.to_owned(),
+            datacenter: "dc1".to_owned(),
+            rack: "r1".to_owned(),
+            capacity: 1,
+        },
+        addresses: Addresses { peer: format!("{name}:7000"), ..Addresses::default() },
+        actor: ActorId(actor),
+        incarnation: Incarnation(1),
+        nonce: 7,
+    }
+}
+
+fn found() -> Command {
+    Command::Found {
+        cluster: "c".to_owned(),
+        secret: [3; 32],
+        q: 8,
+        founders: vec![founder("n1", 1), founder("n2", 2), founder("n3", 3)],
+    }
+}
+
+fn node() -> impl Strategy<Value = NodeId> {
+    prop_oneof![9 => Just("n1"), 9 => Just("n2"), 9 => Just("n3"), 1 => Just("stranger")]
+        .prop_map(|name| NodeId::derive("c", name))
+}
+
+/// Commands over so few nodes, actors, tables and names that they meet all the time.
+fn command() -> impl Strategy<Value = Command> {
+    let settings = (1usize..4, 0u64..3, any::<bool>()).prop_map(|(nodes, ttl_s, lww)| {
+        let conflict = if lww { ConflictMode::Lww } else { ConflictMode::Siblings };
+        TableSettings { ttl_s, conflict, ..TableSettings::bucket(nodes) }
+    });
+    let started = (node(), 1u64..7, 1u64..5, 7u64..9).prop_map(|(node, actor, start, nonce)| {
+        Command::NodeStarted {
+            node,
+            actor: ActorId(actor),
+            incarnation: Incarnation(start),
+            nonce,
+            addresses: Addresses::default(),
+        }
+    });
+    let refilled = (node(), 1u64..7)
+        .prop_map(|(node, actor)| Command::Refilled { node, actor: ActorId(actor) });
+    let name = prop_oneof![Just("t"), Just("u"), Just("k.v")].prop_map(|n| n.parse().unwrap());
+    let create = (name, settings.clone())
+        .prop_map(|(name, settings)| Command::CreateTable { name, settings });
+    let alter = (1u32..20, settings)
+        .prop_map(|(id, settings)| Command::AlterTable { id: TableId(id), settings });
+    let drop = (1u32..20).prop_map(|id| Command::DropTable { id: TableId(id) });
+    prop_oneof![1 => Just(found()), 5 => started, 3 => refilled, 6 => create, 3 => alter, 4 => drop]
+}
+
+fn unfounded() -> ClusterState {
+    ClusterState::unfounded(founder("n1", 1).member)
+}
+
+/// All that an entry could change, but for the epoch.
+fn content(state: &ClusterState) -> impl PartialEq + std::fmt::Debug + use<> {
+    (
+        state.cluster_id(),
+        state.cluster_name().to_owned(),
+        state.members().clone(),
+        state.tables().clone(),
+        state.ring().owners().to_vec(),
+    )
+}
+
+proptest! {
+    #[test]
+    fn every_log_folds_to_one_state_that_keeps_its_invariants(
+        early in any::<bool>(),
+        commands in proptest::collection::vec(command(), 0..40),
+    ) {
+        let (mut state, mut again) = (unfounded(), unfounded());
+        let founding = (!early).then(found);
+        let mut table_ids = BTreeSet::new();
+        let mut replaced = BTreeSet::new();
+        for (at, command) in founding.into_iter().chain(commands).enumerate() {
+            let entry = LogEntry { id: at as u128, command };
+            let before = state.clone();
+            let verdict = state.apply(&entry);
+
+            // Another node, that read the entry from its disk, comes to the same.
+            let bytes = codec::seal(1, &entry);
+            let read: LogEntry = codec::unseal("an entry", 1, &bytes).unwrap();
+            prop_assert_eq!(&verdict, &again.apply(&read));
+            prop_assert_eq!(content(&state), content(&again));
+
+            prop_assert_eq!(state.epoch(), before.epoch().next());
+            if let Verdict::NotDone(_) = verdict {
+                prop_assert_eq!(content(&state), content(&before), "a refusal changed something");
+            }
+            if let Verdict::Created(id) = verdict {
+                prop_assert!(table_ids.insert(id), "{} returned", id);
+                prop_assert_eq!(u64::from(id.0), state.epoch().0);
+            }
+            for (node, member) in before.members() {
+                if state.member(*node).is_some_and(|now| now.actor != member.actor) {
+                    replaced.insert(member.actor);
+                }
+            }
+            let actors: BTreeSet<ActorId> = state.members().values().map(|m| m.actor).collect();
+            prop_assert_eq!(actors.len(), state.members().len(), "two members, one actor (I24)");
+            prop_assert!(actors.is_disjoint(&replaced), "a replaced actor acts again");
+            let ring: Vec<NodeId> = state.ring().members().iter().map(|m| m.id).collect();
+            let members: Vec<NodeId> = state.members().keys().copied().collect();
+            prop_assert!(!state.is_founded() || ring == members);
+            for table in state.tables().values() {
+                prop_assert_eq!(state.table_named(&table.name).map(|t| t.id), Some(table.id));
+            }
+        }
+    }
+
+    /// Who could vote and was not heard from since can still vote, until a later start is known.
+    #[test]
+    fn a_vote_that_counts_stops_counting_only_by_a_later_start_or_another_actor(
+        commands in proptest::collection::vec(command(), 0..40),
+    ) {
+        let mut state = unfounded();
+        state.apply(&LogEntry { id: 0, command: found() });
+        for (at, command) in commands.into_iter().enumerate() {
+            let before = state.clone();
+            state.apply(&LogEntry { id: at as u128 + 1, command });
+            for (node, was) in before.members() {
+                let now = state.member(*node).unwrap();
+                let still = state.may_vote(*node, was.actor, was.incarnation, was.nonce);
+                let later = now.actor != was.actor || now.incarnation > was.incarnation;
+                prop_assert_eq!(still, !later);
+                prop_assert!(state.may_vote(*node, now.actor, now.incarnation, now.nonce));
+                prop_assert!(!state.may_vote(*node, now.actor, now.incarnation, now.nonce + 1));
+            }
+        }
+    }
+}
+
+/// Stored entries of format 1, one of each command. If this fails, old data directories can no
+/// longer be read: commands are numbered by their order, so new ones go at the end.
+#[test]
+fn the_stored_form_of_every_command_is_what_it_was() {
+    let settings = TableSettings { ttl_s: 300, ..TableSettings::bucket(3) };
+    let commands = [
+        found(),
+        Command::NodeStarted {
+            node: NodeId(5),
+            actor: ActorId(6),
+            incarnation: Incarnation(2),
+            nonce: 9,
+            addresses: Addresses { http: "h:1".to_owned(), ..Addresses::default() },
+        },
+        Command::Refilled { node: NodeId(5), actor: ActorId(6) },
+        Command::CreateTable { name: "k.v".parse().unwrap(), settings: settings.clone() },
+        Command::AlterTable { id: TableId(4), settings },
+        Command::DropTable { id: TableId(4) },
+        Command::Nothing,
+    ];
+    let digests: Vec<String> = commands
+        .into_iter()
+        .map(|command| {
+            let bytes = codec::seal(1, &LogEntry { id: 1, command });
+            format!("{} {:016x}", bytes.len(), xxhash_rust::xxh3::xxh3_64(&bytes))
+        })
+        .collect();
+    let expected = [
+        "170 7d35b91e640d2ba4",
+        "21 131c3cb552644700",
+        "13 63d7831bbc45bc9e",
+        "25 b2fd4ee18bd3f82c",
+        "22 44032c52f8add0ba",
+        "12 9ccdd12304b1c5c8",
+        "11 ec9629ba36b1f4a1",
+    ];
+    assert_eq!(digests, expected);
+}
