@@ -116,6 +116,7 @@ fn process() {
     let Ok(role) = env::var(ROLE) else { return };
     // The harness has begun a line.
     println!();
+    stop_at_a_panic();
     plant();
     let dir = env::var(DIR).expect("a directory");
     let engine = match open(&env::var(ENGINE).expect("an engine"), Path::new(&dir)) {
@@ -130,6 +131,17 @@ fn process() {
         "check" => check(&*engine),
         other => panic!("unknown role {other}"),
     }
+}
+
+/// As the real program does: a panic that no engine call contains, in one of sled's own threads
+/// for example, would otherwise leave a sync waiting for ever.
+fn stop_at_a_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        if !henge::storage::panic_is_contained() {
+            println!("wrong {}", panic.to_string().replace('\n', " "));
+            std::process::exit(3);
+        }
+    }));
 }
 
 #[cfg(feature = "sim")]
@@ -332,7 +344,7 @@ fn write_and_cut(
     });
     let mut seen = 0;
     let mut failed = None;
-    let mut take = |line: String, ledger: &mut Ledger| {
+    let mut take = |line: String, cut: bool, ledger: &mut Ledger| {
         let mut words = line.split(' ');
         match words.next() {
             Some("ack") => {
@@ -347,7 +359,8 @@ fn write_and_cut(
                 }
                 0
             }
-            Some("open-failed") => {
+            // Once the disk is gone a panic is as good as an error.
+            Some("open-failed" | "wrong") if !cut => {
                 failed = Some(line);
                 0
             }
@@ -358,7 +371,7 @@ fn write_and_cut(
     while seen < acks || (load.flush_after.is_some() && unsynced < 1_500) {
         let Ok(line) = lines.recv() else { break };
         unsynced = if line == "wrote" { unsynced + 1 } else { 0 };
-        seen += take(line, ledger);
+        seen += take(line, false, ledger);
     }
     // Straight after an acknowledgement the cut would always fall between two groups.
     std::thread::sleep(Duration::from_micros(ledger.last_stamp * 7_919 % 25_000));
@@ -372,7 +385,7 @@ fn write_and_cut(
     let mut rest: Vec<String> = lines.try_iter().collect();
     rest.pop();
     for line in rest {
-        seen += take(line, ledger);
+        seen += take(line, true, ledger);
     }
     // Stamps given out and not acknowledged may be on the disk too.
     ledger.last_stamp += 10_000;
