@@ -1,12 +1,27 @@
 //! A whole cluster in one thread, replayed from a seed. Test builds only (`sim` feature).
 //!
-//! [`executor`] is time, tasks and randomness; [`disk`] and [`engine`] are storage that loses power.
+//! ```text
+//! seed → plan (generate) → run: cluster, clients, faults (inject) → history → check
+//! ```
+//!
+//! Reading order, from the bottom: [`rng`], [`trace`]; [`executor`] is time, tasks and randomness;
+//! [`disk`] and [`engine`] are storage that loses power; [`net`] is the network. On top,
+//! [`cluster`] starts and kills production nodes, [`client`]s work through the script of a
+//! [`plan`], [`inject`] breaks things, the [`oracle`] watches from inside, and [`check`] judges the
+//! [`history`] from outside.
 
 pub mod check;
+pub mod client;
+pub mod cluster;
 pub mod disk;
 pub mod engine;
 pub mod executor;
+pub mod generate;
 pub mod history;
+pub mod inject;
 pub mod net;
+pub mod oracle;
+pub mod plan;
 pub mod rng;
+pub mod run;
 pub mod trace;

@@ -10,6 +10,14 @@ pub struct DiskImage {
     contents: BTreeMap<String, Vec<u8>>,
 }
 
+impl DiskImage {
+    /// True when no file was there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.contents.is_empty()
+    }
+}
+
 impl State {
     /// Leaves one of a sync's writes out, or sends it to a wrong place, if that is armed.
     pub(super) fn stray(&mut self, pending: &mut Vec<Pending>) {

@@ -263,10 +263,11 @@ impl SimDisk {
             state.effects.read_errors += 1;
             return Err(io_error("injected read error"));
         }
-        self.charge(&state, 200 + len as u64 / 4);
         let inode = state.inodes.get(&file).ok_or_else(no_file)?;
         let end = at.saturating_add(len).min(inode.live.len());
-        Ok(inode.live.get(at..end).unwrap_or_default().to_vec())
+        let bytes = inode.live.get(at..end).unwrap_or_default().to_vec();
+        self.charge(&state, 200 + bytes.len() as u64 / 4);
+        Ok(bytes)
     }
 
     /// Writes `bytes` at `at`.

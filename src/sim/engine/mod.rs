@@ -88,6 +88,12 @@ impl SimEngine {
         Ok(Self { disk: disk.clone(), generation, state: Mutex::new(state) })
     }
 
+    /// True once a sync has failed.
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.state().is_poisoned()
+    }
+
     /// The disk below.
     #[must_use]
     pub fn disk(&self) -> &SimDisk {

@@ -186,6 +186,10 @@ impl State {
         Ok(rows.filter_map(entry).collect())
     }
 
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poisoned.is_some()
+    }
+
     fn check_poison(&self) -> Result<(), StorageError> {
         match &self.poisoned {
             Some(cause) => Err(StorageError::Poisoned { cause: cause.clone() }),

@@ -1,0 +1,480 @@
+//! Judges a run from inside, while it runs: the invariants that no client can see.
+//!
+//! It looks into every node and disk, which nothing in the real world can, and never changes
+//! anything. A breach is noted, not fatal: the run goes on, so that the check named for a bug gets
+//! its chance beside the invariant that notices it first.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::coordinator::{WriteOp, WriteOutcome};
+use crate::env::BoxFuture;
+use crate::net::PeerService;
+use crate::net::messages::{Apply, Header, Mint, Request, Response};
+use crate::record::{self, OP_LOG_LEN, Record};
+use crate::ring::token_of;
+use crate::sim::check::{Check, Violation};
+use crate::sim::cluster::{Life, SimCluster};
+use crate::sim::engine::SimEngine;
+use crate::storage::keys::{self, Kind};
+use crate::types::{ActorId, Consistency, Dot, Key, NodeId, TableId};
+
+/// Breaches kept per check: the first ones tell most.
+const KEPT_PER_CHECK: usize = 5;
+/// Of so many acknowledgements, one has all replicas' copies of its key looked at.
+const SAMPLE: u64 = 4;
+
+#[derive(Default)]
+struct Known {
+    violations: Vec<Violation>,
+    /// What each epoch's state looks like, whoever got there first.
+    states: BTreeMap<u64, u64>,
+    /// Of each node: losses, lives, epoch and hybrid clock when last looked at.
+    nodes: BTreeMap<u32, NodeSeen>,
+    /// Which node, after how many losses, an actor acted for.
+    actors: BTreeMap<ActorId, (u32, u32)>,
+    /// The greatest reading of any wall clock.
+    max_wall: u64,
+    /// What a node had seen of a key: (node, losses, key).
+    contexts: BTreeMap<(u32, u32, Key), crate::causality::Context>,
+    pauses: BTreeMap<u32, u32>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct NodeSeen {
+    losses: u32,
+    lives: u32,
+    epoch: u64,
+    clock: u64,
+}
+
+/// See the module's text.
+#[derive(Default)]
+pub struct Oracle {
+    known: Mutex<Known>,
+    acknowledged: AtomicU64,
+    renewals: AtomicU64,
+}
+
+impl std::fmt::Debug for Oracle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Oracle")
+    }
+}
+
+impl Oracle {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a breach.
+    pub fn breach(&self, cluster: &SimCluster, check: Check, key: &str, what: String) {
+        let at = Duration::from_nanos(cluster.world().now());
+        let what = format!("{what} (at {:.6} s)", at.as_secs_f64());
+        let mut known = self.known();
+        if known.violations.iter().filter(|v| v.check == check).count() < KEPT_PER_CHECK {
+            let key = key.to_owned();
+            known.violations.push(Violation { check, key, what, operations: Vec::new() });
+        }
+    }
+
+    /// All breaches noted so far.
+    #[must_use]
+    pub fn violations(&self) -> Vec<Violation> {
+        self.known().violations.clone()
+    }
+
+    /// Times that a node found its directory to be an older copy.
+    #[must_use]
+    pub fn renewals(&self) -> u64 {
+        self.renewals.load(Ordering::Relaxed)
+    }
+
+    /// How often data was taken from disks, over all nodes.
+    #[must_use]
+    pub fn losses(&self, cluster: &SimCluster) -> u32 {
+        cluster.nodes().iter().map(|node| node.losses).sum()
+    }
+
+    /// Times that node `n` was made to stand still.
+    #[must_use]
+    pub fn pauses(&self, n: u32) -> u32 {
+        self.known().pauses.get(&n).copied().unwrap_or(0)
+    }
+
+    /// Node `n` stands still.
+    pub fn paused(&self, n: u32) {
+        *self.known().pauses.entry(n).or_default() += 1;
+    }
+
+    /// Node `n` has found that its directory is an older copy.
+    pub fn renewed(&self, _n: u32) {
+        self.renewals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A node has started.
+    pub fn started(&self, cluster: &SimCluster, n: u32, life: &Life) {
+        let actor = life.node.identity().actor;
+        let foreign = self.known().actors.get(&actor).is_some_and(|(node, _)| *node != n);
+        if foreign {
+            let what = format!("node {n} has started as actor {actor}, which is another node's");
+            self.breach(cluster, Check::I24, "", what);
+        }
+    }
+
+    /// I17: a request has ended on node `n` after `took`.
+    pub fn ended(
+        &self,
+        cluster: &SimCluster,
+        n: u32,
+        took: Duration,
+        limit: Duration,
+        pauses: u32,
+    ) {
+        // A process that stood still, or a clock that runs fast, is no broken promise.
+        let late = took > limit + limit / 2 + Duration::from_millis(100);
+        if late && self.pauses(n) == pauses {
+            let what = format!("a request with {limit:?} took {took:?} on node {n}");
+            self.breach(cluster, Check::I17, "", what);
+        }
+    }
+
+    /// Looks at every living node: I9, I22, I24.
+    pub fn checkpoint(&self, cluster: &SimCluster) {
+        let lives: Vec<(u32, u32, u32, Life)> = {
+            let nodes = cluster.nodes();
+            let life = |(n, node): (usize, &crate::sim::cluster::SimNode)| {
+                Some((n as u32, node.losses, node.lives, node.life.clone()?))
+            };
+            nodes.iter().enumerate().filter_map(life).collect()
+        };
+        let walls: Vec<u64> = {
+            let machines: Vec<_> = cluster.nodes().iter().map(|node| node.machine).collect();
+            machines.into_iter().map(|machine| cluster.world().wall(machine)).collect()
+        };
+        let mut known = self.known();
+        known.max_wall = walls.into_iter().fold(known.max_wall, u64::max);
+        let mut found = Vec::new();
+        for (n, losses, lives, life) in lives {
+            found.extend(known.look_at(cluster, n, losses, lives, &life));
+        }
+        drop(known);
+        for (check, what) in found {
+            self.breach(cluster, check, "", what);
+        }
+    }
+
+    /// A client was told that its write is stored: I1, and now and then I4 and I5.
+    pub fn acknowledged(
+        &self,
+        cluster: &SimCluster,
+        op: &WriteOp,
+        outcome: &WriteOutcome,
+        losses: u32,
+    ) {
+        let Some(dot) = outcome.dot else { return };
+        // Copies that a fault destroyed meanwhile had counted; and a repeated answer tells of
+        // copies that were counted long ago.
+        if self.losses(cluster) != losses || outcome.replayed {
+            return;
+        }
+        let needed = match op.level {
+            Consistency::One => 1,
+            Consistency::All => usize::from(cluster.plan().replication),
+            _ => usize::from(cluster.plan().replication) / 2 + 1,
+        };
+        let copies = copies(cluster, op.table.id, &op.key);
+        let holders = copies.iter().filter(|copy| copy.holds(dot)).count();
+        if holders < needed {
+            let what = format!(
+                "version {dot} was acknowledged at {} and is durable on {holders} of {needed}",
+                op.level
+            );
+            self.breach(cluster, Check::I1, &text(&op.key), what);
+        }
+        if self.acknowledged.fetch_add(1, Ordering::Relaxed).is_multiple_of(SAMPLE) {
+            self.look_at_copies(cluster, &op.key, &copies);
+        }
+    }
+
+    /// I4 and I5 on what the replicas of a key hold.
+    fn look_at_copies(&self, cluster: &SimCluster, key: &Key, copies: &[Copy]) {
+        let records: Vec<(u32, u32, &Record)> =
+            copies.iter().filter_map(|c| Some((c.node, c.losses, c.record.as_ref()?))).collect();
+        for (node, losses, record) in &records {
+            let context = record.context();
+            let view = record.view(crate::types::WallMicros(0));
+            if let Some(bare) = view.versions.iter().find(|v| !context.covers(v.dot)) {
+                let what = format!("node {node} holds version {} unseen by its record", bare.dot);
+                self.breach(cluster, Check::I4, &text(key), what);
+            }
+            if record.kind() != record::RecordKind::Siblings {
+                continue;
+            }
+            let mut known = self.known();
+            let before = known.contexts.insert((*node, *losses, key.clone()), context.clone());
+            drop(known);
+            if let Some(before) = before {
+                let mut union = context.clone();
+                union.union(&before);
+                if union.seen() != context.seen() {
+                    let what = format!("node {node} has forgotten events that it had seen");
+                    self.breach(cluster, Check::I4, &text(key), what);
+                }
+            }
+        }
+        for (_, _, a) in &records {
+            for (_, _, b) in &records {
+                if !merges_lawfully(a, b) {
+                    let what = "two stored records do not merge lawfully".to_owned();
+                    self.breach(cluster, Check::I5, &text(key), what);
+                }
+            }
+        }
+    }
+}
+
+impl Known {
+    fn look_at(
+        &mut self,
+        cluster: &SimCluster,
+        n: u32,
+        losses: u32,
+        lives: u32,
+        life: &Life,
+    ) -> Vec<(Check, String)> {
+        let mut found = Vec::new();
+        let state = life.node.cluster().state();
+        let epoch = state.epoch().0;
+        let clock = life.node.cluster().stamps().clock.now().0;
+        let seen = self.nodes.entry(n).or_default();
+        if seen.losses == losses && epoch < seen.epoch {
+            found.push((Check::I9, format!("node {n} went from epoch {} to {epoch}", seen.epoch)));
+        }
+        if seen.losses == losses && seen.lives == lives && clock < seen.clock {
+            found.push((Check::I22, format!("the hybrid clock of node {n} went back")));
+        }
+        let is_news = seen.lives != lives || seen.epoch != epoch;
+        *seen = NodeSeen { losses, lives, epoch, clock };
+        let bound = self.max_wall + cluster.plan().max_clock_skew_ms * 1_000 + 1_000_000;
+        if clock > bound {
+            let ahead = clock - self.max_wall;
+            found.push((Check::I22, format!("node {n} is {ahead} µs ahead of every clock")));
+        }
+        if is_news && state.is_founded() {
+            let tables: Vec<_> = state.tables().values().collect();
+            let words = format!(
+                "{:?} {:?} {:?} {:?}",
+                state.cluster_id(),
+                state.cluster_name(),
+                state.members(),
+                tables
+            );
+            let digest = xxhash_rust::xxh3::xxh3_64(words.as_bytes());
+            if *self.states.entry(epoch).or_insert(digest) != digest {
+                found.push((Check::I9, format!("node {n} has another epoch {epoch} than others")));
+            }
+        }
+        if is_news && life.node.cluster().may_serve(&state) {
+            let actor = life.node.identity().actor;
+            let (node, then) = *self.actors.entry(actor).or_insert((n, losses));
+            if node != n || then != losses {
+                let what = format!(
+                    "actor {actor} serves for node {n} although its directory has lost data since"
+                );
+                found.push((Check::I24, what));
+            }
+        }
+        found
+    }
+}
+
+fn text(key: &Key) -> String {
+    String::from_utf8_lossy(key.as_bytes()).into_owned()
+}
+
+fn merges_lawfully(a: &Record, b: &Record) -> bool {
+    let joined = |x: &Record, y: &Record| {
+        let mut x = x.clone();
+        x.merge(y).ok().map(|_| x)
+    };
+    let (Some(ab), Some(ba)) = (joined(a, b), joined(b, a)) else { return false };
+    ab == ba && joined(&ab, b).as_ref() == Some(&ab) && joined(a, &ab).as_ref() == Some(&ab)
+}
+
+/// What one replica durably holds of a key.
+struct Copy {
+    node: u32,
+    losses: u32,
+    record: Option<Record>,
+    /// It cannot be read, so nothing can be said of it.
+    damaged: bool,
+}
+
+impl Copy {
+    fn holds(&self, dot: Dot) -> bool {
+        let Some(record) = &self.record else { return self.damaged };
+        // A last-write-wins record names its present version and the latest operations only.
+        let forgets =
+            record.kind() == record::RecordKind::Lww && record.op_entries().len() == OP_LOG_LEN;
+        forgets
+            || record.context().covers(dot)
+            || record.op_entries().iter().any(|entry| entry.dot == dot)
+    }
+}
+
+fn row_of(table: TableId, key: &Key) -> bytes::Bytes {
+    keys::row(Kind::Record, table, token_of(key.as_bytes()), key, b"")
+}
+
+/// The durable record of a key in an engine; `Err` when it cannot be read.
+fn durable(engine: &SimEngine, table: TableId, key: &Key) -> Result<Option<Record>, ()> {
+    let bytes = engine.durable(&row_of(table, key)).map_err(|_| ())?;
+    let address = record::address(table, key);
+    bytes.map(|bytes| Record::decode(&bytes, &address)).transpose().map_err(|_| ())
+}
+
+fn copies(cluster: &SimCluster, table: TableId, key: &Key) -> Vec<Copy> {
+    let engines: Vec<(u32, u32, Arc<SimEngine>)> = {
+        let nodes = cluster.nodes();
+        let one = |(n, node): (usize, &crate::sim::cluster::SimNode)| {
+            Some((n as u32, node.losses, node.last_engine.clone()?))
+        };
+        nodes.iter().enumerate().filter_map(one).collect()
+    };
+    let copy =
+        |(node, losses, engine): (u32, u32, Arc<SimEngine>)| match durable(&engine, table, key) {
+            Ok(record) => Copy { node, losses, record, damaged: false },
+            Err(()) => Copy { node, losses, record: None, damaged: true },
+        };
+    engines.into_iter().map(copy).collect()
+}
+
+/// Stands before a node's service and holds each answer against what is on the disks: I1, I3, I10,
+/// I23.
+pub struct Inspector {
+    cluster: SimCluster,
+    me: u32,
+    inner: Arc<dyn PeerService>,
+    engine: Arc<SimEngine>,
+}
+
+impl Inspector {
+    /// Inspects `inner`, the service of node `me`.
+    #[must_use]
+    pub fn new(
+        cluster: SimCluster,
+        me: u32,
+        inner: Arc<dyn PeerService>,
+        engine: Arc<SimEngine>,
+    ) -> Self {
+        Self { cluster, me, inner, engine }
+    }
+}
+
+/// What a request is about.
+enum About {
+    Nothing,
+    Read(TableId, Key),
+    Mint(TableId, Key),
+    Apply(Apply),
+}
+
+impl PeerService for Inspector {
+    fn serve(
+        &self,
+        from: NodeId,
+        header: Header,
+        request: Request,
+    ) -> BoxFuture<'static, Response> {
+        let (cluster, me, engine) = (self.cluster.clone(), self.me, self.engine.clone());
+        let about = match &request {
+            Request::Read(read) => About::Read(read.table, read.key.clone()),
+            Request::Mint(Mint { table, key, .. }) => About::Mint(*table, key.clone()),
+            Request::Apply(apply) => About::Apply(apply.clone()),
+            _ => About::Nothing,
+        };
+        if let About::Apply(apply) = &about {
+            sender_has_synced(&cluster, from, apply);
+        }
+        let answer = self.inner.serve(from, header, request);
+        Box::pin(async move {
+            let response = answer.await;
+            judge(&cluster, me, &engine, &about, &response);
+            response
+        })
+    }
+}
+
+/// I3: the versions that the sender minted are on its disk before they leave it.
+fn sender_has_synced(cluster: &SimCluster, from: NodeId, apply: &Apply) {
+    let Some(sender) = cluster.number(from) else { return };
+    let Some(life) = cluster.life(sender) else { return };
+    let address = record::address(apply.table, &apply.key);
+    let Ok(record) = Record::decode(&apply.record, &address) else { return };
+    let actor = life.node.identity().actor;
+    let newest = record.max_counter(actor);
+    let Ok(held) = durable(&life.engine, apply.table, &apply.key) else { return };
+    let held = held.map_or(0, |record| record.max_counter(actor));
+    if newest > held {
+        let what = format!(
+            "version {actor}:{newest} has left node {sender}, whose disk has none above {held}"
+        );
+        cluster.oracle().breach(cluster, Check::I3, &text(&apply.key), what);
+    }
+}
+
+fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, response: &Response) {
+    let (table, key) = match about {
+        About::Nothing => return,
+        About::Read(table, key) | About::Mint(table, key) => (*table, key),
+        About::Apply(apply) => (apply.table, &apply.key),
+    };
+    let served = matches!(
+        response,
+        Response::Record(_) | Response::Digest(_) | Response::Minted(_) | Response::Applied { .. }
+    );
+    if !served {
+        return;
+    }
+    let oracle = cluster.oracle();
+    if let Some(life) = cluster.life(me) {
+        let state = life.node.cluster().state();
+        let owned = state.table(table).is_none_or(|table| {
+            let placement = state.ring().placement(&table.settings.replication);
+            let partition = state.ring().partition_of(token_of(key.as_bytes()));
+            placement.of(partition).write.contains(&life.node.id())
+        });
+        if !owned {
+            let what = format!("node {me} served a key that it does not keep");
+            oracle.breach(cluster, Check::I10, &text(key), what);
+        }
+    }
+    let check = |otherwise| if engine.is_poisoned() { Check::I23 } else { otherwise };
+    match (about, response) {
+        (About::Mint(..), Response::Minted(minted)) => {
+            let held = durable(engine, table, key);
+            let synced = held.is_ok_and(|held| {
+                held.is_some_and(|r| r.max_counter(minted.dot.actor) >= minted.dot.counter)
+            });
+            if !synced {
+                let what = format!("node {me} told of version {} before syncing it", minted.dot);
+                oracle.breach(cluster, check(Check::I3), &text(key), what);
+            }
+        }
+        (About::Apply(apply), Response::Applied { .. }) => {
+            let address = record::address(table, key);
+            let Ok(incoming) = Record::decode(&apply.record, &address) else { return };
+            let held = durable(engine, table, key).ok().flatten();
+            let missing = held
+                .is_none_or(|mut held| held.merge(&incoming).is_ok_and(|merged| merged.changed));
+            if missing {
+                let what = format!("node {me} acknowledged a record that is not on its disk");
+                oracle.breach(cluster, check(Check::I1), &text(key), what);
+            }
+        }
+        _ => {}
+    }
+}
