@@ -58,20 +58,20 @@ pub(super) struct Voters {
 }
 
 impl Cluster {
-    /// Whether this node may vote on `index`; if not, what to answer instead.
-    fn may_vote_on(&self, index: u64, founding: u128) -> Result<(), MetaResponse> {
+    /// What to answer if this node may not vote on `index`; `None` when it may.
+    fn no_vote_on(&self, index: u64, founding: u128) -> Option<MetaResponse> {
         let epoch = self.state().epoch();
         if index <= epoch.0 {
-            return Err(self.entries_after(Epoch(index - 1)));
+            return Some(self.entries_after(Epoch(index.saturating_sub(1))));
         }
         if index > epoch.0 + 1 {
-            return Err(MetaResponse::Behind { epoch });
+            return Some(MetaResponse::Behind { epoch });
         }
         if index == 1 && self.log().founding != Some(founding) {
             let why = "this node has not confirmed that founding".to_owned();
-            return Err(MetaResponse::No { why });
+            return Some(MetaResponse::No { why });
         }
-        Ok(())
+        None
     }
 
     pub(super) async fn prepare(&self, index: u64, founding: u128, ballot: Ballot) -> MetaResponse {
@@ -79,7 +79,7 @@ impl Cluster {
         if index == 0 {
             return MetaResponse::No { why: "entries are numbered from 1".to_owned() };
         }
-        if let Err(answer) = self.may_vote_on(index, founding) {
+        if let Some(answer) = self.no_vote_on(index, founding) {
             return answer;
         }
         let (reply, vote) = {
@@ -112,7 +112,7 @@ impl Cluster {
         if index == 0 {
             return MetaResponse::No { why: "entries are numbered from 1".to_owned() };
         }
-        if let Err(answer) = self.may_vote_on(index, founding) {
+        if let Some(answer) = self.no_vote_on(index, founding) {
             return answer;
         }
         if index == 1 && !self.is_founding(&entry, founding) {
