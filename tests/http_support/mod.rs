@@ -55,8 +55,12 @@ pub struct Fake {
 
 impl Fake {
     pub fn new() -> Self {
+        Self::in_world(tokio_env())
+    }
+
+    pub fn in_world(env: Env) -> Self {
         Self {
-            env: tokio_env(),
+            env,
             codec: ContextCodec::new([7; 32]),
             tables: Mutex::default(),
             rows: Mutex::default(),
@@ -414,7 +418,7 @@ impl World {
 
     pub fn with(fake: Fake, limits: HttpLimits) -> Self {
         let fake = Arc::new(fake);
-        let door = Door::new(fake.clone(), tokio_env(), limits, Registry::new());
+        let door = Door::new(fake.clone(), fake.env.clone(), limits, Registry::new());
         Self { fake, door }
     }
 

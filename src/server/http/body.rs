@@ -111,6 +111,14 @@ impl DoorBody {
     }
 }
 
+/// Most bytes that are handed to the connection at a time. What it has taken, it buffers, and the
+/// guards end with the last part: a large answer given whole would count as sent at once.
+const PART: usize = 64 * 1024;
+
+fn part_of(bytes: &mut Bytes) -> Bytes {
+    if bytes.len() <= PART { std::mem::take(bytes) } else { bytes.split_to(PART) }
+}
+
 impl HttpBody for DoorBody {
     type Data = Bytes;
     type Error = axum::Error;
@@ -122,11 +130,19 @@ impl HttpBody for DoorBody {
         match &mut self.content {
             Content::Empty => Poll::Ready(None),
             Content::Once(bytes) => {
-                let bytes = std::mem::take(bytes);
-                self.content = Content::Empty;
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
+                let part = part_of(bytes);
+                if bytes.is_empty() {
+                    self.content = Content::Empty;
+                }
+                Poll::Ready(Some(Ok(Frame::data(part))))
             }
-            Content::Pieces(pieces) => Poll::Ready(pieces.pop_front().map(|b| Ok(Frame::data(b)))),
+            Content::Pieces(pieces) => {
+                let part = pieces.front_mut().map(part_of);
+                if pieces.front().is_some_and(Bytes::is_empty) {
+                    pieces.pop_front();
+                }
+                Poll::Ready(part.map(|part| Ok(Frame::data(part))))
+            }
             Content::Stream(receiver) => {
                 receiver.poll_recv(cx).map(|next| next.map(|bytes| Ok(Frame::data(bytes))))
             }

@@ -38,6 +38,9 @@ use crate::types::Mono;
 use stream::{Activity, Watched};
 pub(super) use stream::{ConnectionGuard, raw_refusal};
 
+/// Bytes of answers that an HTTP/2 stream buffers.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// A bound port that does not listen to anybody yet.
 #[derive(Debug)]
 pub struct Listener {
@@ -188,12 +191,15 @@ fn builder(door: &Door, dates: bool) -> auto::Builder<EnvExecutor> {
         .http1()
         // `Watch` times all connections; hyper's own timer would cost one per request.
         .header_read_timeout(None)
-        .auto_date_header(dates)
-        .pipeline_flush(true);
+        // Not `pipeline_flush`: with it, an answer to garbage that other garbage follows is never
+        // flushed.
+        .max_buf_size(2 * limits.max_header_bytes.max(limits.max_uri_bytes).max(8192))
+        .auto_date_header(dates);
     builder
         .http2()
         .timer(EnvTimer::new(env.clone()))
         .auto_date_header(dates)
+        .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(limits.max_streams_per_connection)
         .max_header_list_size(u32::try_from(2 * limits.max_header_bytes).unwrap_or(u32::MAX));
     builder
