@@ -1,0 +1,119 @@
+//! Durable writes per second: 64 writers, one committer, a sync per group, every engine in one run.
+//!
+//! ```text
+//! cargo bench --bench commit -- [SECONDS] [VALUE_BYTES] [DIRECTORY]
+//! ```
+//!
+//! The directory should be on the disk in question; a temporary one in the working directory is
+//! the default. A closed loop: each writer waits for its ticket before the next write.
+
+#![allow(clippy::disallowed_methods, reason = "a measurement needs the real clock")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use hdrhistogram::Histogram;
+use henge::env::tokio_env;
+use henge::storage::{
+    Batch, Committer, CommitterOptions, Engine, FjallEngine, FjallOptions, MemEngine, SledEngine,
+    SledOptions,
+};
+
+const WRITERS: u64 = 64;
+
+fn main() {
+    // cargo passes `--bench` along.
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    let number =
+        |at: usize, default| args.get(at).and_then(|arg| arg.parse().ok()).unwrap_or(default);
+    let (seconds, value_bytes) = (number(0, 5), number(1, 100));
+    let root = match args.get(2) {
+        Some(dir) => tempfile::tempdir_in(dir),
+        None => tempfile::tempdir_in("."),
+    };
+    let root = root.expect("a directory to write to");
+    println!("{WRITERS} writers, {value_bytes} B values, {seconds} s each");
+    for name in ["memory", "sled", "fjall"] {
+        let engine = open(name, &root.path().join(name));
+        measure(name, engine, Duration::from_secs(seconds), value_bytes as usize);
+    }
+}
+
+fn open(name: &str, dir: &Path) -> Arc<dyn Engine> {
+    match name {
+        "sled" => Arc::new(SledEngine::open(dir, SledOptions::default()).expect("sled")),
+        "fjall" => Arc::new(FjallEngine::open(dir, FjallOptions::default()).expect("fjall")),
+        _ => Arc::new(MemEngine::new()),
+    }
+}
+
+fn measure(name: &str, engine: Arc<dyn Engine>, time: Duration, value_bytes: usize) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio");
+    let (latencies, elapsed, stats) = runtime.block_on(async {
+        let committer = Committer::start(tokio_env(), engine.clone(), CommitterOptions::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let start = Instant::now();
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|writer| tokio::spawn(write(committer.clone(), stop.clone(), writer, value_bytes)))
+            .collect();
+        tokio::time::sleep(time).await;
+        stop.store(true, Ordering::Relaxed);
+        let mut all = histogram();
+        for writer in writers {
+            all.add(writer.await.expect("a writer")).expect("one range");
+        }
+        (all, start.elapsed(), committer.stats())
+    });
+    println!(
+        "{name:8} {:>8.0} writes/s   p50 {:>6} us   p99 {:>6} us   p99.9 {:>6} us   \
+         {:.1} writes per group   {} MiB on disk",
+        latencies.len() as f64 / elapsed.as_secs_f64(),
+        latencies.value_at_quantile(0.5),
+        latencies.value_at_quantile(0.99),
+        latencies.value_at_quantile(0.999),
+        stats.batches as f64 / stats.groups.max(1) as f64,
+        engine.stats().disk_bytes >> 20,
+    );
+}
+
+async fn write(
+    committer: Committer,
+    stop: Arc<AtomicBool>,
+    writer: u64,
+    value_bytes: usize,
+) -> Histogram<u64> {
+    let mut latencies = histogram();
+    let mut word = writer + 1;
+    while !stop.load(Ordering::Relaxed) {
+        let mut batch = Batch::new();
+        let mut key = BytesMut::with_capacity(24);
+        // Keys are spread as tokens are.
+        key.put_u64(next(&mut word));
+        key.put_slice(b"key-of-16-bytes-");
+        let value: Bytes = (0..value_bytes.div_ceil(8))
+            .flat_map(|_| next(&mut word).to_le_bytes())
+            .take(value_bytes)
+            .collect();
+        batch.put(key.freeze(), value);
+        let start = Instant::now();
+        let ticket = committer.submit(batch).expect("room in the queue");
+        ticket.await.expect("a durable write");
+        latencies.saturating_record(start.elapsed().as_micros() as u64);
+    }
+    latencies
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds")
+}
+
+/// xorshift64
+fn next(word: &mut u64) -> u64 {
+    *word ^= *word << 13;
+    *word ^= *word >> 7;
+    *word ^= *word << 17;
+    *word
+}
