@@ -387,7 +387,12 @@ impl Cluster {
             .iter()
             .map(|&node| {
                 let (cluster, request) = (self.clone(), request.clone());
-                async move { (node, cluster.ask(node, &request, time).await) }
+                // Each in a task of its own. This node's own vote holds the turn while it is being
+                // stored; were it polled only here, it would stand still, turn in hand, whenever
+                // the proposer waits for that same turn to learn an entry.
+                let answer =
+                    self.env.run("ask", async move { cluster.ask(node, &request, time).await });
+                async move { (node, answer.await.flatten()) }
             })
             .collect()
     }

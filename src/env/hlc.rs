@@ -48,11 +48,13 @@ impl HlcClock {
         Hlc(*last)
     }
 
-    /// The present reading, without advancing the clock.
+    /// The present reading: at or above every stamp given out or observed before, and every
+    /// earlier reading, even if the wall clock has jumped back since.
     pub fn now(&self) -> Hlc {
         let wall = self.env.wall().0;
-        let last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Hlc(wall.max(*last))
+        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *last = wall.max(*last);
+        Hlc(*last)
     }
 
     /// Takes note of a stamp made elsewhere.

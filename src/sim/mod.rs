@@ -24,4 +24,5 @@ pub mod oracle;
 pub mod plan;
 pub mod rng;
 pub mod run;
+pub mod shrink;
 pub mod trace;

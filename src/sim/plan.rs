@@ -211,7 +211,9 @@ pub enum Fault {
         /// Which.
         node: u32,
     },
-    /// A copy of the disk is made at the beginning and put back at the end.
+    /// A copy of the disk is made at the beginning and put back at the end. The node is started
+    /// anew in between: a copy from within its present life is not told from a crash (see
+    /// [`crate::sim::inject`]).
     Restore {
         /// Which.
         node: u32,

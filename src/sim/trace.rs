@@ -81,6 +81,8 @@ pub struct Trace {
     seq: u64,
     hash: u64,
     recent: VecDeque<TraceEvent>,
+    /// Keeps all events, not only the latest.
+    keep_all: bool,
 }
 
 impl Trace {
@@ -94,10 +96,15 @@ impl Trace {
         bytes[20] = kind as u8;
         bytes[21..].copy_from_slice(&digest.to_le_bytes());
         self.hash = xxhash_rust::xxh3::xxh3_64_with_seed(&bytes, self.hash);
-        if self.recent.len() == KEPT_EVENTS {
+        if self.recent.len() == KEPT_EVENTS && !self.keep_all {
             self.recent.pop_front();
         }
         self.recent.push_back(TraceEvent { seq: self.seq, time, machine, kind, digest });
+    }
+
+    /// Keeps all events from now on.
+    pub fn keep_all(&mut self) {
+        self.keep_all = true;
     }
 
     /// The hash of all events so far.

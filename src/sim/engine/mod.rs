@@ -73,12 +73,7 @@ impl SimEngine {
             None => return Err(corrupt("the log segment is gone")),
         };
         let mut state = State::load(disk, frontier_file, frontier, base, log)?;
-        // The tail that goes on counting must be durable before anyone is shown it, and what was
-        // cut off must not come back.
-        disk.set_len(log, state.tail()).map_err(failed)?;
-        disk.sync(log).map_err(failed)?;
-        disk.sync_dir().map_err(failed)?;
-        state.move_frontier(disk).map_err(failed)?;
+        state.settle(disk).map_err(failed)?;
         for name in disk.list() {
             let kept = [segment_name(frontier.base), log_name.clone(), "frontier".to_owned()];
             if !kept.contains(&name) {

@@ -127,9 +127,22 @@ impl State {
         }
     }
 
-    /// Where the log ends.
-    pub(super) fn tail(&self) -> usize {
-        self.tail
+    /// Makes what was found durable before anyone is shown it, and sees to it that what was cut
+    /// off does not come back.
+    ///
+    /// The tail is written again, not only synced: if the sync of an earlier process failed, the
+    /// page cache shows bytes that it takes for clean and will never write. For the same reason
+    /// the frontier is stored anew.
+    pub(super) fn settle(&mut self, disk: &SimDisk) -> io::Result<()> {
+        let synced = self.frontier.synced as usize;
+        let tail = disk.read(self.log, synced, self.tail.saturating_sub(synced))?;
+        disk.set_len(self.log, synced)?;
+        disk.write(self.log, synced, &tail)?;
+        disk.sync(self.log)?;
+        disk.sync_dir()?;
+        let next = Frontier { synced: self.tail as u64, ..self.frontier };
+        self.frontier = next.store(disk, self.frontier_file)?;
+        Ok(())
     }
 
     pub(super) fn file(&self, place: Place) -> Option<FileId> {

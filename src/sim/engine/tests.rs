@@ -102,6 +102,27 @@ fn after_a_failed_sync_nothing_is_acknowledged_and_reads_go_on() {
     assert!(engine.get(b"k").unwrap().is_some());
 }
 
+/// R48: the page cache goes on showing what a failed sync dropped, and calls it clean.
+#[test]
+fn a_process_that_starts_after_a_failed_sync_makes_durable_what_it_shows() {
+    for seed in 0..30 {
+        let disk = SimDisk::new(Rng::new(seed));
+        let engine = SimEngine::open(&disk).unwrap();
+        engine.apply(&put("k", vec![1; 2_000])).unwrap();
+        disk.set_faults(DiskFaults { sync_error: Ppm::ALWAYS, ..DiskFaults::default() });
+        engine.sync().unwrap_err();
+        disk.set_faults(DiskFaults::default());
+        let engine = SimEngine::open(&disk).unwrap();
+        let shown = engine.get(b"k").unwrap();
+        engine.apply(&put("l", "v")).unwrap();
+        engine.sync().unwrap();
+        disk.lose_power(PowerLoss::LoseAll);
+        let engine = SimEngine::open(&disk).unwrap();
+        assert_eq!(engine.get(b"k").unwrap(), shown);
+        assert!(engine.get(b"l").unwrap().is_some());
+    }
+}
+
 #[test]
 fn a_full_disk_applies_nothing_of_a_batch_and_recovers() {
     let disk = SimDisk::new(Rng::new(1));

@@ -22,15 +22,26 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct TaskId {
     index: u32,
     generation: u32,
 }
 
-/// The tasks that were woken and not yet polled.
+/// The tasks that were woken and not yet polled, in ascending order: a set. In which order they
+/// were woken must not matter, because some wakers choose it by a hidden random number (tokio's
+/// `watch` spreads its waiters over shards).
 #[derive(Default, Debug)]
 pub(super) struct ReadyList(pub(super) Mutex<Vec<TaskId>>);
+
+impl ReadyList {
+    fn insert(&self, id: TaskId) {
+        let mut list = lock(&self.0);
+        if let Err(at) = list.binary_search(&id) {
+            list.insert(at, id);
+        }
+    }
+}
 
 /// Wakes one task: puts it on the ready list, once.
 #[derive(Debug)]
@@ -54,7 +65,7 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::AcqRel) {
-            lock(&self.ready.0).push(self.id);
+            self.ready.insert(self.id);
         }
     }
 }
@@ -353,7 +364,7 @@ impl Core {
                 (0..len).map(|i| (first + i) % len).find(|&i| !starved(&list[i])).unwrap_or(first)
             }
         };
-        Some(list.swap_remove(at))
+        Some(list.remove(at))
     }
 
     /// The ready task with the highest priority, which is then drawn anew one time in thirty (a
@@ -503,7 +514,9 @@ impl Core {
         }
         group.paused = paused;
         let machine = group.machine;
-        lock(&self.ready.0).append(&mut group.parked_tasks);
+        for id in std::mem::take(&mut group.parked_tasks) {
+            self.ready.insert(id);
+        }
         for event in std::mem::take(&mut group.parked_events) {
             self.push_event(self.now, Some(id), event.action);
         }

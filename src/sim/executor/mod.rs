@@ -415,6 +415,11 @@ impl Executor {
         self.world.core().polls
     }
 
+    /// Keeps all events for [`Executor::recent_events`], not only the latest.
+    pub fn keep_all_events(&mut self) {
+        self.world.core().trace.keep_all();
+    }
+
     /// The latest events, oldest first.
     #[must_use]
     pub fn recent_events(&self) -> Vec<TraceEvent> {
