@@ -164,7 +164,9 @@ const EDITS: &[Edit] = &[
     ("empty meta", |v| v.value.meta.push((String::new(), String::new()))),
 ];
 
-const OP_EDITS: &[(&str, fn(&mut OpEntry))] = &[
+type OpEdit = (&'static str, fn(&mut OpEntry));
+
+const OP_EDITS: &[OpEdit] = &[
     ("logged op", |e| e.op.0 ^= 1),
     ("logged dot", |e| e.dot.counter -= 1),
     ("request", |e| e.request ^= 1),
