@@ -32,6 +32,16 @@ impl std::ops::DerefMut for TestCluster {
     }
 }
 
+impl Drop for TestCluster {
+    /// A failed test leaves its logs and data.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.directory.disable_cleanup(true);
+            eprintln!("logs and data stay in {}", self.directory.path().display());
+        }
+    }
+}
+
 impl TestCluster {
     /// Starts `nodes` nodes with the default settings and waits until they are ready.
     pub async fn start(nodes: u8) -> Self {

@@ -1,0 +1,155 @@
+//! Whole processes: killed, stopped, started again; and `henge dev`.
+#![allow(clippy::disallowed_methods, reason = "drives real processes")]
+
+mod support;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use support::cluster::TestCluster;
+use support::{henge, henge_in};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_answers_while_a_node_is_dead_or_frozen_and_takes_it_back() {
+    let mut cluster = TestCluster::start(3).await;
+    let (first, last) = (cluster.url(0), cluster.url(2));
+    henge(&first, &["buckets", "create", "b"]).await.ok();
+    henge(&first, &["put", "b", "before", "1"]).await.ok();
+
+    cluster.kill(1).unwrap();
+    assert_eq!(henge(&last, &["get", "b", "before"]).await.ok().text(), "1");
+    henge(&last, &["put", "b", "during", "2"]).await.ok();
+    cluster.start_node(1).unwrap();
+    cluster.wait_node_ready(1).await.unwrap();
+    let second = cluster.url(1);
+    assert_eq!(henge(&second, &["get", "b", "during"]).await.ok().text(), "2");
+
+    cluster.signal(2, "STOP").unwrap();
+    assert_eq!(henge(&first, &["get", "b", "during"]).await.ok().text(), "2");
+    henge(&first, &["put", "b", "frozen", "3"]).await.ok();
+    cluster.signal(2, "CONT").unwrap();
+    cluster.wait_node_ready(2).await.unwrap();
+    assert_eq!(henge(&last, &["get", "b", "frozen"]).await.ok().text(), "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_nodes_killed_at_once_come_back_with_what_they_acknowledged() {
+    let mut cluster = TestCluster::start(3).await;
+    let nodes = cluster.nodes();
+    henge(&nodes, &["buckets", "create", "b"]).await.ok();
+    for i in 0..20 {
+        henge(&nodes, &["put", "b", &format!("k{i}"), &i.to_string()]).await.ok();
+    }
+    for node in 0..3 {
+        cluster.kill(node).unwrap();
+    }
+    for node in 0..3 {
+        cluster.start_node(node).unwrap();
+    }
+    cluster.wait_ready().await.unwrap();
+    for i in 0..20 {
+        let key = format!("k{i}");
+        assert_eq!(henge(&nodes, &["get", "b", &key]).await.ok().text(), i.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_stops_when_asked_and_a_directory_is_held_by_one_process() {
+    let mut cluster = TestCluster::start(1).await;
+    let config = cluster.config_file(0).display().to_string();
+    let second = henge_in(cluster.directory(), "", &["start", "--config", &config], b"").await;
+    let second = second.code(1);
+    assert!(second.stderr.contains("another process"), "{}", second.stderr);
+
+    assert!(cluster.stop(0).unwrap().success());
+    let log = std::fs::read_to_string(cluster.log_file(0)).unwrap();
+    assert!(log.contains("effective configuration") && log.contains("partitions = 256"));
+    assert!(log.trim_end().ends_with("stopped"), "{log}");
+
+    // The same directory under another name belongs to somebody else.
+    let text = std::fs::read_to_string(&config).unwrap();
+    let renamed = text.replace("name = \"n1\"", "name = \"n7\"").replace("\"n1=", "\"n7=");
+    std::fs::write(&config, renamed).unwrap();
+    let other = henge_in(cluster.directory(), "", &["start", "--config", &config], b"").await;
+    let other = other.code(1);
+    assert!(other.stderr.contains("n1") || other.stderr.contains("belongs"), "{}", other.stderr);
+}
+
+/// A running `henge dev` with its first words.
+struct Dev {
+    child: Child,
+    nodes: String,
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Dev {
+    fn start(directory: &Path, extra: &[&str]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_henge"))
+            .args(["dev", "--json"])
+            .args(extra)
+            .current_dir(directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        let mut text = String::new();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        for line in stdout.lines() {
+            text.push_str(&line.unwrap());
+            if text.ends_with('}') {
+                break;
+            }
+        }
+        let ready: serde_json::Value = serde_json::from_str(&text).expect("it became ready");
+        let nodes = ready["nodes"].as_array().unwrap();
+        let nodes: Vec<_> = nodes.iter().map(|node| node.as_str().unwrap()).collect();
+        Self { child, nodes: nodes.join(",") }
+    }
+
+    /// Ctrl-C.
+    fn interrupt(mut self) -> bool {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        self.child.wait().unwrap().success()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_goes_on_with_the_same_data_after_ctrl_c() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = Dev::start(directory.path(), &["--data", "d"]);
+    henge(&dev.nodes, &["buckets", "create", "b"]).await.ok();
+    henge(&dev.nodes, &["put", "b", "k", "kept"]).await.ok();
+    let nodes = dev.nodes.clone();
+    // The addresses are its own as long as it runs.
+    let twice = henge_in(directory.path(), "", &["dev", "--data", "d"], b"").await.code(2);
+    assert!(twice.stderr.contains("already listens"), "{}", twice.stderr);
+    assert!(dev.interrupt(), "Ctrl-C is a good end");
+
+    let dev = Dev::start(directory.path(), &["--data", "d"]);
+    assert_eq!(dev.nodes, nodes);
+    for node in nodes.split(',') {
+        assert_eq!(henge(node, &["get", "b", "k"]).await.ok().text(), "kept");
+    }
+    assert!(dev.interrupt());
+    let other = ["dev", "--data", "d", "--nodes", "5"];
+    let refused = henge_in(directory.path(), "", &other, b"").await.code(2);
+    assert!(refused.stderr.contains("--nodes 3"), "{}", refused.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dev_without_data_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let dev = Dev::start(directory.path(), &["--nodes", "1"]);
+    henge(&dev.nodes, &["buckets", "create", "b"]).await.ok();
+    assert!(dev.interrupt());
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
