@@ -25,12 +25,26 @@ async fn a_cluster_answers_while_a_node_is_dead_or_frozen_and_takes_it_back() {
     let second = cluster.url(1);
     assert_eq!(henge(&second, &["get", "b", "during"]).await.ok().text(), "2");
 
+    // Node 1 is ready; the others may still have to notice.
+    all_replicas_answer(&first, "during").await;
     cluster.signal(2, "STOP").unwrap();
     assert_eq!(henge(&first, &["get", "b", "during"]).await.ok().text(), "2");
     henge(&first, &["put", "b", "frozen", "3"]).await.ok();
     cluster.signal(2, "CONT").unwrap();
     cluster.wait_node_ready(2).await.unwrap();
     assert_eq!(henge(&last, &["get", "b", "frozen"]).await.ok().text(), "3");
+}
+
+/// Waits until a read of all three replicas through `node` succeeds.
+async fn all_replicas_answer(node: &str, key: &str) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    loop {
+        let read = henge(node, &["get", "b", key, "--level", "all"]).await;
+        if read.code == 0 {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{}", read.stderr);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
