@@ -20,7 +20,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -308,6 +309,36 @@ fn spawn(role: &str, disk: &PowerDisk, engine: &str, extra: &[(&str, String)]) -
         .expect("a process")
 }
 
+/// The lines that `child` prints, as they come.
+fn read_lines(child: &mut Child) -> (JoinHandle<()>, Receiver<String>) {
+    let stdout = child.stdout.take().expect("a pipe");
+    let (sender, lines) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    (reader, lines)
+}
+
+/// A process that says nothing for so long waits for something that will not come.
+const STUCK_AFTER: Duration = Duration::from_secs(120);
+
+/// Ends a stuck process, and shows where its threads are if gdb is there.
+fn give_up(child: &mut Child) -> String {
+    let pid = child.id().to_string();
+    let stacks =
+        Command::new("gdb").args(["-p", &pid, "-batch", "-ex", "thread apply all bt 30"]).output();
+    if let Ok(stacks) = stacks {
+        eprintln!("{}", String::from_utf8_lossy(&stacks.stdout));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    "a process is stuck".to_owned()
+}
+
 /// What the test knows about a store over all rounds.
 #[derive(Default)]
 struct Ledger {
@@ -333,15 +364,7 @@ fn write_and_cut(
         (PLANT, plant.to_owned()),
     ];
     let mut child = spawn("write", disk, engine, &extra);
-    let stdout = child.stdout.take().expect("a pipe");
-    let (sender, lines) = mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
+    let (reader, lines) = read_lines(&mut child);
     let mut seen = 0;
     let mut failed = None;
     let mut take = |line: String, cut: bool, ledger: &mut Ledger| {
@@ -369,7 +392,11 @@ fn write_and_cut(
     };
     let mut unsynced = 0;
     while seen < acks || (load.flush_after.is_some() && unsynced < 1_500) {
-        let Ok(line) = lines.recv() else { break };
+        let line = match lines.recv_timeout(STUCK_AFTER) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => return Err(give_up(&mut child)),
+        };
         unsynced = if line == "wrote" { unsynced + 1 } else { 0 };
         seen += take(line, false, ledger);
     }
@@ -395,23 +422,31 @@ fn write_and_cut(
 
 /// What is wrong with the store after a cut; empty when all is well.
 fn losses(disk: &PowerDisk, engine: &str, ledger: &Ledger) -> Vec<String> {
-    let child = spawn("check", disk, engine, &[]);
-    let output = child.wait_with_output().expect("a checker");
+    let mut child = spawn("check", disk, engine, &[]);
+    let (_reader, lines) = read_lines(&mut child);
+    let mut text = Vec::new();
+    loop {
+        match lines.recv_timeout(STUCK_AFTER) {
+            Ok(line) => text.push(line),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => return vec![give_up(&mut child)],
+        }
+    }
+    let _ = child.wait();
     let mut wrong = Vec::new();
     let mut found: BTreeMap<(&str, u64), u64> = BTreeMap::new();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    for line in text.lines() {
+    for line in &text {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
             ["found", kind, slot, stamp] => {
                 let slot = slot.parse().unwrap_or(0);
                 found.insert((kind, slot), stamp.parse().unwrap_or(0));
             }
-            ["wrong" | "open-failed", ..] => wrong.push(line.to_owned()),
+            ["wrong" | "open-failed", ..] => wrong.push(line.clone()),
             _ => {}
         }
     }
-    if !text.contains("\nchecked") && wrong.is_empty() {
+    if !text.iter().any(|line| line == "checked") && wrong.is_empty() {
         wrong.push("the checker ended early".to_owned());
     }
     for (slot, acked) in &ledger.slots {
