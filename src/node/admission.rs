@@ -9,7 +9,7 @@ use crate::types::{Epoch, NodeId};
 
 /// Introduces this node, and admits founders and members.
 #[derive(Debug)]
-pub(super) struct NodeAdmission {
+pub struct NodeAdmission {
     cluster_name: String,
     identity: Identity,
     founders: Vec<NodeId>,
@@ -17,11 +17,14 @@ pub(super) struct NodeAdmission {
 }
 
 impl NodeAdmission {
-    pub(super) fn new(cluster_name: String, identity: Identity, founders: Vec<NodeId>) -> Self {
+    /// The admission of the node with this identity, for its transport.
+    #[must_use]
+    pub fn new(cluster_name: String, identity: Identity, founders: Vec<NodeId>) -> Self {
         Self { cluster_name, identity, founders, cluster: OnceLock::new() }
     }
 
-    pub(super) fn set_cluster(&self, cluster: Arc<Cluster>) {
+    /// Names the node's part in the cluster, once it runs: nobody is admitted before.
+    pub fn set_cluster(&self, cluster: Arc<Cluster>) {
         let _ = self.cluster.set(cluster);
     }
 }
@@ -54,19 +57,13 @@ impl Admission for NodeAdmission {
                 theirs.node
             ));
         }
-        let Some(member) = state.member(theirs.node) else {
+        // An older copy of a member's directory is let in too. It finds out what it is only by
+        // reading the log, which it cannot if nobody talks to it; until then it serves nothing
+        // (`Cluster::may_serve`), and its votes do not count (`ClusterState::may_vote`).
+        if state.member(theirs.node).is_none() {
             return Err(format!(
                 "you are node {}, which is no member of this cluster",
                 theirs.node
-            ));
-        };
-        // Another actor is a directory that began anew; the log will say what it may do. The
-        // same actor with an older incarnation is a copy of a directory that has gone on since.
-        if theirs.actor == member.actor && theirs.incarnation < member.incarnation {
-            return Err(format!(
-                "your data directory is an older copy: you were started {} times and this cluster \
-                 has seen {}",
-                theirs.incarnation.0, member.incarnation.0
             ));
         }
         Ok(())

@@ -25,6 +25,7 @@ use crate::ring::Member;
 use crate::storage::{Committer, CommitterOptions, Durability, Engine, StorageError};
 use crate::types::NodeId;
 
+pub use admission::NodeAdmission;
 pub use backend::NodeBackend;
 
 /// What a node needs to know, whatever world it runs in.

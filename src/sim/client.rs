@@ -321,7 +321,10 @@ impl Client {
                     cluster.oracle().acknowledged(cluster, op, &outcome, losses);
                     return Some(Ok(outcome));
                 }
-                Answer::Got(Err(error)) => unknown |= error.fate() == Fate::Unknown,
+                Answer::Got(Err(error)) => {
+                    tracing::debug!(id = step.id, node, %error, fate = ?error.fate(), "write");
+                    unknown |= error.fate() == Fate::Unknown;
+                }
                 Answer::Refused => {}
                 Answer::Silence => unknown = true,
             }

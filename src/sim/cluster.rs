@@ -10,8 +10,7 @@ use crate::cluster::FounderName;
 use crate::env::Env;
 use crate::gossip;
 use crate::meta::{Addresses, Table, TableName};
-use crate::net::handshake::{Admission, Hello, PROTOCOL};
-use crate::node::{self, Node, NodeSettings};
+use crate::node::{self, Node, NodeAdmission, NodeSettings};
 use crate::sim::disk::SimDisk;
 use crate::sim::engine::SimEngine;
 use crate::sim::executor::{GroupId, MachineId, World};
@@ -238,17 +237,14 @@ impl SimCluster {
         let engine = Arc::new(SimEngine::open(disk).map_err(|error| error.to_string())?);
         let opened = node::open(env.clone(), engine.clone(), self.settings(name))
             .map_err(|error| error.to_string())?;
-        let admission = Arc::new(SimAdmission {
-            node: id,
-            hello: opened.identity().clone(),
-            cluster: Mutex::new(None),
-        });
+        let founders = (0..self.inner.plan.nodes).map(|n| self.id(n)).collect();
+        let identity = opened.identity().clone();
+        let admission = Arc::new(NodeAdmission::new(CLUSTER.to_owned(), identity, founders));
         let stamps = opened.stamps().clone();
         let transport =
             self.inner.net.attach(id, machine, group, env.clone(), stamps, admission.clone());
         let node = opened.start(transport.clone()).map_err(|error| error.to_string())?;
-        *admission.cluster.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(node.cluster().clone());
+        admission.set_cluster(node.cluster().clone());
         let service = Inspector::new(self.clone(), n, node.service(), engine.clone());
         transport.set_service(Arc::new(service));
         Ok(Life { group, env: env.clone(), node, engine })
@@ -289,6 +285,37 @@ impl SimCluster {
         true
     }
 
+    /// Where every node stands, for a report.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let nodes: Vec<(String, Option<Life>, u32)> = {
+            let nodes = self.nodes();
+            nodes.iter().map(|n| (n.name.clone(), n.life.clone(), n.failed_starts)).collect()
+        };
+        let mut words = String::new();
+        for (name, life, failed_starts) in nodes {
+            let Some(life) = life else {
+                words.push_str(&format!("\n    {name}: down, {failed_starts} failed starts"));
+                continue;
+            };
+            let (identity, state) = (life.node.identity(), life.node.cluster().state());
+            words.push_str(&format!(
+                "\n    {name}: epoch {}, actor {}, incarnation {}, serves {}, poisoned {}; knows",
+                state.epoch(),
+                identity.actor,
+                identity.incarnation.0,
+                life.node.cluster().may_serve(&state),
+                life.engine.is_poisoned(),
+            ));
+            for member in state.members().values() {
+                let (actor, start) = (member.actor, member.incarnation.0);
+                let filled = if member.filled { "" } else { " unfilled" };
+                words.push_str(&format!(" {} {actor}/{start}{filled}", member.member.name));
+            }
+        }
+        words
+    }
+
     /// True when every node runs and serves.
     #[must_use]
     pub fn all_serve(&self) -> bool {
@@ -299,45 +326,5 @@ impl SimCluster {
                 cluster.may_serve(&cluster.state())
             })
         })
-    }
-}
-
-/// Introduces a node and admits members, as production does.
-struct SimAdmission {
-    node: NodeId,
-    hello: crate::replica::Identity,
-    cluster: Mutex<Option<Arc<crate::cluster::Cluster>>>,
-}
-
-impl SimAdmission {
-    fn cluster(&self) -> Option<Arc<crate::cluster::Cluster>> {
-        self.cluster.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl Admission for SimAdmission {
-    fn hello(&self) -> Hello {
-        let state = self.cluster().map(|cluster| cluster.state());
-        Hello {
-            protocol: PROTOCOL,
-            cluster_name: CLUSTER.to_owned(),
-            cluster_id: state.as_ref().and_then(|state| state.cluster_id()),
-            node: self.node,
-            actor: self.hello.actor,
-            incarnation: self.hello.incarnation,
-            epoch: state.map(|state| state.epoch()).unwrap_or_default(),
-        }
-    }
-
-    fn admit(&self, theirs: &Hello) -> Result<(), String> {
-        let cluster = self.cluster().ok_or("this node is still starting")?;
-        let state = cluster.state();
-        let Some(member) = state.member(theirs.node) else {
-            return if state.is_founded() { Err("no member".to_owned()) } else { Ok(()) };
-        };
-        if theirs.actor == member.actor && theirs.incarnation < member.incarnation {
-            return Err("your data directory is an older copy".to_owned());
-        }
-        Ok(())
     }
 }

@@ -375,8 +375,7 @@ fn end_disk(cluster: &SimCluster, fault: &Fault, n: u32, before: DiskEffects, sy
     disk.set_faults(faults);
     // A node whose storage has stopped stays up and acknowledges nothing until someone starts it
     // anew.
-    let poisoned = cluster.life(n).is_some_and(|life| life.engine.is_poisoned());
-    if poisoned {
+    if cluster.life(n).is_some_and(|life| life.engine.has_failed()) {
         cluster.kill(n, true);
         cluster.start(n);
     }
@@ -388,7 +387,7 @@ fn others_are_whole(cluster: &SimCluster, n: u32) -> bool {
     (0..cluster.plan().nodes).filter(|&other| other != n).all(|other| {
         cluster.life(other).is_some_and(|life| {
             let part = life.node.cluster();
-            part.may_serve(&part.state()) && !life.engine.is_poisoned()
+            part.may_serve(&part.state()) && !life.engine.has_failed()
         })
     })
 }
@@ -432,7 +431,7 @@ pub fn heal(cluster: &SimCluster) {
         mend_clock(cluster, n);
         if let Some(life) = cluster.life(n) {
             cluster.world().pause(life.group, false);
-            if life.engine.is_poisoned() {
+            if life.engine.has_failed() {
                 cluster.kill(n, true);
             }
         }

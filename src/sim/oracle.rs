@@ -408,10 +408,15 @@ impl PeerService for Inspector {
     }
 }
 
-/// I3: the versions that the sender minted are on its disk before they leave it.
+/// I3: the versions that the sender minted are on its disk before they leave it. (A directory that
+/// lost data meets its own old versions in what others hold; it mints nothing until it is whole.)
 fn sender_has_synced(cluster: &SimCluster, from: NodeId, apply: &Apply) {
     let Some(sender) = cluster.number(from) else { return };
     let Some(life) = cluster.life(sender) else { return };
+    let part = life.node.cluster();
+    if !part.may_serve(&part.state()) {
+        return;
+    }
     let address = record::address(apply.table, &apply.key);
     let Ok(record) = Record::decode(&apply.record, &address) else { return };
     let actor = life.node.identity().actor;

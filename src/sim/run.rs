@@ -172,7 +172,7 @@ impl Running {
             self.executor.run_for(ROUND)?;
             let waited = self.cluster.world().now() - begun;
             if u128::from(waited) > PATIENCE.as_nanos() {
-                let what = format!("{otherwise} within {PATIENCE:?}");
+                let what = format!("{otherwise} within {PATIENCE:?}:{}", self.cluster.describe());
                 self.cluster.oracle().breach(&self.cluster, Check::Liveness, "", what);
                 return Err(Halt::Noted);
             }

@@ -270,6 +270,14 @@ impl SimDisk {
         Ok(bytes)
     }
 
+    /// Like [`SimDisk::read`], for the oracle: no faults, no cost.
+    #[must_use]
+    pub fn peek(&self, file: FileId, at: usize, len: usize) -> Option<Vec<u8>> {
+        let state = self.state();
+        let live = &state.inodes.get(&file)?.live;
+        live.get(at..at.saturating_add(len).min(live.len())).map(<[u8]>::to_vec)
+    }
+
     /// Writes `bytes` at `at`.
     ///
     /// # Errors

@@ -89,6 +89,13 @@ impl SimEngine {
         self.state().is_poisoned()
     }
 
+    /// True once a write or a sync has failed for a reason other than a full disk: whoever commits
+    /// through it has stopped, and goes on only in a new life.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.state().has_failed()
+    }
+
     /// The disk below.
     #[must_use]
     pub fn disk(&self) -> &SimDisk {
@@ -105,7 +112,8 @@ impl SimEngine {
             Some(before) => before.as_ref(),
             None => state.rows.get(key),
         };
-        state.value_of(&self.disk, key, row)
+        let peek = |file, at, len| Ok(self.disk.peek(file, at, len).unwrap_or_default());
+        state.value_with(key, row, peek)
     }
 
     /// Flips a bit of the stored value of the `nth` key of `range` (counted round and round);
@@ -179,12 +187,18 @@ impl Engine for SimEngine {
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
         check_batch(batch)?;
         self.usable()?;
-        self.state().apply(&self.disk, batch)
+        let mut state = self.state();
+        let result = state.apply(&self.disk, batch);
+        state.note(&result);
+        result
     }
 
     fn sync(&self) -> Result<(), StorageError> {
         self.usable()?;
-        self.state().sync(&self.disk)
+        let mut state = self.state();
+        let result = state.sync(&self.disk);
+        state.note(&result);
+        result
     }
 
     fn stats(&self) -> EngineStats {

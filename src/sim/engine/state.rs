@@ -47,6 +47,8 @@ pub(super) struct State {
     /// Damage of unknown extent: keys last written before this place are not to be trusted.
     damage: Option<Place>,
     poisoned: Option<String>,
+    /// An apply or a sync has failed for a reason other than a full disk.
+    failed: bool,
 }
 
 /// An entry of a scan; the error is that of reading its value.
@@ -72,6 +74,7 @@ impl State {
             tail: 0,
             damage: None,
             poisoned: None,
+            failed: false,
         };
         if let Some(base) = base {
             let promised = frontier.base_len as usize;
@@ -165,6 +168,18 @@ impl State {
         key: &[u8],
         row: Option<&Row>,
     ) -> Result<Option<Bytes>, StorageError> {
+        self.value_with(key, row, |file, at, len| {
+            disk.read(file, at, len).map_err(|error| StorageError::io("reading a value", &error))
+        })
+    }
+
+    /// The value of `key`, whose newest row is `row`, read by `read`.
+    pub(super) fn value_with(
+        &self,
+        key: &[u8],
+        row: Option<&Row>,
+        read: impl FnOnce(FileId, usize, usize) -> Result<Vec<u8>, StorageError>,
+    ) -> Result<Option<Bytes>, StorageError> {
         if self.damage.is_some_and(|damage| row.is_none_or(|row| row.place < damage)) {
             return Err(corrupt("part of the log is unreadable and may have held this key"));
         }
@@ -172,9 +187,7 @@ impl State {
             return Ok(None);
         };
         let file = self.file(row.place).ok_or_else(|| corrupt("a segment is gone"))?;
-        let bytes = disk
-            .read(file, row.place.at + value.offset, value.len)
-            .map_err(|error| StorageError::io("reading a value", &error))?;
+        let bytes = read(file, row.place.at + value.offset, value.len)?;
         if bytes.len() != value.len || log::value_checksum(key, &bytes) != value.checksum {
             return Err(corrupt("a value does not match its checksum"));
         }
@@ -197,6 +210,15 @@ impl State {
             Some((key.clone(), value))
         };
         Ok(rows.filter_map(entry).collect())
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Keeps in mind that a write went wrong.
+    pub(super) fn note(&mut self, result: &Result<(), StorageError>) {
+        self.failed |= matches!(result, Err(error) if *error != StorageError::Full);
     }
 
     pub(super) fn is_poisoned(&self) -> bool {
