@@ -174,6 +174,32 @@ impl Requirement {
         self.hint_suffices
     }
 
+    /// True when any answers that meet this requirement and any that meet `other` have a replica
+    /// in common: a read then sees what a write left. What is said of one quota holds of any two,
+    /// and of the wholes; [`overlap`](super::overlap) is the case of one quota each over the same
+    /// replicas. Never true of a requirement that a hint alone can meet.
+    #[must_use]
+    pub fn always_meets(&self, other: &Self) -> bool {
+        if self.hint_suffices || other.hint_suffices {
+            return false;
+        }
+        let all = |requirement: &Self| {
+            let nodes = requirement.quotas.iter().flat_map(|quota| quota.nodes.iter().copied());
+            let mut distinct: Vec<NodeId> = nodes.clone().collect();
+            distinct.sort_unstable();
+            distinct.dedup();
+            // Quotas that share nodes may be met by fewer nodes than their sum.
+            let disjoint = distinct.len() == nodes.count();
+            disjoint.then(|| (distinct, requirement.required()))
+        };
+        let parts = |requirement: &Self| {
+            let quotas = requirement.quotas.iter().map(|q| (q.nodes.clone(), q.required));
+            quotas.chain(all(requirement)).collect::<Vec<_>>()
+        };
+        let others = parts(other);
+        parts(self).iter().any(|a| others.iter().any(|b| must_share(a, b)))
+    }
+
     pub(super) fn is_write(&self) -> bool {
         self.is_write
     }
@@ -186,6 +212,15 @@ impl Requirement {
         };
         self.quotas.iter().map(met).sum()
     }
+}
+
+/// True when `a.1` of the nodes `a.0` and `b.1` of the nodes `b.0` cannot be chosen apart.
+fn must_share(a: &(Vec<NodeId>, usize), b: &(Vec<NodeId>, usize)) -> bool {
+    let both = a.0.iter().filter(|node| b.0.contains(node)).count();
+    // As many as possible outside of what both have, the rest inside.
+    let inside =
+        |(nodes, required): &(Vec<NodeId>, usize)| required.saturating_sub(nodes.len() - both);
+    inside(a) + inside(b) > both
 }
 
 /// The level's definition.
@@ -372,5 +407,46 @@ mod tests {
             Requirement::for_write(Consistency::Any, &replicas(3), "east").expect("sound");
         assert!(requirement.alive_suffices(&[]));
         assert!(requirement.hint_suffices());
+    }
+
+    /// By trying all sets of nodes that meet the one with all that meet the other.
+    #[test]
+    fn requirements_always_meet_exactly_when_no_two_answers_can_be_apart() {
+        use Consistency as C;
+        let levels = [
+            C::One,
+            C::Two,
+            C::Three,
+            C::Quorum,
+            C::All,
+            C::LocalOne,
+            C::LocalQuorum,
+            C::EachQuorum,
+            C::Count(4),
+        ];
+        for n in 1..=6 {
+            let replicas = replicas(n);
+            let nodes: Vec<NodeId> = replicas.iter().map(|replica| replica.node).collect();
+            let sets = |requirement: &Requirement| -> Vec<u32> {
+                let chosen = |set: u32| {
+                    let picked = nodes.iter().enumerate().filter(move |(at, _)| set >> at & 1 == 1);
+                    picked.map(|(_, node)| *node).collect::<Vec<_>>()
+                };
+                (0..1 << n).filter(|&set| requirement.alive_suffices(&chosen(set))).collect()
+            };
+            for read in levels {
+                for write in levels {
+                    let Ok(r) = Requirement::for_read(read, &replicas, "east") else { continue };
+                    let Ok(w) = Requirement::for_write(write, &replicas, "east") else { continue };
+                    let (a, b) = (sets(&r), sets(&w));
+                    let meet = a.iter().all(|a| b.iter().all(|b| a & b != 0));
+                    assert_eq!(r.always_meets(&w), meet, "{read} and {write} of {n}");
+                    assert_eq!(w.always_meets(&r), meet, "{write} and {read} of {n}");
+                }
+            }
+        }
+        let any = Requirement::for_write(C::Any, &replicas(1), "east").expect("sound");
+        let all = Requirement::for_read(C::All, &replicas(1), "east").expect("sound");
+        assert!(!any.always_meets(&all));
     }
 }
