@@ -23,7 +23,9 @@ pub struct ClockAhead {
 ///
 /// - `tick` = max(wall clock, last + 1).
 /// - `observe` raises `last` to a stamp that came from elsewhere, unless that lies too far ahead
-///   of the wall clock: one broken clock must not drag the whole cluster into the future.
+///   of the wall clock: one broken clock must not drag the whole cluster into the future, neither
+///   at once nor in many small steps. Only a clock that is itself beyond that bound (its wall
+///   clock was set back) takes stamps a little above its own: its peers are in the same place.
 /// - The owner persists readings with the records that they stamp and passes the greatest one to
 ///   [`HlcClock::new`] after a restart, so that stamps never go back (invariant I22).
 #[derive(Debug)]
@@ -44,7 +46,7 @@ impl HlcClock {
     pub fn tick(&self) -> Hlc {
         let wall = self.env.wall().0;
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *last = wall.max(*last + 1);
+        *last = wall.max(last.saturating_add(1));
         Hlc(*last)
     }
 
@@ -65,7 +67,9 @@ impl HlcClock {
         let wall = self.env.wall().0;
         let allowed = u64::try_from(self.max_ahead.as_micros()).unwrap_or(u64::MAX);
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if seen.0 > wall.saturating_add(allowed) && seen.0 > last.saturating_add(allowed) {
+        let bound = wall.saturating_add(allowed);
+        let bound = if *last > bound { last.saturating_add(allowed) } else { bound };
+        if seen.0 > bound {
             return Err(ClockAhead {
                 ahead_ms: seen.0.saturating_sub(wall) / 1000,
                 allowed_ms: allowed / 1000,
@@ -91,6 +95,26 @@ mod tests {
         let clock = clock(floor);
         let (a, b) = (clock.tick(), clock.tick());
         assert!(floor < a && a < b);
+    }
+
+    #[tokio::test]
+    async fn small_steps_do_not_drag_the_clock_into_the_future() {
+        let clock = clock(Hlc(0));
+        let start = clock.tick().0;
+        let mut refused = 0;
+        for step in 1..=100 {
+            refused += u32::from(clock.observe(Hlc(start + step * 900_000)).is_err());
+        }
+        assert!(refused >= 90, "{refused} of 100 steps of 0.9 s were refused");
+        assert!(clock.tick().0 < start + 60_000_000);
+    }
+
+    #[tokio::test]
+    async fn clocks_that_were_all_set_back_still_follow_each_other() {
+        let hour_ahead = Hlc(tokio_env().wall().0 + 3_600_000_000);
+        let clock = clock(hour_ahead);
+        assert!(clock.observe(Hlc(hour_ahead.0 + 1_000)).is_ok());
+        assert!(clock.tick().0 > hour_ahead.0 + 1_000);
     }
 
     #[tokio::test]
