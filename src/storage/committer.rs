@@ -24,8 +24,12 @@
 //!   hangs up cannot cut a write in half.
 //! - After a failed sync nobody knows what is on the disk, and a later sync that succeeds proves
 //!   nothing. So every ticket fails from then on, until the node is started anew (invariant I23).
-//!   A full disk is different: nothing of that group was applied; it fails and the next may pass.
-//! - A failed ticket does not mean "did not happen", except for [`StorageError::Full`].
+//! - A full disk is different: nothing of that group was applied, and the next one may pass. But
+//!   callers may have built later batches on what the refused ones would have written. So all that
+//!   waits is refused with it, and before any of these tickets resolves and any other batch is
+//!   taken, the [`Rollback`] lets them forget what they had staged. [`StorageError::Full`] on a
+//!   ticket therefore means: it did not happen and never will.
+//! - A ticket that failed with anything else does *not* mean "did not happen".
 //!
 //! It runs on [`Env`] alone, so the simulator runs this same code.
 
@@ -101,6 +105,9 @@ pub enum SubmitError {
     /// No engine would take this batch.
     #[error(transparent)]
     Refused(StorageError),
+    /// No space is left, and what waited is being refused right now. Try again later.
+    #[error("no space left on the data disk")]
+    Full,
     /// An earlier failure stopped the committer for good.
     #[error(transparent)]
     Stopped(StorageError),
@@ -109,6 +116,11 @@ pub enum SubmitError {
 /// One more row for each group, made just before the group is applied: the node's own high-water
 /// marks, which must move in the same atomic batch as the records that they cover.
 pub type Trailer = Box<dyn Fn() -> Option<(Bytes, Bytes)> + Send + Sync>;
+
+/// Called when a full disk has refused all batches above the given number (and none at or below
+/// it): whoever staged them must now forget them. No batch is taken while it runs, so nothing can
+/// be built on what is being forgotten. It must be quick and must not call the committer.
+pub type Rollback = Box<dyn Fn(u64) + Send + Sync>;
 
 /// A promise about one submitted batch. Resolves when the batch is durable (or applied, with
 /// [`Durability::Periodic`]) or has failed. Dropping it does not cancel anything.
@@ -171,6 +183,7 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Notify,
     durable_seq: AtomicU64,
+    acked_seq: AtomicU64,
 }
 
 #[derive(Default)]
@@ -183,8 +196,21 @@ struct Queue {
     groups_done: u64,
     batches_done: u64,
     closed: bool,
+    /// A full disk is being reported: nothing is taken meanwhile.
+    refusing: bool,
     stopped: Option<StorageError>,
     trailer: Option<Arc<Trailer>>,
+    rollback: Option<Arc<Rollback>>,
+}
+
+/// What is submitted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Data,
+    /// Nothing: a place in the order.
+    Barrier,
+    /// Nothing, but a sync.
+    Flush,
 }
 
 struct Submitted {
@@ -205,6 +231,7 @@ impl Committer {
             queue: Mutex::default(),
             wake: Notify::new(),
             durable_seq: AtomicU64::new(0),
+            acked_seq: AtomicU64::new(0),
         });
         let task = Task { env: env.clone(), engine, shared: shared.clone(), unsynced: None };
         env.spawn("committer", task.run());
@@ -220,13 +247,29 @@ impl Committer {
         self
     }
 
+    /// Has `rollback` called when a full disk refuses batches. There is one: the last set.
+    #[must_use]
+    pub fn with_rollback(self, rollback: Rollback) -> Self {
+        self.handle.shared.lock().rollback = Some(Arc::new(rollback));
+        self
+    }
+
     /// Hands `batch` over. Never blocks.
     ///
     /// # Errors
     /// [`SubmitError`]; nothing of the batch will then happen.
     pub fn submit(&self, batch: Batch) -> Result<CommitTicket, SubmitError> {
         check_batch(&batch).map_err(SubmitError::Refused)?;
-        self.handle.shared.submit(batch, false)
+        self.handle.shared.submit(batch, Kind::Data)
+    }
+
+    /// A ticket that resolves once every batch submitted before has been acknowledged, and fails
+    /// if one of those still waiting did. Let in even when the queue is full.
+    ///
+    /// # Errors
+    /// [`SubmitError::Full`] and [`SubmitError::Stopped`]: some of them may have failed.
+    pub fn barrier(&self) -> Result<CommitTicket, SubmitError> {
+        self.handle.shared.submit(Batch::new(), Kind::Barrier)
     }
 
     /// Waits until all that was submitted before is durable, whatever the [`Durability`].
@@ -234,9 +277,10 @@ impl Committer {
     /// # Errors
     /// Any [`StorageError`]; some of it may then be lost.
     pub async fn flush(&self) -> Result<(), StorageError> {
-        match self.handle.shared.submit(Batch::new(), true) {
+        match self.handle.shared.submit(Batch::new(), Kind::Flush) {
             Ok(ticket) => ticket.await,
             Err(SubmitError::Refused(error) | SubmitError::Stopped(error)) => Err(error),
+            Err(SubmitError::Full) => Err(StorageError::Full),
             // A flush adds nothing to the queue's bytes and is let in.
             Err(SubmitError::Overloaded { .. }) => Err(stopping()),
         }
@@ -246,6 +290,20 @@ impl Committer {
     #[must_use]
     pub fn durable_seq(&self) -> u64 {
         self.handle.shared.durable_seq.load(Ordering::Acquire)
+    }
+
+    /// The number up to which every ticket has resolved: what callers were promised, and so what
+    /// may be shown. The same as [`Committer::durable_seq`], or ahead of it with
+    /// [`Durability::Periodic`].
+    #[must_use]
+    pub fn acked_seq(&self) -> u64 {
+        self.handle.shared.acked_seq.load(Ordering::Acquire)
+    }
+
+    /// The failure that stopped the committer for good, if one did.
+    #[must_use]
+    pub fn failure(&self) -> Option<StorageError> {
+        self.handle.shared.lock().stopped.clone()
     }
 
     /// False when the next submit would be refused for want of room. For shedding early.
@@ -274,16 +332,19 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(&self, batch: Batch, flush: bool) -> Result<CommitTicket, SubmitError> {
+    fn submit(&self, batch: Batch, kind: Kind) -> Result<CommitTicket, SubmitError> {
         let bytes = batch.bytes();
         let (done, outcome) = oneshot::channel();
         let mut queue = self.lock();
         if let Some(error) = &queue.stopped {
             return Err(SubmitError::Stopped(error.clone()));
         }
+        if queue.refusing {
+            return Err(SubmitError::Full);
+        }
         let too_many = queue.batches >= self.options.max_queue_batches
             || queue.bytes.saturating_add(bytes) > self.options.max_queue_bytes;
-        if too_many && queue.batches > 0 && !flush {
+        if too_many && queue.batches > 0 && kind == Kind::Data {
             return Err(SubmitError::Overloaded {
                 queued_bytes: queue.bytes,
                 max_bytes: self.options.max_queue_bytes,
@@ -293,6 +354,7 @@ impl Shared {
         queue.bytes += bytes;
         queue.batches += 1;
         let seq = queue.last_seq;
+        let flush = kind == Kind::Flush;
         queue.waiting.push_back(Submitted { seq, batch, bytes, flush, done });
         drop(queue);
         self.wake.notify_one();
@@ -406,28 +468,31 @@ impl Task {
         let count = tickets.len();
         if planted(Plant::P11) {
             self.shared.durable_seq.store(last_seq, Ordering::Release);
+            self.shared.acked_seq.store(last_seq, Ordering::Release);
             for ticket in tickets.drain(..) {
                 let _ = ticket.send(Ok(()));
             }
         }
-        let outcome = self.on_disk(batch, sync).await;
-        if let Err(error) = &outcome
-            && *error != StorageError::Full
-        {
-            for ticket in tickets {
-                let _ = ticket.send(outcome.clone());
+        match self.on_disk(batch, sync).await {
+            Ok(()) => {}
+            Err(StorageError::Full) => {
+                self.refuse(tickets);
+                return Ok(());
             }
-            return outcome;
+            Err(error) => {
+                for ticket in tickets {
+                    let _ = ticket.send(Err(error.clone()));
+                }
+                return Err(error);
+            }
         }
-        // A group that was refused for want of space was not synced either; what awaited a
-        // periodic sync before it still does.
-        if periodic && (!sync || outcome.is_err()) {
-            let since = self.unsynced.map_or_else(|| self.env.mono(), |(since, _)| since);
-            self.unsynced = Some((since, last_seq));
-        } else {
+        if sync {
             self.unsynced = None;
             self.shared.durable_seq.store(last_seq, Ordering::Release);
+        } else {
+            self.await_sync(last_seq);
         }
+        self.shared.acked_seq.store(last_seq, Ordering::Release);
         let mut queue = self.shared.lock();
         queue.bytes -= bytes;
         queue.batches -= count;
@@ -435,9 +500,42 @@ impl Task {
         queue.batches_done += count as u64;
         drop(queue);
         for ticket in tickets {
-            let _ = ticket.send(outcome.clone());
+            let _ = ticket.send(Ok(()));
         }
         Ok(())
+    }
+
+    /// Notes that what was applied up to `last_seq` awaits a sync.
+    fn await_sync(&mut self, last_seq: u64) {
+        let since = self.unsynced.map_or_else(|| self.env.mono(), |(since, _)| since);
+        self.unsynced = Some((since, last_seq));
+    }
+
+    /// The disk is full: refuses a group and all that waits behind it. See the module's essay.
+    fn refuse(&mut self, mut tickets: Vec<oneshot::Sender<Result<(), StorageError>>>) {
+        let mut queue = self.shared.lock();
+        queue.refusing = true;
+        tickets.extend(queue.waiting.drain(..).map(|submitted| submitted.done));
+        let (last_seq, rollback) = (queue.last_seq, queue.rollback.clone());
+        drop(queue);
+        if let Some(rollback) = rollback {
+            rollback(self.shared.acked_seq.load(Ordering::Acquire));
+        }
+        // What awaited a periodic sync before still does; the refused have nothing to sync.
+        if self.unsynced.is_some() {
+            self.await_sync(last_seq);
+        } else {
+            self.shared.durable_seq.store(last_seq, Ordering::Release);
+        }
+        self.shared.acked_seq.store(last_seq, Ordering::Release);
+        let mut queue = self.shared.lock();
+        queue.refusing = false;
+        queue.bytes = 0;
+        queue.batches = 0;
+        drop(queue);
+        for ticket in tickets {
+            let _ = ticket.send(Err(StorageError::Full));
+        }
     }
 
     async fn sync(&mut self) -> Step {
@@ -458,7 +556,7 @@ impl Task {
             if !batch.is_empty() {
                 engine.apply(&batch)?;
             }
-            if sync { engine.sync() } else { Ok(()) }
+            if sync { engine.sync().map_err(beyond_hope) } else { Ok(()) }
         };
         self.env.blocking("commit", work).await.unwrap_or_else(|| Err(stopping()))
     }
@@ -472,6 +570,15 @@ impl Task {
         for submitted in waiting {
             let _ = submitted.done.send(Err(error.clone()));
         }
+    }
+}
+
+/// A sync that fails for want of space has failed like any other: its batch is applied, and nobody
+/// knows what is on the disk. It must not be taken for the refusal of a batch.
+fn beyond_hope(error: StorageError) -> StorageError {
+    match error {
+        StorageError::Full => StorageError::Poisoned { cause: error.to_string() },
+        other => other,
     }
 }
 

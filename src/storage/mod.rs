@@ -21,7 +21,8 @@ mod space;
 mod store;
 
 pub use committer::{
-    CommitTicket, Committer, CommitterOptions, CommitterStats, Durability, SubmitError, Trailer,
+    CommitTicket, Committer, CommitterOptions, CommitterStats, Durability, Rollback, SubmitError,
+    Trailer,
 };
 pub use contain::panic_is_contained;
 pub use dirs::create_durable_dir;

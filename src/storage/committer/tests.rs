@@ -16,6 +16,7 @@ struct Scripted {
     moved: Condvar,
     full: AtomicBool,
     sync_fails: AtomicBool,
+    sync_meets_full_disk: AtomicBool,
 }
 
 impl Scripted {
@@ -66,6 +67,9 @@ impl Engine for Scripted {
         }
         if self.sync_fails.load(Ordering::SeqCst) {
             return Err(StorageError::Io { during: "syncing", message: "EIO".into() });
+        }
+        if self.sync_meets_full_disk.load(Ordering::SeqCst) {
+            return Err(StorageError::Full);
         }
         self.syncs.fetch_add(1, Ordering::SeqCst);
         Ok(())
@@ -248,15 +252,73 @@ async fn after_a_failed_sync_nothing_is_acknowledged() {
     assert_eq!(committer.durable_seq(), 0);
 }
 
+/// Whoever waits may have built on what is refused, so it is refused too; and its stagers forget
+/// it before they hear of it.
 #[tokio::test]
-async fn a_full_disk_fails_its_group_and_the_next_may_pass() {
+async fn a_full_disk_refuses_its_group_and_all_behind_it_and_the_next_may_pass() {
     let engine = Scripted::new();
-    let committer = start(&engine, CommitterOptions::default());
+    let rolled_back = Arc::new(Mutex::new(Vec::new()));
+    let calls = rolled_back.clone();
+    let options = CommitterOptions { max_group_bytes: 1, ..CommitterOptions::default() };
+    let committer = start(&engine, options)
+        .with_rollback(Box::new(move |acked| calls.lock().unwrap().push(acked)));
+    let first = occupy(&engine, &committer).await;
+    let (mut b, mut c) = (submit(&committer, "b"), submit(&committer, "c"));
+    let barrier = committer.barrier().unwrap();
+    engine.full.store(true, Ordering::SeqCst);
+    engine.open_gate();
+    first.await.unwrap();
+    assert_eq!((&mut b).await, Err(StorageError::Full));
+    assert_eq!(*rolled_back.lock().unwrap(), [1], "forgotten before the ticket resolved, once");
+    assert_eq!((&mut c).await, Err(StorageError::Full));
+    assert_eq!(barrier.await, Err(StorageError::Full), "some of what it waited for has failed");
+    assert_eq!((committer.acked_seq(), committer.stats().queued_batches), (4, 0));
+    engine.full.store(false, Ordering::SeqCst);
+    submit(&committer, "d").await.unwrap();
+    assert_eq!(engine.groups(), [["first"], ["d"]]);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_while_a_full_disk_is_being_reported() {
+    let engine = Scripted::new();
+    let (seen, slot) = (Arc::new(Mutex::new(None)), Arc::new(Mutex::new(None::<Committer>)));
+    let (inner_seen, inner_slot) = (seen.clone(), slot.clone());
+    let committer =
+        start(&engine, CommitterOptions::default()).with_rollback(Box::new(move |_| {
+            let committer = inner_slot.lock().unwrap().take().unwrap();
+            *inner_seen.lock().unwrap() = Some(committer.submit(batch("late")).map(|_| ()));
+        }));
+    *slot.lock().unwrap() = Some(committer.clone());
     engine.full.store(true, Ordering::SeqCst);
     assert_eq!(submit(&committer, "a").await, Err(StorageError::Full));
-    engine.full.store(false, Ordering::SeqCst);
-    submit(&committer, "b").await.unwrap();
-    assert_eq!(engine.groups(), [["b"]]);
+    assert_eq!(seen.lock().unwrap().take(), Some(Err(SubmitError::Full)));
+}
+
+/// Its batch is applied: that is no refusal, and the disk can no longer be trusted.
+#[tokio::test]
+async fn a_sync_that_meets_a_full_disk_stops_everything() {
+    let engine = Scripted::new();
+    let committer = start(&engine, CommitterOptions::default());
+    engine.sync_meets_full_disk.store(true, Ordering::SeqCst);
+    assert!(matches!(submit(&committer, "a").await, Err(StorageError::Poisoned { .. })));
+    engine.sync_meets_full_disk.store(false, Ordering::SeqCst);
+    assert!(matches!(committer.submit(batch("b")), Err(SubmitError::Stopped(_))));
+    assert!(committer.failure().is_some());
+}
+
+#[tokio::test]
+async fn a_barrier_waits_for_what_was_submitted_before_it() {
+    let engine = Scripted::new();
+    let committer = start(&engine, CommitterOptions::default());
+    let first = occupy(&engine, &committer).await;
+    let mut barrier = committer.barrier().unwrap();
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+        assert!(barrier.outcome.try_recv().is_err(), "ahead of what it waits for");
+    }
+    engine.open_gate();
+    first.await.unwrap();
+    barrier.await.unwrap();
 }
 
 #[tokio::test]
@@ -297,6 +359,7 @@ async fn periodic_acknowledges_before_the_sync_and_says_so() {
     submit(&committer, "a").await.unwrap();
     submit(&committer, "b").await.unwrap();
     assert_eq!((committer.durable_seq(), engine.syncs.load(Ordering::SeqCst)), (0, 0));
+    assert_eq!(committer.acked_seq(), 2, "what was promised may be shown");
     committer.flush().await.unwrap();
     assert_eq!((committer.durable_seq(), engine.syncs.load(Ordering::SeqCst)), (3, 1));
 }
