@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 
 use crate::env::{BoxFuture, Env, HlcClock};
 use crate::net::messages::{Header, Request, Response};
@@ -124,7 +125,8 @@ impl Peers {
                     Err(CallError::NotSent { why: "the node is still starting".to_owned() })
                 });
             };
-            return Box::pin(async move { Ok(local.serve(inner.me, header, request).await) });
+            let work = local.serve(inner.me, header, request);
+            return Box::pin(async move { serve_here(&inner.env, work, deadline).await });
         }
         let answer = inner.transport.call(to, header, request, deadline);
         Box::pin(async move {
@@ -134,5 +136,24 @@ impl Peers {
             }
             Ok(response)
         })
+    }
+}
+
+/// A node's call to itself keeps the promises of any other: it ends at its deadline, and whoever
+/// abandons it does not stop the work. What is answered at once, as most reads are, costs no task.
+async fn serve_here(
+    env: &Env,
+    mut work: BoxFuture<'static, Response>,
+    deadline: Mono,
+) -> Result<Response, CallError> {
+    let at_once = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
+    if let Poll::Ready(response) = at_once {
+        return Ok(response);
+    }
+    let lost = |why: &str| CallError::Lost { why: why.to_owned() };
+    match env.timeout(deadline.since(env.mono()), env.run("serve-here", work)).await {
+        Ok(Some(response)) => Ok(response),
+        Ok(None) => Err(lost("the node is stopping")),
+        Err(_) => Err(lost("no answer in time")),
     }
 }
