@@ -224,6 +224,15 @@ impl Cluster {
         self.restart.subscribe()
     }
 
+    /// Has this node started anew, as a new actor: its directory is an older copy.
+    pub fn begin_anew(&self, why: &str) {
+        self.restart.send_if_modified(|restart| {
+            let first = restart.is_none();
+            restart.get_or_insert_with(|| MustRestart::OlderCopy(why.to_owned()));
+            first
+        });
+    }
+
     /// The node's epoch and clock.
     #[must_use]
     pub fn stamps(&self) -> &Arc<NodeStamps> {

@@ -1,8 +1,13 @@
 //! Replacing a damaged copy. Only the merge of *all* other replicas may take its place: a copy
 //! restored from fewer would have forgotten writes that its replica acknowledged, and would then
 //! vote "absent" in a quorum.
+//!
+//! Nothing is put in the place of a damaged copy of which no other replica knows anything: it may
+//! be the only one there is.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -10,30 +15,64 @@ use futures_util::future::join_all;
 use crate::coordinator::Inner;
 use crate::coordinator::plan::Plan;
 use crate::net::messages::{Apply, Read, Want};
-use crate::net::{Request, Response};
+use crate::net::{Refusal, Request, Response};
 use crate::record::{self, Record};
-use crate::replica::kind_of;
-use crate::types::{Key, NodeId};
+use crate::types::{Key, NodeId, TableId};
 
 /// How long healing one record may take.
 const TIME: Duration = Duration::from_secs(10);
 
+/// Copies that may be under healing at once; more are left to the next one who meets them.
+const MAX_HEALING: usize = 64;
+
+/// The copies that are being healed: however many requests meet a damaged copy, it is healed once.
+#[derive(Debug, Default)]
+pub(super) struct Healing(Mutex<BTreeSet<(TableId, Key, NodeId)>>);
+
+impl Healing {
+    fn begin(&self, copy: &(TableId, Key, NodeId)) -> bool {
+        let mut copies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.len() < MAX_HEALING && copies.insert(copy.clone())
+    }
+
+    fn end(&self, copy: &(TableId, Key, NodeId)) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(copy);
+    }
+}
+
+/// If `refusal` says that `node`'s copy of `key` is damaged: heals it in a task of its own, if
+/// every other replica answers.
+pub(super) fn heal_if_damaged(
+    inner: &Arc<Inner>,
+    plan: &Plan,
+    key: &Key,
+    node: NodeId,
+    refusal: &Refusal,
+) {
+    if *refusal == Refusal::Damaged {
+        heal_later(inner, plan, key, node);
+    }
+}
+
 /// Heals `damaged`'s copy of `key` in a task of its own, if every other replica answers.
 pub(super) fn heal_later(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: NodeId) {
-    let (task, plan, key) = (inner.clone(), plan.clone(), key.clone());
+    let copy = (plan.table.id, key.clone(), damaged);
+    if !inner.healing.begin(&copy) {
+        return;
+    }
+    let (task, plan) = (inner.clone(), plan.clone());
     inner.env.spawn("heal", async move {
-        if heal(&task, &plan, &key, damaged).await.is_some() {
-            task.counters.heals.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let healed = heal(&task, &plan, &copy.1, damaged).await.is_some();
+        task.healing.end(&copy);
+        if healed {
+            task.counters.heals.fetch_add(1, Ordering::Relaxed);
         }
     });
 }
 
 async fn heal(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: NodeId) -> Option<()> {
     let deadline = inner.env.mono() + TIME;
-    let others: Vec<NodeId> = plan.order.iter().copied().filter(|&n| n != damaged).collect();
-    if others.is_empty() {
-        return None;
-    }
+    let others: Vec<NodeId> = plan.replicas.iter().copied().filter(|&n| n != damaged).collect();
     let read = Read { table: plan.table.id, key: key.clone(), want: Want::Record };
     let answers =
         join_all(others.iter().map(|&node| {
@@ -41,12 +80,15 @@ async fn heal(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: NodeId) -> Op
         }))
         .await;
     let address = record::address(plan.table.id, key);
-    let mut merged = Record::empty(kind_of(&plan.table));
+    let mut merged = Record::empty(plan.table.record_kind());
     for answer in answers {
         let Ok(Response::Record(bytes)) = answer else { return None };
         if let Some(bytes) = bytes {
             merged.merge(&Record::decode(&bytes, &address).ok()?).ok()?;
         }
+    }
+    if merged.is_blank() {
+        return None;
     }
     let apply = Apply {
         table: plan.table.id,

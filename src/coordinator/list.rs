@@ -4,25 +4,41 @@
 //! which they differ is read (and repaired) by itself. A page is *short-read safe*: where one
 //! replica's page ends earlier than another's, only the part that all of them cover is used, so a
 //! key that only the later part of one page would show is never skipped.
+//!
+//! A page may be short, or empty, and still not be the last: it ends at its number of keys, at a
+//! bound on the bytes held for it, or when half of its time is over, whichever comes first; and the
+//! place up to which everything was looked at is where the next one begins.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 
-use crate::coordinator::plan::Purpose;
-use crate::coordinator::read::{Reading, Stop};
+use crate::coordinator::plan::{Plan, Purpose};
+use crate::coordinator::read::{Reading, Stop, by_node};
 use crate::coordinator::{Fate, Inner, ListOp, ListPage, ListedKey, OpError};
 use crate::net::messages::{PageRequest, Row, Want};
-use crate::net::{Request, Response};
+use crate::net::{CallError, Request, Response};
 use crate::record::{self, Record};
+use crate::ring::token_of;
 use crate::types::{Digest, Key, Mono, NodeId, PartitionId, Token};
 
 type Position = (Token, Key);
 
 /// Rows asked of a replica at a time.
 const PAGE: u32 = 500;
+
+/// A page ends once the records behind its keys have this many bytes.
+const MAX_LISTED_BYTES: usize = 32 << 20;
+
+/// A replica that has not shown its page within this time (or a third of what is left, if that is
+/// longer) is passed over for another one.
+const MIN_PAGE_WAIT: Duration = Duration::from_millis(500);
+
+/// How often one page is planned anew because the ring moved under it.
+const MAX_PLANS: u32 = 4;
 
 /// Lists keys for a client.
 pub(super) async fn list(inner: &Arc<Inner>, op: &ListOp) -> Result<ListPage, OpError> {
@@ -31,46 +47,66 @@ pub(super) async fn list(inner: &Arc<Inner>, op: &ListOp) -> Result<ListPage, Op
     let mut out = ListPage { keys: Vec::new(), now, next: None };
     let limit = op.limit.max(1) as usize;
     let map = inner.cluster.state().ring().map();
+    let mut bytes = 0;
     let mut after = op.after.clone();
     let first = after.as_ref().map_or(PartitionId(0), |(token, _)| map.partition_of(*token));
     for partition in map.partitions().skip(first.0 as usize) {
         loop {
             let part = partition_page(inner, op, partition, after.clone(), started).await?;
-            for (position, record) in part.rows {
+            for (position, record, size) in part.rows {
                 let live = record.view(now).versions.len();
-                if live >= if op.conflicts { 2 } else { 1 } {
-                    let (token, key) = position.clone();
-                    out.keys.push(ListedKey { token, key, record });
+                after = Some(position.clone());
+                if live < if op.conflicts { 2 } else { 1 } {
+                    continue;
                 }
-                if out.keys.len() >= limit {
-                    out.next = Some(position);
+                let (token, key) = position;
+                out.keys.push(ListedKey { token, key, record });
+                bytes += size;
+                if out.keys.len() >= limit || bytes >= MAX_LISTED_BYTES {
+                    out.next = after;
                     return Ok(out);
                 }
-                after = Some(position);
             }
+            let whole = part.next.is_none();
             match part.next {
                 Some(next) => after = Some(next),
-                None => break,
+                None => match first_place(map.first_token(PartitionId(partition.0 + 1))) {
+                    _ if partition.0 + 1 == map.q() => return Ok(out),
+                    Some(place) => after = Some(place),
+                    None => {}
+                },
             }
-        }
-        // A caller that is near its deadline gets what there is, and goes on from there.
-        if inner.env.mono().since(started) * 2 > op.timeout && !out.keys.is_empty() {
-            let last = partition.0 + 1 == map.q();
-            out.next = after.filter(|_| !last);
-            return Ok(out);
+            // Near its deadline a caller gets what there is, and goes on from there.
+            if inner.env.mono().since(started) * 2 > op.timeout {
+                out.next = after;
+                return Ok(out);
+            }
+            if whole {
+                break;
+            }
         }
     }
     Ok(out)
 }
 
+/// The place before every key of `token` and later, as one after which a listing can go on: the
+/// least key there is, unless that one is really there.
+fn first_place(token: Token) -> Option<Position> {
+    const LEAST: &[u8] = &[0];
+    let key = Key::new(LEAST).ok()?;
+    (token_of(LEAST) != token).then_some((token, key))
+}
+
 /// The part of a partition that all asked replicas cover.
 struct Part {
-    rows: Vec<(Position, Record)>,
+    /// With the bytes of each stored record.
+    rows: Vec<(Position, Record, usize)>,
     next: Option<Position>,
 }
 
 /// What one replica showed.
 struct Shown {
+    want: Want,
     rows: Vec<Row>,
     next: Option<Position>,
 }
@@ -82,9 +118,44 @@ async fn partition_page(
     after: Option<Position>,
     started: Mono,
 ) -> Result<Part, OpError> {
-    let plan =
-        inner.plan_partition(Purpose::Read, &op.table, partition, op.level, started, op.timeout)?;
-    inner.must_be_possible(&plan)?;
+    for _ in 0..MAX_PLANS {
+        let plan = inner.plan_partition(
+            Purpose::Read,
+            &op.table,
+            partition,
+            op.level,
+            started,
+            op.timeout,
+        )?;
+        inner.must_be_possible(&plan)?;
+        let request = PageRequest {
+            table: op.table.id,
+            partition,
+            after: after.clone(),
+            prefix: op.prefix.clone(),
+            limit: PAGE,
+            want: Want::Record,
+            refill: false,
+        };
+        let result = match show(inner, &plan, &request).await {
+            Ok(shown) => combine(inner, op, &request, started, &shown).await,
+            Err(stop) => Err(stop),
+        };
+        match result {
+            Ok(part) => return Ok(part),
+            Err(Stop::Replan) => {}
+            Err(Stop::Error(error)) => return Err(error),
+        }
+    }
+    Err(OpError::Overloaded { what: "the ring keeps changing; list again".to_owned() })
+}
+
+/// Asks replicas until enough have shown their pages, one of them with records.
+async fn show(
+    inner: &Arc<Inner>,
+    plan: &Plan,
+    request: &PageRequest,
+) -> Result<BTreeMap<NodeId, Shown>, Stop> {
     let mut shown: BTreeMap<NodeId, Shown> = BTreeMap::new();
     let mut failed = BTreeMap::new();
     let mut asked = 0;
@@ -92,58 +163,92 @@ async fn partition_page(
         let wanted = if asked == 0 { plan.first_contacts() } else { 1 };
         let nodes: Vec<NodeId> = plan.order.iter().copied().skip(asked).take(wanted).collect();
         if nodes.is_empty() {
-            return Err(OpError::TooFewReplicas {
-                level: op.level,
-                required: plan.required(),
-                received: u32::try_from(shown.len()).unwrap_or(u32::MAX),
-                failed: u32::try_from(failed.len()).unwrap_or(u32::MAX),
-                reasons: inner.reasons(&failed),
-                fate: Fate::NotApplied,
-            });
+            return Err(Stop::Error(too_few(inner, plan, shown.len(), &failed)));
         }
         asked += nodes.len();
-        let have_data = !shown.is_empty();
+        let have_data = shown.values().any(|shown| shown.want == Want::Record);
+        let now = inner.env.mono();
+        let left = plan.left(now);
+        let deadline = now + left.min(MIN_PAGE_WAIT.max(left / 3));
         let answers = join_all(nodes.iter().enumerate().map(|(at, &node)| {
             let want = if at == 0 && !have_data { Want::Record } else { Want::Digest };
-            let request = Request::Page(PageRequest {
-                table: op.table.id,
-                partition,
-                after: after.clone(),
-                prefix: op.prefix.clone(),
-                limit: PAGE,
-                want,
-                refill: false,
-            });
-            inner.peers.call_at(plan.epoch, node, request, plan.deadline)
+            let request = Request::Page(PageRequest { want, ..request.clone() });
+            let call = inner.peers.call_at(plan.epoch, node, request, deadline);
+            async move { (node, want, call.await) }
         }))
         .await;
-        for (node, answer) in nodes.into_iter().zip(answers) {
-            match answer {
-                Ok(Response::Page { rows, next }) => {
-                    shown.insert(node, Shown { rows, next });
+        for (node, want, answer) in answers {
+            match understand(inner, plan, request, answer).await? {
+                Ok((rows, next)) => {
+                    shown.insert(node, Shown { want, rows, next });
                 }
-                Ok(Response::Refused(refusal)) => {
-                    failed.insert(node, format!("refused: {refusal}"));
-                }
-                Ok(_) => {
-                    failed.insert(node, "refused: it answered something else".to_owned());
-                }
-                Err(error) => {
-                    failed.insert(node, error.to_string());
+                Err(why) => {
+                    failed.insert(node, why);
                 }
             }
         }
     }
-    combine(inner, op, started, &shown).await
+    Ok(shown)
+}
+
+/// The rows of a page that go forward from where it was to begin, and where it ends.
+async fn understand(
+    inner: &Inner,
+    plan: &Plan,
+    request: &PageRequest,
+    answer: Result<Response, CallError>,
+) -> Result<Result<(Vec<Row>, Option<Position>), String>, Stop> {
+    Ok(match answer {
+        Ok(Response::Page { rows, next }) => {
+            let mut last = request.after.clone();
+            let mut forward = |place: Position| {
+                let on = last.as_ref().is_none_or(|last| place > *last);
+                last = Some(place);
+                on
+            };
+            let in_order = rows.iter().all(|row| forward((row.token, row.key.clone())));
+            let ends = next
+                .clone()
+                .is_none_or(|next| request.after.as_ref().is_none_or(|after| next > *after));
+            if in_order && ends {
+                Ok((rows, next))
+            } else {
+                Err("refused: its page is out of order".to_owned())
+            }
+        }
+        Ok(Response::Refused(refusal)) => {
+            inner.follow(plan, &refusal).await?;
+            Err(format!("refused: {refusal}"))
+        }
+        Ok(_) => Err("refused: it answered something else".to_owned()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+fn too_few(
+    inner: &Inner,
+    plan: &Plan,
+    received: usize,
+    failed: &BTreeMap<NodeId, String>,
+) -> OpError {
+    OpError::TooFewReplicas {
+        level: plan.level,
+        required: plan.required(),
+        received: u32::try_from(received).unwrap_or(u32::MAX),
+        failed: u32::try_from(failed.len()).unwrap_or(u32::MAX),
+        reasons: inner.reasons(by_node(failed)),
+        fate: Fate::NotApplied,
+    }
 }
 
 /// Merges what the replicas showed, up to where the shortest page ends.
 async fn combine(
     inner: &Arc<Inner>,
     op: &ListOp,
+    request: &PageRequest,
     started: Mono,
     shown: &BTreeMap<NodeId, Shown>,
-) -> Result<Part, OpError> {
+) -> Result<Part, Stop> {
     let next = shown.values().filter_map(|shown| shown.next.clone()).min();
     let mut keys: BTreeMap<Position, Vec<(Digest, Bytes)>> = BTreeMap::new();
     for row in shown.values().flat_map(|shown| &shown.rows) {
@@ -156,36 +261,22 @@ async fn combine(
     for (position, copies) in keys {
         let agreed =
             copies.len() == shown.len() && copies.iter().all(|(digest, _)| *digest == copies[0].0);
-        let data = copies.iter().find(|(_, bytes)| !bytes.is_empty());
-        let record = match data {
-            Some((_, bytes)) if agreed => {
-                let address = record::address(op.table.id, &position.1);
-                Record::decode(bytes, &address).ok()
+        let data = copies.iter().map(|(_, bytes)| bytes).find(|bytes| !bytes.is_empty());
+        let decoded = data.filter(|_| agreed).and_then(|bytes| {
+            let address = record::address(request.table, &position.1);
+            Some((Record::decode(bytes, &address).ok()?, bytes.len()))
+        });
+        let (record, size) = match decoded {
+            Some(decoded) => decoded,
+            None => {
+                let plan = inner
+                    .plan(Purpose::Read, &op.table, &position.1, op.level, started, op.timeout)
+                    .map_err(Stop::Error)?;
+                let done = Reading::new(inner, plan, &position.1).run().await?;
+                (done.merged, done.bytes.len())
             }
-            _ => None,
         };
-        let record = match record {
-            Some(record) => record,
-            None => read_one(inner, op, &position.1, started).await?,
-        };
-        rows.push((position, record));
+        rows.push((position, record, size));
     }
     Ok(Part { rows, next })
-}
-
-/// Reads (and repairs) one key that the replicas do not agree on.
-async fn read_one(
-    inner: &Arc<Inner>,
-    op: &ListOp,
-    key: &Key,
-    started: Mono,
-) -> Result<Record, OpError> {
-    let plan = inner.plan(Purpose::Read, &op.table, key, op.level, started, op.timeout)?;
-    match Reading::new(inner, plan, key).run().await {
-        Ok(done) => Ok(done.merged),
-        Err(Stop::Error(error)) => Err(error),
-        Err(Stop::Replan) => {
-            Err(OpError::Overloaded { what: "the ring is changing; list again".to_owned() })
-        }
-    }
 }

@@ -29,10 +29,12 @@ use crate::net::Peers;
 use crate::ring::token_of;
 use crate::types::{Key, NodeId, OpId};
 
+pub use crate::types::PartitionDigest;
+use heal::Healing;
 use latency::Latencies;
 pub use ops::{
-    Fate, ListOp, ListPage, ListedKey, OpError, PartitionDigest, ReadOp, ReadOutcome, Receipt,
-    ReplicaReceipt, Whereabouts, WriteAction, WriteOp, WriteOutcome,
+    Fate, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt,
+    Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 
 /// Counts of what a coordinator has done; for `/metrics`.
@@ -68,6 +70,7 @@ struct Inner {
     peers: Peers,
     latencies: Latencies,
     counters: CoordinatorCounters,
+    healing: Healing,
     under_way: AtomicUsize,
     max_under_way: usize,
 }
@@ -98,6 +101,7 @@ impl Coordinator {
                 peers,
                 latencies: Latencies::default(),
                 counters: CoordinatorCounters::default(),
+                healing: Healing::default(),
                 under_way: AtomicUsize::new(0),
                 max_under_way,
             }),
@@ -179,10 +183,13 @@ impl Coordinator {
 }
 
 impl Inner {
-    /// A fresh operation id. Its time comes from the hybrid clock, so that it is newer than every
-    /// operation whose effects this node has seen, whatever its wall clock says.
-    fn new_op_id(&self) -> OpId {
-        let millis = self.peers.stamps().clock.tick().0 / 1000;
+    /// A fresh operation id, greater than `floor`. Its time comes from the hybrid clock, so that
+    /// it is newer than every operation that was named by a node whose effects this node has
+    /// seen, whatever its wall clock says. (Clients name operations by their own clocks: hence
+    /// the floor.)
+    fn new_op_id(&self, floor: Option<OpId>) -> OpId {
+        let after = floor.map_or(0, |floor| floor.unix_millis() + 1);
+        let millis = (self.peers.stamps().clock.tick().0 / 1000).max(after);
         let random =
             (u128::from(self.env.random("op-id")) << 64) | u128::from(self.env.random("op-id"));
         OpId::from_parts(millis, random)

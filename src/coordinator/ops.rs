@@ -9,9 +9,7 @@ use serde::Serialize;
 use crate::causality::Context;
 use crate::meta::Table;
 use crate::record::Record;
-use crate::types::{
-    Consistency, Dot, Epoch, Key, NodeId, OpId, PartitionId, TableId, Token, WallMicros,
-};
+use crate::types::{Consistency, Dot, Epoch, Key, NodeId, OpId, PartitionId, Token, WallMicros};
 
 /// Read one key.
 #[derive(Clone, Debug)]
@@ -153,19 +151,6 @@ pub struct Whereabouts {
     pub epoch: Epoch,
 }
 
-/// This node's own digest of one partition of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionDigest {
-    /// The node's epoch.
-    pub epoch: Epoch,
-    /// The table.
-    pub table: TableId,
-    /// Records held.
-    pub records: u64,
-    /// XOR of the records' digests (with their keys): equal sets have equal roots.
-    pub root: u128,
-}
-
 /// How an operation went: who was asked, what each said, which rule was met.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Receipt {
@@ -181,7 +166,8 @@ pub struct Receipt {
     pub required: u32,
     /// Answers that counted.
     pub received: u32,
-    /// Whether every read at the table's read level meets every write at its write level.
+    /// Whether every operation at this level meets every one of the other kind at the table's own
+    /// level: a read what was written, a write what will be read.
     pub overlap: bool,
     /// Replicas that were sent the merged record because they were behind.
     pub repaired: Vec<String>,
@@ -200,7 +186,8 @@ pub struct ReplicaReceipt {
     pub node: String,
     /// Its part: `data`, `digest`, `mint`, `apply`.
     pub role: &'static str,
-    /// What it said: `ok`, `dominated`, `refused: …`, `lost: …`, `pending`.
+    /// What it said: `ok`; `dominated` (it had all of it and more, or a version that wins);
+    /// `refused: …`; `no answer: …`; `not sent: …`; `pending`.
     pub answer: String,
     /// Digest of what it held, where it said so.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -297,6 +284,9 @@ pub enum OpError {
         /// Its size.
         got: u64,
     },
+    /// An operation id that cannot be one made by now.
+    #[error("{0}")]
+    BadOperationId(String),
     /// The operation id was used before with another request.
     #[error("this operation id was used before with another request")]
     OperationReused,
@@ -331,6 +321,7 @@ impl OpError {
             | Self::Overloaded { .. }
             | Self::TooManySiblings { .. }
             | Self::RecordTooLarge { .. }
+            | Self::BadOperationId(_)
             | Self::OperationReused
             | Self::DiskFull
             | Self::ShuttingDown

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::coordinator::{Inner, OpError};
 use crate::meta::Table;
 use crate::quorum::{LevelError, ReplicaInfo, Requirement};
-use crate::ring::token_of;
+use crate::ring::{RingSnapshot, token_of};
 use crate::types::{Consistency, Epoch, Key, Mono, NodeId, PartitionId};
 
 /// Which of a partition's replica sets an operation is about.
@@ -19,9 +19,12 @@ pub(super) enum Purpose {
 /// A plan. Fixed once; never consults the cluster again.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    pub(super) purpose: Purpose,
     pub(super) epoch: Epoch,
     pub(super) table: Arc<Table>,
-    /// All replicas, the best to ask first: this node, then live ones by latency (its own
+    /// All replicas, in preference order.
+    pub(super) replicas: Vec<NodeId>,
+    /// Those to ask, the best first: this node, then live ones by latency (its own
     /// datacentre before others), then those believed dead.
     pub(super) order: Vec<NodeId>,
     pub(super) live: Vec<NodeId>,
@@ -35,7 +38,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Replicas of the partition.
     pub(super) fn n(&self) -> u32 {
-        u32::try_from(self.order.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.replicas.len()).unwrap_or(u32::MAX)
     }
 
     /// Answers needed in all.
@@ -99,20 +102,14 @@ impl Inner {
             Purpose::Read => &set.read,
             Purpose::Write => &set.write,
         };
-        let infos: Vec<ReplicaInfo<'_>> = replicas
-            .iter()
-            .map(|&node| ReplicaInfo { node, datacenter: ring.datacenter_of(node).unwrap_or("") })
-            .collect();
         let me = self.peers.me();
         let local_dc = ring.datacenter_of(me).unwrap_or("");
-        let requirement = match purpose {
-            Purpose::Read => Requirement::for_read(level, &infos, local_dc),
-            Purpose::Write => Requirement::for_write(level, &infos, local_dc),
-        }
-        .map_err(|error: LevelError| OpError::BadLevel(error.to_string()))?;
+        let requirement = requirement(purpose, level, replicas, ring, local_dc)
+            .map_err(|error| OpError::BadLevel(error.to_string()))?;
 
         let live: Vec<NodeId> =
             replicas.iter().copied().filter(|&node| self.cluster.is_live(node)).collect();
+        let all = replicas.clone();
         let mut order: Vec<(bool, bool, bool, Duration, usize, NodeId)> = replicas
             .iter()
             .enumerate()
@@ -130,8 +127,10 @@ impl Inner {
             .collect();
         order.sort_unstable();
         Ok(Plan {
+            purpose,
             epoch: state.epoch(),
             table: table.clone(),
+            replicas: all,
             order: order.into_iter().map(|entry| entry.5).collect(),
             live,
             level,
@@ -140,6 +139,22 @@ impl Inner {
             deadline: started + timeout,
             timeout,
         })
+    }
+
+    /// Whether operations planned like this one always meet the table's operations of the other
+    /// kind, at the level that those have by default: reads what writes leave, and writes what
+    /// reads look at.
+    pub(super) fn overlaps(&self, plan: &Plan) -> bool {
+        let state = self.cluster.state();
+        let ring = state.ring();
+        let settings = &plan.table.settings;
+        let (purpose, level) = match plan.purpose {
+            Purpose::Read => (Purpose::Write, settings.write_level),
+            Purpose::Write => (Purpose::Read, settings.read_level),
+        };
+        let local_dc = ring.datacenter_of(self.peers.me()).unwrap_or("");
+        requirement(purpose, level, &plan.replicas, ring, local_dc)
+            .is_ok_and(|other| plan.requirement.always_meets(&other))
     }
 
     /// Refuses, before anything is sent, an operation that too few live replicas could serve.
@@ -152,5 +167,22 @@ impl Inner {
             required: plan.required(),
             alive: u32::try_from(plan.requirement.available(&plan.live)).unwrap_or(u32::MAX),
         })
+    }
+}
+
+fn requirement(
+    purpose: Purpose,
+    level: Consistency,
+    replicas: &[NodeId],
+    ring: &RingSnapshot,
+    local_dc: &str,
+) -> Result<Requirement, LevelError> {
+    let infos: Vec<ReplicaInfo<'_>> = replicas
+        .iter()
+        .map(|&node| ReplicaInfo { node, datacenter: ring.datacenter_of(node).unwrap_or("") })
+        .collect();
+    match purpose {
+        Purpose::Read => Requirement::for_read(level, &infos, local_dc),
+        Purpose::Write => Requirement::for_write(level, &infos, local_dc),
     }
 }

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use crate::coordinator::heal::heal_later;
+use crate::coordinator::heal::{heal_if_damaged, heal_later};
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
 use crate::env::BoxFuture;
@@ -28,7 +28,6 @@ use crate::net::messages::{Apply, Read, Want};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::quorum::{ReplicaInfo, Requirement};
 use crate::record::{self, Record};
-use crate::replica::kind_of;
 use crate::types::{Consistency, Digest, Key, Mono, NodeId};
 
 /// How often one operation is planned anew because the ring moved under it.
@@ -41,7 +40,8 @@ pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome,
             "serial reads come with lightweight transactions; use quorum for now".to_owned(),
         ));
     }
-    let started = inner.env.mono();
+    // One "now" for the whole operation (rule 8), however often it is planned.
+    let (started, now) = (inner.env.mono(), inner.env.wall());
     let mut plans = 0;
     loop {
         plans += 1;
@@ -51,7 +51,6 @@ pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome,
             plan = local_plan(inner, plan)?;
         }
         inner.must_be_possible(&plan)?;
-        let now = inner.env.wall();
         let reading = Reading::new(inner, plan, &op.key);
         match reading.run().await {
             Ok(done) => {
@@ -115,6 +114,8 @@ pub(super) struct Done {
     pub(super) bytes: Bytes,
     /// Replicas that hold at least the merge now.
     pub(super) holders: Vec<NodeId>,
+    /// Replicas that answered.
+    pub(super) received: usize,
     receipt: Receipt,
 }
 
@@ -192,7 +193,7 @@ impl<'a> Reading<'a> {
         let (inner, started) = (self.inner.clone(), self.inner.env.mono());
         self.calls.push(Box::pin(async move {
             let result = call.await;
-            inner.latencies.record(node, inner.env.mono().since(started));
+            inner.took(node, started, &result);
             (node, want, result)
         }));
     }
@@ -344,13 +345,14 @@ impl<'a> Reading<'a> {
                 let damaged = refusal == Refusal::Damaged;
                 Err((format!("refused: {refusal}"), damaged))
             }
+            (_, Response::Failed { why }) => Err((why, false)),
             _ => Err(("refused: it answered something else".to_owned(), false)),
         })
     }
 
     /// Merges what was shown, brings up who was behind, and is done.
     async fn conclude(mut self) -> Result<Done, Stop> {
-        let mut merged = Record::empty(kind_of(&self.plan.table));
+        let mut merged = Record::empty(self.plan.table.record_kind());
         for shown in self.shown.values() {
             if let Shown::Record(_, Some(record)) = shown {
                 merged.merge(record).map_err(|_| {
@@ -362,13 +364,13 @@ impl<'a> Reading<'a> {
         }
         let known = !merged.is_blank();
         let bytes = if known { merged.encode(&self.address) } else { Bytes::new() };
-        let target = known.then(|| merged.digest());
+        let target = record::stored_digest(&bytes).ok();
         let (mut holders, behind): (Vec<NodeId>, Vec<NodeId>) = self
             .good()
             .into_iter()
             .partition(|node| self.shown.get(node).and_then(Shown::digest) == target);
         let mut repaired = Vec::new();
-        if !behind.is_empty() {
+        if !behind.is_empty() && known {
             self.inner.counters.mismatches.fetch_add(1, Ordering::Relaxed);
             if self.plan.is_quorum() {
                 let done = self.repair(&bytes, behind, holders).await?;
@@ -379,7 +381,8 @@ impl<'a> Reading<'a> {
             }
         }
         let receipt = self.receipt(&repaired);
-        Ok(Done { merged, bytes, holders, receipt })
+        let received = self.shown.len();
+        Ok(Done { merged, bytes, holders, received, receipt })
     }
 
     fn apply(&self, bytes: &Bytes) -> Request {
@@ -407,14 +410,14 @@ impl<'a> Reading<'a> {
     }
 
     /// Sends the merge to those `behind` until enough replicas hold it. A replica that fails is
-    /// replaced by one that had not been asked.
+    /// replaced by one that had not been asked. What is still under way then goes on by itself.
     async fn repair(
         &mut self,
         bytes: &Bytes,
         behind: Vec<NodeId>,
         mut holders: Vec<NodeId>,
     ) -> Result<(Vec<NodeId>, Vec<NodeId>), Stop> {
-        let mut calls = FuturesUnordered::new();
+        let mut calls: FuturesUnordered<BoxFuture<'static, _>> = FuturesUnordered::new();
         let mut repaired = Vec::new();
         let mut spare: Vec<NodeId> = self
             .plan
@@ -425,7 +428,7 @@ impl<'a> Reading<'a> {
             .filter(|node| !self.shown.contains_key(node))
             .collect();
         let mut wanted = behind;
-        loop {
+        let outcome = loop {
             for node in wanted.drain(..) {
                 self.inner.counters.repairs.fetch_add(1, Ordering::Relaxed);
                 let call = self.inner.peers.call_at(
@@ -434,28 +437,40 @@ impl<'a> Reading<'a> {
                     self.apply(bytes),
                     self.plan.deadline,
                 );
-                calls.push(async move { (node, call.await) });
+                calls.push(Box::pin(async move { (node, call.await) }));
             }
-            if self.plan.requirement.alive_suffices(&holders) && calls.is_empty() {
-                return Ok((holders, repaired));
+            if self.plan.requirement.alive_suffices(&holders) {
+                break Ok(());
+            }
+            if calls.is_empty() {
+                break Err(self.too_few());
             }
             let left = self.plan.left(self.inner.env.mono());
-            tokio::select! {
+            let (node, result) = tokio::select! {
                 biased;
-                Some((node, result)) = calls.next() => match result {
-                    Ok(Response::Applied { .. }) => {
-                        holders.push(node);
-                        repaired.push(node);
-                        if self.plan.requirement.alive_suffices(&holders) {
-                            return Ok((holders, repaired));
-                        }
-                    }
-                    _ => wanted.extend(spare.pop()),
-                },
-                () = self.inner.env.sleep(left) => return Err(Stop::Error(self.timed_out())),
-                else => return Err(Stop::Error(self.too_few())),
+                Some(answer) = calls.next() => answer,
+                () = self.inner.env.sleep(left) => break Err(self.timed_out()),
+            };
+            match result {
+                Ok(Response::Applied { .. }) => {
+                    holders.push(node);
+                    repaired.push(node);
+                }
+                Ok(Response::Refused(refusal)) => {
+                    heal_if_damaged(self.inner, &self.plan, self.key, node, &refusal);
+                    self.inner.follow(&self.plan, &refusal).await?;
+                    self.failed.insert(node, format!("refused: {refusal}"));
+                    wanted.extend(spare.pop());
+                }
+                Ok(_) => wanted.extend(spare.pop()),
+                Err(error) => {
+                    self.failed.insert(node, error.to_string());
+                    wanted.extend(spare.pop());
+                }
             }
-        }
+        };
+        self.inner.finish_later("read-repair", calls);
+        outcome.map(|()| (holders, repaired)).map_err(Stop::Error)
     }
 
     fn receipt(&self, repaired: &[NodeId]) -> Receipt {
@@ -482,10 +497,15 @@ impl<'a> Reading<'a> {
             required: self.plan.required(),
             received: self.received(),
             failed: u32::try_from(self.failed.len()).unwrap_or(u32::MAX),
-            reasons: self.inner.reasons(&self.failed),
+            reasons: self.inner.reasons(by_node(&self.failed)),
             fate: Fate::NotApplied,
         }
     }
+}
+
+/// Failures for [`Inner::reasons`].
+pub(super) fn by_node(failed: &BTreeMap<NodeId, String>) -> impl Iterator<Item = (NodeId, &str)> {
+    failed.iter().map(|(&node, why)| (node, why.as_str()))
 }
 
 enum Next {
@@ -513,9 +533,9 @@ impl Inner {
     }
 
     /// Who said what, by name, for an error message.
-    pub(super) fn reasons(&self, failed: &BTreeMap<NodeId, String>) -> String {
+    pub(super) fn reasons<'a>(&self, failed: impl Iterator<Item = (NodeId, &'a str)>) -> String {
         let reasons: Vec<String> =
-            failed.iter().map(|(&node, why)| format!("{}: {why}", self.name_of(node))).collect();
+            failed.map(|(node, why)| format!("{}: {why}", self.name_of(node))).collect();
         reasons.join("; ")
     }
 
@@ -548,8 +568,22 @@ impl Inner {
         }
     }
 
-    /// Whether this operation's level meets the table's default level for the other kind.
-    fn overlaps(&self, plan: &Plan) -> bool {
-        plan.is_quorum()
+    /// Notes how fast `node` answered. A refusal says nothing of its speed: a node that refuses
+    /// everything at once must not look like the best one to ask.
+    pub(super) fn took(&self, node: NodeId, started: Mono, result: &Result<Response, CallError>) {
+        if !matches!(result, Ok(Response::Refused(_)) | Err(CallError::NotSent { .. })) {
+            self.latencies.record(node, self.env.mono().since(started));
+        }
+    }
+
+    /// Lets calls under way come to their end by themselves.
+    pub(super) fn finish_later<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        mut calls: FuturesUnordered<BoxFuture<'static, T>>,
+    ) {
+        if !calls.is_empty() {
+            self.env.spawn(name, async move { while calls.next().await.is_some() {} });
+        }
     }
 }

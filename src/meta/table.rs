@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::record::RecordKind;
 use crate::ring::Replication;
 use crate::types::{Consistency, TableId};
 
@@ -152,6 +153,17 @@ pub struct Table {
     pub name: TableName,
     /// How it behaves.
     pub settings: TableSettings,
+}
+
+impl Table {
+    /// The kind of record that the table's rows are.
+    #[must_use]
+    pub fn record_kind(&self) -> RecordKind {
+        match self.settings.conflict {
+            ConflictMode::Siblings | ConflictMode::Strong => RecordKind::Siblings,
+            ConflictMode::Lww => RecordKind::Lww,
+        }
+    }
 }
 
 #[cfg(test)]

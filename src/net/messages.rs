@@ -166,7 +166,8 @@ pub enum Response {
     Minted(Minted),
     /// To [`Apply`]: the record is on stable storage.
     Applied {
-        /// The replica had all of it already, and more (rule 9).
+        /// The replica had all of it already, and more; or, in a last-write-wins table, it holds
+        /// a version that wins over this one (rule 9).
         dominated: bool,
         /// The greatest stamp the replica now holds for the key, for last-write-wins.
         stamp: Hlc,
@@ -201,6 +202,9 @@ pub struct Minted {
     pub record: Bytes,
     /// The new version.
     pub dot: Dot,
+    /// Its stamp, for the writer's context in a last-write-wins table. Zero: an earlier outcome
+    /// whose version is no longer there.
+    pub stamp: Hlc,
     /// No live value stood there before.
     pub created: bool,
     /// Live values after it.
@@ -266,7 +270,10 @@ pub enum Refusal {
     OperationReused,
     /// The operation id is older than all that the record remembers.
     #[error("the operation id is older than all that the record remembers")]
-    OperationForgotten,
+    OperationForgotten {
+        /// The oldest that it remembers. A greater id can still be told apart.
+        oldest: OpId,
+    },
     /// The record would hold too many siblings.
     #[error("{siblings} siblings already stand, {max} are allowed")]
     TooManySiblings {

@@ -6,6 +6,9 @@ mod admission;
 mod backend;
 mod refill;
 pub mod run;
+mod service;
+#[cfg(all(test, feature = "sim"))]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,15 +21,14 @@ use crate::env::{Env, HlcClock};
 use crate::gossip;
 use crate::meta::Addresses;
 use crate::net::{NodeStamps, PeerService, Peers, Transport};
-use crate::replica::{
-    Actor, Identity, IdentityError, NodeService, Opening, Replica, SharedService,
-};
+use crate::replica::{Actor, Identity, IdentityError, Opening, Replica};
 use crate::ring::Member;
 use crate::storage::{Committer, CommitterOptions, Durability, Engine, StorageError};
 use crate::types::NodeId;
 
 pub use admission::NodeAdmission;
 pub use backend::NodeBackend;
+pub use service::{NodeService, SharedService};
 
 /// What a node needs to know, whatever world it runs in.
 #[derive(Clone, Debug)]
@@ -160,8 +162,7 @@ impl Opened {
         peers.set_local(Arc::new(SharedService(service.clone())));
         let coordinator =
             Coordinator::new(env.clone(), cluster.clone(), peers.clone(), settings.max_operations);
-        let refill =
-            refill::Refill { env: env.clone(), cluster: cluster.clone(), peers: peers.clone() };
+        let refill = refill::Refill::new(env.clone(), cluster.clone(), peers.clone());
         env.spawn("refill", refill.run());
         Ok(Node { env, engine, identity, committer, cluster, replica, service, coordinator })
     }

@@ -6,19 +6,23 @@
 //! hold: each acknowledged write is on at least one of them (unless it was acknowledged by the
 //! lost copy alone). Then an entry of the metadata log says that it counts again.
 //!
-//! Copying is merging: it may be cut off and begun again at any point, beside any writes.
+//! Copying is merging: it may be cut off and begun again at any point, beside any writes. What was
+//! copied once need not be copied again, however often a replica fails to answer in between: all
+//! that this node acknowledges after its start is on its disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 
 use crate::cluster::Cluster;
 use crate::env::Env;
 use crate::meta::{ClusterState, Command, Table};
-use crate::net::messages::{Apply, PageRequest, Want};
+use crate::net::messages::{Apply, PageRequest, Row, Want};
 use crate::net::{Peers, Request, Response};
-use crate::types::{NodeId, PartitionId};
+use crate::types::{Key, NodeId, PartitionId, TableId, Token};
 
 /// Time for one page of records.
 const PAGE_TIME: Duration = Duration::from_secs(10);
@@ -26,19 +30,45 @@ const PAGE_TIME: Duration = Duration::from_secs(10);
 /// Rows asked for at a time.
 const PAGE_ROWS: u32 = 500;
 
+/// Records that are stored at a time.
+const STORED_AT_ONCE: usize = 32;
+
 /// Pause before another try when a replica did not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// One other replica's share of what is to be copied.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Source {
+    table: TableId,
+    partition: PartitionId,
+    node: NodeId,
+}
+
+/// How much of a source is copied.
+#[derive(Clone, Default)]
+struct Copied {
+    /// Everything up to here.
+    after: Option<(Token, Key)>,
+    /// Everything.
+    whole: bool,
+}
+
 /// The task that refills a node.
 pub(super) struct Refill {
-    pub(super) env: Env,
-    pub(super) cluster: Arc<Cluster>,
-    pub(super) peers: Peers,
+    env: Env,
+    cluster: Arc<Cluster>,
+    peers: Peers,
+    copied: BTreeMap<Source, Copied>,
+    records: u64,
 }
 
 impl Refill {
+    pub(super) fn new(env: Env, cluster: Arc<Cluster>, peers: Peers) -> Self {
+        Self { env, cluster, peers, copied: BTreeMap::new(), records: 0 }
+    }
+
     /// Waits until this start is on record; refills the node if the log says that it must be.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut epochs = self.cluster.epochs();
         loop {
             let state = self.cluster.state();
@@ -51,8 +81,8 @@ impl Refill {
             });
             if emptied {
                 match self.refill(&state).await {
-                    Ok(records) => {
-                        tracing::info!(records, "refilled from the other replicas");
+                    Ok(()) => {
+                        tracing::info!(self.records, "refilled from the other replicas");
                         let command = Command::Refilled {
                             node: self.cluster.me(),
                             actor: self.cluster.config().actor,
@@ -69,66 +99,78 @@ impl Refill {
         }
     }
 
-    async fn refill(&self, state: &ClusterState) -> Result<u64, String> {
-        let mut records = 0;
+    /// Copies all that is not copied yet. Leaves a replica that fails until the next round and goes
+    /// on with the others.
+    async fn refill(&mut self, state: &ClusterState) -> Result<(), String> {
+        let me = self.cluster.me();
+        let mut failed: BTreeMap<NodeId, String> = BTreeMap::new();
         for table in state.tables().values() {
             let placement = state.ring().placement(&table.settings.replication);
-            for partition in state.ring().map().partitions() {
-                let replicas = placement.of(partition);
-                if !replicas.contains(self.cluster.me()) {
-                    continue;
-                }
-                let others = replicas.write.iter().filter(|&&node| node != self.cluster.me());
-                for &node in others {
-                    records += self.copy(table, partition, node).await?;
+            for partition in placement.kept_by(me) {
+                for &node in placement.of(partition).write.iter().filter(|&&node| node != me) {
+                    let source = Source { table: table.id, partition, node };
+                    if !failed.contains_key(&node)
+                        && let Err(why) = self.copy(table, source).await
+                    {
+                        failed.insert(node, why);
+                    }
                 }
             }
         }
-        Ok(records)
+        failed.into_values().next().map_or(Ok(()), Err)
     }
 
-    /// Merges in what `node` holds of a partition.
-    async fn copy(
+    /// Merges in what a source holds, from where it was left.
+    async fn copy(&mut self, table: &Table, source: Source) -> Result<(), String> {
+        let mut copied = self.copied.get(&source).cloned().unwrap_or_default();
+        while !copied.whole {
+            let (rows, next) = self.page(source, copied.after.take()).await?;
+            self.store(table, rows).await?;
+            copied = Copied { whole: next.is_none(), after: next };
+            self.copied.insert(source, copied.clone());
+        }
+        Ok(())
+    }
+
+    async fn page(
         &self,
-        table: &Table,
-        partition: PartitionId,
-        node: NodeId,
-    ) -> Result<u64, String> {
-        let mut records = 0;
-        let mut after = None;
-        loop {
-            let request = Request::Page(PageRequest {
-                table: table.id,
-                partition,
-                after,
-                prefix: Bytes::new(),
-                limit: PAGE_ROWS,
-                want: Want::Record,
-                refill: true,
-            });
-            let deadline = self.env.mono() + PAGE_TIME;
-            let (rows, next) = match self.peers.call(node, request, deadline).await {
-                Ok(Response::Page { rows, next }) => (rows, next),
-                Ok(Response::Refused(refusal)) => return Err(format!("{node}: {refusal}")),
-                Ok(_) => return Err(format!("{node} answered something else")),
-                Err(error) => return Err(format!("{node}: {error}")),
-            };
-            let merges = rows.into_iter().map(|row| {
-                let apply =
-                    Apply { table: table.id, key: row.key, record: row.record, heals: false };
-                self.peers.call(self.cluster.me(), Request::Apply(apply), deadline)
-            });
-            for merged in futures_util::future::join_all(merges).await {
-                match merged {
-                    Ok(Response::Applied { .. }) => records += 1,
-                    Ok(Response::Refused(refusal)) => return Err(refusal.to_string()),
-                    _ => return Err("a record could not be stored".to_owned()),
-                }
-            }
-            match next {
-                Some(next) => after = Some(next),
-                None => return Ok(records),
+        source: Source,
+        after: Option<(Token, Key)>,
+    ) -> Result<(Vec<Row>, Option<(Token, Key)>), String> {
+        let node = source.node;
+        let request = Request::Page(PageRequest {
+            table: source.table,
+            partition: source.partition,
+            after,
+            prefix: Bytes::new(),
+            limit: PAGE_ROWS,
+            want: Want::Record,
+            refill: true,
+        });
+        let deadline = self.env.mono() + PAGE_TIME;
+        match self.peers.call(node, request, deadline).await {
+            Ok(Response::Page { rows, next }) => Ok((rows, next)),
+            Ok(Response::Refused(refusal)) => Err(format!("{node}: {refusal}")),
+            Ok(_) => Err(format!("{node} answered something else")),
+            Err(error) => Err(format!("{node}: {error}")),
+        }
+    }
+
+    async fn store(&mut self, table: &Table, rows: Vec<Row>) -> Result<(), String> {
+        let (peers, me) = (self.peers.clone(), self.cluster.me());
+        let deadline = self.env.mono() + PAGE_TIME;
+        let merges = rows.into_iter().map(|row| {
+            let apply = Apply { table: table.id, key: row.key, record: row.record, heals: false };
+            peers.call(me, Request::Apply(apply), deadline)
+        });
+        let mut merges = futures_util::stream::iter(merges).buffer_unordered(STORED_AT_ONCE);
+        while let Some(merged) = merges.next().await {
+            match merged {
+                Ok(Response::Applied { .. }) => self.records += 1,
+                Ok(Response::Refused(refusal)) => return Err(refusal.to_string()),
+                _ => return Err("a record could not be stored".to_owned()),
             }
         }
+        Ok(())
     }
 }

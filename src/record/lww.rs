@@ -124,6 +124,7 @@ impl Lww {
         {
             merged.dot_reused = Some(a.dot());
         }
+        merged.outranked = other.cell.is_some() && other.cell < self.cell;
         if other.cell > self.cell {
             self.cell.clone_from(&other.cell);
             merged.changed = true;

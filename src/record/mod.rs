@@ -117,6 +117,8 @@ pub struct Merged {
     pub incoming_dominated: bool,
     /// Both were the same before.
     pub equal: bool,
+    /// Last-write-wins only: the other's version has lost against a greater one that was here.
+    pub outranked: bool,
     /// One dot named two different values: an actor has minted it twice (law L3 is broken
     /// somewhere), and the lesser value is lost. An alarm.
     pub dot_reused: Option<Dot>,
@@ -252,6 +254,20 @@ impl Record {
             Body::Lww(lww) => lww.cell.as_ref().map(lww::LwwCell::stamp),
         };
         stamp.unwrap_or_default()
+    }
+
+    /// The stamp of the version that `dot` names, if the record still holds it.
+    #[must_use]
+    pub fn stamp_of(&self, dot: Dot) -> Option<Hlc> {
+        match &self.body {
+            Body::Siblings(s) => {
+                let at = s.values.binary_search_by_key(&dot, |version| version.dot).ok()?;
+                Some(s.values[at].value.written_at)
+            }
+            Body::Lww(lww) => {
+                lww.cell.as_ref().filter(|cell| cell.dot() == dot).map(lww::LwwCell::stamp)
+            }
+        }
     }
 
     /// The greatest counter of `actor` known here; 0 for none. A replica that finds more of its

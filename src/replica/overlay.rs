@@ -1,9 +1,12 @@
-//! Writes that are staged but not yet on stable storage.
+//! Writes that are staged but not yet acknowledged.
 //!
-//! A replica shows only what is durable (rule 6 of the design): a read that saw a write before
-//! its sync could be followed by a crash, and the value that a client had read would be gone. But
-//! the *next write* of the key must build on the staged one. So each row under way keeps both:
-//! what readers may see, and what the next writer starts from.
+//! A replica shows only what it may promise to keep (rule 6 of the design): a read that saw a write
+//! before its sync could be followed by a crash, and the value that a client had read would be
+//! gone. But the *next write* of the key must build on the staged one. So each row under way
+//! keeps both: what readers may see, and what the next writer starts from.
+//!
+//! A full disk takes staged versions back ([`Overlay::roll_back`]); nothing is staged on top of
+//! them in between, because the committer takes no batch until all overlays have been rolled back.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -12,69 +15,70 @@ use bytes::Bytes;
 /// One row with writes under way.
 #[derive(Debug)]
 struct Pending {
-    /// The newest durable bytes; `None`: nothing durable yet.
+    /// The newest bytes that are acknowledged; `None`: nothing is.
     shown: Option<Bytes>,
-    /// Staged versions, oldest first, each with the commit sequence that makes it durable.
+    /// Staged versions, oldest first, each with the commit that makes it durable. Never empty.
     staged: VecDeque<(u64, Bytes)>,
 }
 
-/// The rows under way of one shard. The owner holds the shard's lock around every call.
+/// The rows under way of one shard. The owner holds the shard's lock around every call, and passes
+/// the number up to which commits have been acknowledged.
 ///
-/// Invariants: a row is here only while its newest version may be ahead of stable storage;
-/// sequences of one row grow.
+/// Invariants: a row is here only while its newest version may be ahead of what was acknowledged;
+/// commits grow in `order`, and so in each row.
 #[derive(Debug, Default)]
 pub(super) struct Overlay {
     rows: BTreeMap<Bytes, Pending>,
+    /// Every staged version's commit and row: rows leave when their commits are acknowledged,
+    /// whether or not anybody asks for them again.
+    order: VecDeque<(u64, Bytes)>,
 }
 
 impl Overlay {
     /// What a reader may see of `row`, if it is under way here; else the engine knows.
-    pub(super) fn shown(&mut self, row: &[u8], durable_seq: u64) -> Option<Option<Bytes>> {
-        let pending = self.rows.get_mut(row)?;
-        pending.settle(durable_seq);
-        let shown = pending.shown.clone();
-        if pending.staged.is_empty() {
-            self.rows.remove(row);
-        }
-        Some(shown)
+    pub(super) fn shown(&mut self, row: &[u8], acked: u64) -> Option<Option<Bytes>> {
+        self.settle(acked);
+        self.rows.get(row).map(|pending| pending.shown.clone())
     }
 
-    /// What the next writer of `row` starts from, with the sequence it waits for, if the row is
-    /// under way here.
-    pub(super) fn newest(&self, row: &[u8]) -> Option<(u64, Bytes)> {
-        self.rows.get(row)?.staged.back().cloned()
+    /// What the next writer of `row` starts from, if the row is under way here.
+    pub(super) fn newest(&mut self, row: &[u8], acked: u64) -> Option<Bytes> {
+        self.settle(acked);
+        self.rows.get(row)?.staged.back().map(|(_, bytes)| bytes.clone())
     }
 
-    /// Notes a staged version. `durable` is what the engine shows of the row, used only when the
-    /// row was not under way.
-    pub(super) fn stage(&mut self, row: Bytes, seq: u64, bytes: Bytes, durable: Option<Bytes>) {
-        let pending = self
-            .rows
-            .entry(row)
-            .or_insert_with(|| Pending { shown: durable, staged: VecDeque::new() });
+    /// Notes a staged version. `shown` is what readers may see of the row, used only when the row
+    /// was not under way.
+    pub(super) fn stage(&mut self, row: Bytes, commit: u64, bytes: Bytes, shown: Option<Bytes>) {
         debug_assert!(
-            pending.staged.back().is_none_or(|(last, _)| *last < seq),
-            "versions of a row are staged in the order of their commits"
+            self.order.back().is_none_or(|(last, _)| *last < commit),
+            "versions are staged in the order of their commits"
         );
-        pending.staged.push_back((seq, bytes));
+        self.order.push_back((commit, row.clone()));
+        let pending =
+            self.rows.entry(row).or_insert_with(|| Pending { shown, staged: VecDeque::new() });
+        pending.staged.push_back((commit, bytes));
     }
 
-    /// Forgets what is durable by now.
-    pub(super) fn settle(&mut self, row: &[u8], durable_seq: u64) {
-        if let Some(pending) = self.rows.get_mut(row) {
-            pending.settle(durable_seq);
+    /// Forgets what is acknowledged by now.
+    pub(super) fn settle(&mut self, acked: u64) {
+        while let Some((commit, _)) = self.order.front()
+            && *commit <= acked
+        {
+            let Some((_, row)) = self.order.pop_front() else { return };
+            let Some(pending) = self.rows.get_mut(&row) else { continue };
+            pending.shown = pending.staged.pop_front().map(|(_, bytes)| bytes);
             if pending.staged.is_empty() {
-                self.rows.remove(row);
+                self.rows.remove(&row);
             }
         }
     }
-}
 
-impl Pending {
-    fn settle(&mut self, durable_seq: u64) {
-        while self.staged.front().is_some_and(|(seq, _)| *seq <= durable_seq) {
-            self.shown = self.staged.pop_front().map(|(_, bytes)| bytes);
-        }
+    /// Forgets every version above `acked`: its batch was refused.
+    pub(super) fn roll_back(&mut self, acked: u64) {
+        self.settle(acked);
+        self.rows.clear();
+        self.order.clear();
     }
 }
 
@@ -82,26 +86,49 @@ impl Pending {
 mod tests {
     use super::*;
 
+    fn bytes(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
     #[test]
-    fn readers_see_the_durable_version_and_writers_the_newest() {
-        let mut overlay = Overlay::default();
-        let row = Bytes::from_static(b"row");
-        overlay.stage(row.clone(), 5, Bytes::from_static(b"v5"), Some(Bytes::from_static(b"v0")));
-        overlay.stage(row.clone(), 9, Bytes::from_static(b"v9"), None);
-        assert_eq!(overlay.shown(&row, 4), Some(Some(Bytes::from_static(b"v0"))));
-        assert_eq!(overlay.newest(&row), Some((9, Bytes::from_static(b"v9"))));
-        assert_eq!(overlay.shown(&row, 5), Some(Some(Bytes::from_static(b"v5"))));
-        assert_eq!(overlay.shown(&row, 9), Some(Some(Bytes::from_static(b"v9"))));
+    fn readers_see_the_acknowledged_version_and_writers_the_newest() {
+        let (mut overlay, row) = (Overlay::default(), bytes("row"));
+        overlay.stage(row.clone(), 5, bytes("v5"), Some(bytes("v0")));
+        overlay.stage(row.clone(), 9, bytes("v9"), None);
+        assert_eq!(overlay.shown(&row, 4), Some(Some(bytes("v0"))));
+        assert_eq!(overlay.newest(&row, 4), Some(bytes("v9")));
+        assert_eq!(overlay.shown(&row, 5), Some(Some(bytes("v5"))));
         assert_eq!(overlay.shown(&row, 9), None, "a settled row is the engine's again");
     }
 
     #[test]
-    fn a_row_that_was_absent_stays_absent_to_readers_until_durable() {
-        let mut overlay = Overlay::default();
-        let row = Bytes::from_static(b"row");
-        overlay.stage(row.clone(), 1, Bytes::from_static(b"v1"), None);
+    fn a_row_that_was_absent_stays_absent_to_readers_until_acknowledged() {
+        let (mut overlay, row) = (Overlay::default(), bytes("row"));
+        overlay.stage(row.clone(), 1, bytes("v1"), None);
         assert_eq!(overlay.shown(&row, 0), Some(None));
-        overlay.settle(&row, 1);
-        assert_eq!(overlay.newest(&row), None);
+        assert_eq!(overlay.newest(&row, 1), None);
+    }
+
+    #[test]
+    fn rows_that_nobody_asks_for_again_leave_all_the_same() {
+        let mut overlay = Overlay::default();
+        for commit in 1..=100 {
+            overlay.stage(Bytes::from(format!("row {commit}")), commit, bytes("v"), None);
+        }
+        overlay.settle(99);
+        assert_eq!((overlay.rows.len(), overlay.order.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_a_full_disk_refused_is_forgotten() {
+        let (mut overlay, row) = (Overlay::default(), bytes("row"));
+        overlay.stage(row.clone(), 1, bytes("v1"), None);
+        overlay.stage(row.clone(), 2, bytes("v2"), None);
+        overlay.stage(bytes("other"), 3, bytes("v3"), None);
+        overlay.roll_back(1);
+        assert_eq!(overlay.newest(&row, 1), None, "v1 is in the engine");
+        assert_eq!(overlay.newest(b"other", 1), None);
+        overlay.stage(row.clone(), 4, bytes("v4"), Some(bytes("v1")));
+        assert_eq!(overlay.shown(&row, 3), Some(Some(bytes("v1"))));
     }
 }

@@ -4,14 +4,13 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::coordinator::PartitionDigest;
 use crate::meta::Table;
 use crate::net::messages::{PageRequest, Row, Want};
 use crate::net::{Refusal, Response};
 use crate::record;
 use crate::replica::{Replica, shard_of};
 use crate::storage::keys::{self, Kind};
-use crate::types::{Digest, Epoch, Key, PartitionId, TableId, Token};
+use crate::types::{Digest, Epoch, Key, PartitionDigest, PartitionId, TableId, Token};
 
 /// The most rows that a page holds, whatever was asked.
 const MAX_PAGE_ROWS: usize = 1_000;
@@ -100,7 +99,7 @@ impl Replica {
         }
         let shown = {
             let mut overlay = self.lock(shard_of(parsed.token));
-            overlay.shown(row, self.committer.durable_seq())
+            overlay.shown(row, self.committer.acked_seq())
         };
         let bytes = match shown {
             None => Bytes::copy_from_slice(stored),

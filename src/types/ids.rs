@@ -170,6 +170,14 @@ impl OpId {
     }
 }
 
+impl OpId {
+    /// The time that is part of the id: milliseconds since the Unix epoch, by its maker's clock.
+    #[must_use]
+    pub fn unix_millis(self) -> u64 {
+        (self.0 >> 80) as u64
+    }
+}
+
 impl fmt::Display for OpId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&uuid::Uuid::from_u128(self.0), f)
@@ -239,6 +247,7 @@ mod tests {
 
     #[test]
     fn later_operation_ids_are_greater() {
+        assert_eq!(OpId::from_parts(1_700_000_000_123, u128::MAX).unix_millis(), 1_700_000_000_123);
         assert!(OpId::from_parts(2, 0) > OpId::from_parts(1, u128::MAX));
     }
 }

@@ -9,7 +9,7 @@ mod time;
 mod token;
 
 pub use consistency::{Consistency, ParseConsistencyError};
-pub use digest::Digest;
+pub use digest::{Digest, PartitionDigest};
 pub use ids::{ActorId, Ballot, Dot, Epoch, Incarnation, NodeId, OpId, ParseIdError, TableId};
 pub use key::{Key, KeyError, MAX_KEY_BYTES};
 pub use time::{Hlc, Mono, WallMicros};

@@ -303,6 +303,7 @@ impl World {
             incoming_dominated: replica.record == before,
             equal: before == *other,
             dot_reused: None,
+            outranked: false,
         };
         if merged != expected {
             return Err(Breach::Answer(format!("{merged:?}, expected {expected:?}")));

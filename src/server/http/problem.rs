@@ -285,7 +285,7 @@ impl From<OpError> for Problem {
             // The node goes down in the middle: the client is left as after a timeout.
             OpError::Timeout { .. } | OpError::Stopped => Kind::Timeout,
             OpError::TooFewReplicas { .. } => Kind::TooFewReplicasAnswered,
-            OpError::BadLevel(_) => Kind::BadRequest,
+            OpError::BadLevel(_) | OpError::BadOperationId(_) => Kind::BadRequest,
             OpError::NotSupported(_) => Kind::NotSupported,
             OpError::NotAReplica { .. } => Kind::NotAReplica,
             OpError::Overloaded { .. } => Kind::Overloaded,
@@ -318,6 +318,7 @@ impl From<OpError> for Problem {
             }
             OpError::RecordTooLarge { max, got } => problem.with("max", max).with("got", got),
             OpError::BadLevel(_)
+            | OpError::BadOperationId(_)
             | OpError::NotSupported(_)
             | OpError::NotAReplica { .. }
             | OpError::Overloaded { .. }

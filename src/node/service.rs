@@ -6,15 +6,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::cluster::Cluster;
-use crate::coordinator::PartitionDigest;
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Table};
 use crate::net::messages::{Header, PageRequest, Request, Response};
 use crate::net::{PeerService, Refusal};
-use crate::replica::Replica;
-use crate::replica::page::TokenSpan;
+use crate::replica::{Replica, TokenSpan};
 use crate::ring::token_of;
-use crate::types::{Key, NodeId, PartitionId, TableId, Token};
+use crate::types::{Key, NodeId, PartitionDigest, PartitionId, TableId, Token};
 
 /// Answers peers: data requests from the [`Replica`], metadata and gossip from the [`Cluster`].
 pub struct NodeService {
@@ -124,7 +122,19 @@ impl NodeService {
     /// Rules 2 and 17: a directory that began anew takes writes, but shows and mints nothing until
     /// it has been refilled.
     fn must_be_filled(&self, state: &ClusterState) -> Result<(), Refusal> {
-        if self.cluster.may_serve(state) { Ok(()) } else { Err(Refusal::Refilling) }
+        if self.cluster.may_serve(state) && !self.replica.has_forgotten() {
+            Ok(())
+        } else {
+            Err(Refusal::Refilling)
+        }
+    }
+
+    /// Has the node go on as a new actor once it has found that it forgot some of its past
+    /// (law L3).
+    fn look_at_memory(&self) {
+        if self.replica.has_forgotten() {
+            self.cluster.begin_anew("peers know later events of this node than it does itself");
+        }
     }
 
     async fn answer(&self, header: Header, request: Request) -> Result<Response, Refusal> {
@@ -142,11 +152,15 @@ impl NodeService {
             Request::Mint(mint) => {
                 let at = self.locate(&state, &header, mint.table, &mint.key)?;
                 self.must_be_filled(&state)?;
-                self.replica.mint(&at.table, at.token, mint).await
+                let minted = self.replica.mint(&at.table, at.token, mint).await;
+                self.look_at_memory();
+                minted
             }
             Request::Apply(apply) => {
                 let at = self.locate(&state, &header, apply.table, &apply.key)?;
-                self.replica.apply(&at.table, at.token, apply).await
+                let applied = self.replica.apply(&at.table, at.token, apply).await;
+                self.look_at_memory();
+                applied
             }
             Request::Page(page) => {
                 self.owned(&state, &header, page.table, page.partition)?;

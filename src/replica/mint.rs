@@ -1,0 +1,260 @@
+//! The two ways in which a record changes: a *mint* makes an operation's version here, an *apply*
+//! merges in what another replica made.
+//!
+//! # Sent twice, or late
+//!
+//! A mint that arrives again finds its operation in the record and hands out the first outcome;
+//! one that is older than all that the record remembers is refused, since nobody can tell any more
+//! whether it ran (rule 3). An apply is a merge: again changes nothing.
+//!
+//! # An actor that has forgotten
+//!
+//! If a peer's record (or a context that this cluster gave out) knows a later event of this node's
+//! actor than the node itself, then its directory is an older copy, and the next dot that it mints
+//! would be taken for one that was superseded long ago (Riak's kv679 family). The metadata log
+//! notices most copies by their incarnation, but not one that was taken and put back within one
+//! start. So every record that comes in is looked at: whoever finds such an event mints no more.
+
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use crate::causality::Context;
+use crate::meta::Table;
+use crate::net::messages::{Action, Apply, Mint, Minted};
+use crate::net::{Refusal, Response};
+use crate::plants::{Plant, planted};
+use crate::record::{
+    self, Merged, MintError, Mutation, OpEntry, OpMemory, Record, RecordKind, Value,
+};
+use crate::replica::update::{Change, MAX_MINTED_BYTES, MAX_RECORD_BYTES, Terms, answer};
+use crate::replica::{Place, Replica};
+use crate::types::{Hlc, Token, WallMicros};
+
+impl Replica {
+    /// Answers [`Mint`]: makes the operation's version under a fresh dot, or finds the one that it
+    /// made before; durable on return (law L2).
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing was changed.
+    pub async fn mint(&self, table: &Table, token: Token, mint: Mint) -> Result<Response, Refusal> {
+        let place = self.place(table, token, &mint.key);
+        let (context, known) = self.check(&place, &mint)?;
+        let terms = Terms { heals: false, max_bytes: MAX_MINTED_BYTES };
+        let outcome = self
+            .update(&place, terms, |record| {
+                let fed = match &known {
+                    Some(known) => merge(record, known)?.changed,
+                    None => false,
+                };
+                self.mint_on(record, &mint, context.clone()).map(|minted| {
+                    if minted.replayed && !fed {
+                        Change::Keep(minted)
+                    } else {
+                        Change::Store(minted)
+                    }
+                })
+            })
+            .await;
+        self.counters.mints.fetch_add(1, Ordering::Relaxed);
+        answer(outcome.map(|(minted, record)| Response::Minted(Minted { record, ..minted })))
+    }
+
+    /// Reads what came with a mint, and refuses what must not be built on.
+    fn check(&self, place: &Place, mint: &Mint) -> Result<(Context, Option<Record>), Refusal> {
+        let bad = |what: String| Refusal::BadRequest { what };
+        let context = if mint.context.is_empty() {
+            Context::default()
+        } else {
+            Context::decode(&mint.context).map_err(|e| bad(format!("context: {e}")))?
+        };
+        let known = if mint.known.is_empty() {
+            None
+        } else {
+            let known = Record::decode(&mint.known, &place.address);
+            Some(known.map_err(|e| bad(format!("known record: {e}")))?)
+        };
+        self.observe(context.stamp().max(mint.above))?;
+        self.compare_memory(context.seen().max_counter(self.actor.id()));
+        if let Some(known) = &known {
+            self.take_in(known)?;
+        }
+        if self.has_forgotten() {
+            return Err(Refusal::Refilling);
+        }
+        Ok((context, known))
+    }
+
+    /// The pure part of a mint, under the row's lock.
+    fn mint_on(
+        &self,
+        record: &mut Record,
+        mint: &Mint,
+        context: Context,
+    ) -> Result<Minted, Refusal> {
+        match record.find_op(mint.op, mint.request) {
+            OpMemory::Reused => return Err(Refusal::OperationReused),
+            OpMemory::Forgotten => {
+                let oldest = record.op_entries().first().map_or(mint.op, |entry| entry.op);
+                return Err(Refusal::OperationForgotten { oldest });
+            }
+            OpMemory::Applied(entry) => {
+                // Another replica holds a greater stamp. If this one does too by now, whatever
+                // carries it was minted here after this operation, hence beside it: let it stand.
+                let must_rise = record.kind() == RecordKind::Lww
+                    && mint.above > Hlc(0)
+                    && record.max_stamp() <= mint.above;
+                if !must_rise {
+                    return Ok(first_outcome(record, entry, mint.now));
+                }
+            }
+            OpMemory::Unknown => {}
+        }
+        let before = record.view(mint.now).versions.len();
+        let action = match &mint.action {
+            Action::Put { body, content_type, meta, expires_at } => record::Action::Put(Value {
+                body: body.clone(),
+                content_type: content_type.clone(),
+                meta: meta.clone(),
+                expires_at: *expires_at,
+                written_at: Hlc(0),
+            }),
+            Action::Delete => record::Action::Delete,
+        };
+        let mutation = Mutation { op: mint.op, request: mint.request, context, action };
+        let at = record::Mint {
+            dot: self.actor.next_dot(),
+            stamp: self.next_stamp(record.max_stamp().max(mint.above)),
+            now: mint.now,
+        };
+        let minted = record.mint(mutation, at).map_err(|error| self.not_minted(error))?;
+        // The stamp was accepted with the record that bore it; see `next_stamp`.
+        let _ = self.stamps.clock.observe(minted.stamp);
+        let siblings = u32::try_from(minted.siblings).unwrap_or(u32::MAX);
+        let bounded = mint.max_siblings > 0 && minted.siblings > before;
+        if bounded && siblings > mint.max_siblings {
+            return Err(Refusal::TooManySiblings {
+                siblings: u32::try_from(before).unwrap_or(u32::MAX),
+                max: mint.max_siblings,
+            });
+        }
+        Ok(Minted {
+            record: Bytes::new(),
+            dot: minted.dot,
+            stamp: minted.stamp,
+            created: minted.created,
+            siblings,
+            replayed: false,
+        })
+    }
+
+    fn not_minted(&self, error: MintError) -> Refusal {
+        match error {
+            // The record knows later events of this actor than the actor itself.
+            MintError::DotReused { known, .. } => {
+                self.compare_memory(known);
+                Refusal::Refilling
+            }
+            MintError::TooManyValues { got, max } => Refusal::TooManySiblings {
+                siblings: u32::try_from(got).unwrap_or(u32::MAX),
+                max: u32::try_from(max).unwrap_or(u32::MAX),
+            },
+            MintError::StampExhausted => Refusal::BadRequest { what: error.to_string() },
+        }
+    }
+
+    /// A stamp above everything seen, and above `floor`.
+    fn next_stamp(&self, floor: Hlc) -> Hlc {
+        if planted(Plant::P15) {
+            return Hlc(self.env.wall().0);
+        }
+        // The floor was accepted when it came in; a clock that lags behind it is no reason to
+        // lose the write.
+        Hlc(self.stamps.clock.tick().0.max(floor.0.saturating_add(1)))
+    }
+
+    /// Answers [`Apply`]: merges a whole record in; durable on return.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing was changed.
+    pub async fn apply(
+        &self,
+        table: &Table,
+        token: Token,
+        apply: Apply,
+    ) -> Result<Response, Refusal> {
+        let place = self.place(table, token, &apply.key);
+        let incoming = Record::decode(&apply.record, &place.address)
+            .map_err(|e| Refusal::BadRequest { what: format!("record: {e}") })?;
+        if incoming.kind() != place.kind {
+            return Err(Refusal::BadRequest { what: "a record of another kind".to_owned() });
+        }
+        self.take_in(&incoming)?;
+        let terms = Terms { heals: apply.heals, max_bytes: MAX_RECORD_BYTES };
+        let outcome = self
+            .update(&place, terms, |record| {
+                let merged = merge(record, &incoming)?;
+                let brought_nothing = merged.incoming_dominated && !merged.equal;
+                let answer = (brought_nothing || merged.outranked, record.max_stamp());
+                Ok(if merged.changed { Change::Store(answer) } else { Change::Keep(answer) })
+            })
+            .await;
+        self.counters.applies.fetch_add(1, Ordering::Relaxed);
+        if let Ok(((true, _), _)) = outcome {
+            self.counters.dominated.fetch_add(1, Ordering::Relaxed);
+        }
+        answer(outcome.map(|((dominated, stamp), _)| Response::Applied { dominated, stamp }))
+    }
+
+    /// Looks at a record that comes in before anything is done with it.
+    fn take_in(&self, record: &Record) -> Result<(), Refusal> {
+        self.compare_memory(record.max_counter(self.actor.id()));
+        self.observe(record.max_stamp())
+    }
+
+    /// Takes note of a stamp; one too far in the future is refused, so that a single broken clock
+    /// cannot make a value that no later write can replace.
+    fn observe(&self, stamp: Hlc) -> Result<(), Refusal> {
+        self.stamps
+            .clock
+            .observe(stamp)
+            .map_err(|ahead| Refusal::BadRequest { what: ahead.to_string() })
+    }
+
+    /// `known` is the latest event of this node's actor that somebody has met. See the essay.
+    fn compare_memory(&self, known: u64) {
+        let minted = self.actor.minted();
+        // The plants that forget on purpose are for other checks to find.
+        let forgets_on_purpose = planted(Plant::P16) || planted(Plant::P17);
+        if known <= minted || forgets_on_purpose {
+            return;
+        }
+        if !self.forgot.swap(true, Ordering::AcqRel) {
+            tracing::error!(
+                known,
+                minted,
+                "peers have met later events of this node than it knows itself: its data \
+                 directory is an older copy, and it goes on as a new actor"
+            );
+        }
+    }
+}
+
+/// What an operation did when it first ran.
+fn first_outcome(record: &Record, entry: OpEntry, now: WallMicros) -> Minted {
+    let siblings = record.view(now).versions.len();
+    Minted {
+        record: Bytes::new(),
+        dot: entry.dot,
+        stamp: record.stamp_of(entry.dot).unwrap_or_default(),
+        created: entry.created,
+        siblings: u32::try_from(siblings).unwrap_or(u32::MAX),
+        replayed: true,
+    }
+}
+
+fn merge(record: &mut Record, other: &Record) -> Result<Merged, Refusal> {
+    record
+        .merge(other)
+        .map_err(|_| Refusal::BadRequest { what: "a record of another kind".to_owned() })
+}

@@ -1,0 +1,297 @@
+//! The replica alone, over an engine that does as it is told.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::env::{HlcClock, tokio_env};
+use crate::meta::{Table, TableSettings};
+use crate::net::messages::{Action, Apply, Mint, Minted, Read, Want};
+use crate::net::{NodeStamps, Refusal, Response};
+use crate::record::{self, Record, RecordKind};
+use crate::replica::{Actor, Identity, Opening, Replica};
+use crate::ring::token_of;
+use crate::storage::{
+    Batch, Committer, CommitterOptions, Engine, EngineStats, KeyRange, MemEngine, ScanVisitor,
+    StorageError,
+};
+use crate::types::{Hlc, Key, OpId, TableId, WallMicros};
+
+#[derive(Default)]
+struct Moody {
+    rows: MemEngine,
+    unreadable: Mutex<BTreeSet<Bytes>>,
+    full: AtomicBool,
+    broken: AtomicBool,
+    closed: Mutex<bool>,
+    moved: Condvar,
+}
+
+impl Moody {
+    fn gate(&self, closed: bool) {
+        *self.closed.lock().unwrap() = closed;
+        self.moved.notify_all();
+    }
+
+    fn pass(&self) {
+        let mut closed = self.closed.lock().unwrap();
+        while *closed {
+            closed = self.moved.wait(closed).unwrap();
+        }
+    }
+}
+
+impl Engine for Moody {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        if self.unreadable.lock().unwrap().contains(key) {
+            return Err(StorageError::Corrupt { what: "a test".to_owned() });
+        }
+        self.rows.get(key)
+    }
+
+    fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        self.rows.scan(range, visit)
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.pass();
+        if self.full.load(Ordering::SeqCst) {
+            return Err(StorageError::Full);
+        }
+        for op in batch.ops() {
+            if let crate::storage::BatchOp::Put { key, .. } = op {
+                self.unreadable.lock().unwrap().remove(key);
+            }
+        }
+        self.rows.apply(batch)
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(StorageError::Io { during: "syncing", message: "EIO".to_owned() });
+        }
+        Ok(())
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats::default()
+    }
+}
+
+struct Alone {
+    engine: Arc<Moody>,
+    replica: Arc<Replica>,
+    table: Table,
+    ops: std::cell::Cell<u128>,
+}
+
+fn key() -> Key {
+    Key::new(&b"k"[..]).unwrap()
+}
+
+impl Alone {
+    fn new() -> Self {
+        let (engine, env) = (Arc::new(Moody::default()), tokio_env());
+        let opening =
+            Opening { cluster: "c".to_owned(), name: "n".to_owned(), acks_before_sync: false };
+        let identity = Identity::open(engine.as_ref(), &env, &opening).unwrap();
+        let clock = HlcClock::new(env.clone(), Hlc(0), Duration::from_secs(1));
+        let stamps = Arc::new(NodeStamps::new(clock));
+        let actor = Arc::new(Actor::new(&identity, stamps.clone()));
+        let committer = Committer::start(env.clone(), engine.clone(), CommitterOptions::default());
+        let replica = Replica::new(env, engine.clone(), committer, actor, stamps);
+        let table = Table {
+            id: TableId(3),
+            name: "t".parse().unwrap(),
+            settings: TableSettings::bucket(3),
+        };
+        Self { engine, replica: Arc::new(replica), table, ops: std::cell::Cell::new(0) }
+    }
+
+    fn mint_of(&self, value: &str) -> Mint {
+        self.ops.set(self.ops.get() + 1);
+        Mint {
+            table: self.table.id,
+            key: key(),
+            op: OpId(self.ops.get()),
+            request: 1,
+            context: Bytes::new(),
+            action: Action::Put {
+                body: Bytes::copy_from_slice(value.as_bytes()),
+                content_type: None,
+                meta: Vec::new(),
+                expires_at: None,
+            },
+            now: WallMicros(1),
+            max_siblings: 0,
+            known: Bytes::new(),
+            above: Hlc(0),
+        }
+    }
+
+    /// Begins a mint in a task.
+    fn begin(
+        &self,
+        mint: Mint,
+    ) -> tokio_test::task::Spawn<crate::env::BoxFuture<'static, Minting>> {
+        let (replica, table) = (self.replica.clone(), self.table.clone());
+        tokio_test::task::spawn(Box::pin(async move {
+            replica.mint(&table, token_of(b"k"), mint).await
+        }))
+    }
+
+    async fn put(&self, value: &str) -> Minting {
+        let mint = self.mint_of(value);
+        self.replica.mint(&self.table, token_of(b"k"), mint).await
+    }
+
+    fn read(&self) -> Result<Option<Record>, Refusal> {
+        let read = Read { table: self.table.id, key: key(), want: Want::Record };
+        match self.replica.read(&self.table, token_of(b"k"), &read)? {
+            Response::Record(bytes) => {
+                Ok(bytes.map(|b| Record::decode(&b, &self.address()).unwrap()))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn values(&self) -> Vec<String> {
+        let record = self.read().unwrap();
+        let record = record.unwrap_or_else(|| Record::empty(RecordKind::Siblings));
+        let view = record.view(WallMicros(1));
+        let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
+        view.versions.iter().map(|version| text(&version.value.body)).collect()
+    }
+
+    fn address(&self) -> Bytes {
+        record::address(self.table.id, &key())
+    }
+
+    async fn apply(&self, record: &Record, heals: bool) -> Result<Response, Refusal> {
+        let record = record.encode(&self.address());
+        let apply = Apply { table: self.table.id, key: key(), record, heals };
+        self.replica.apply(&self.table, token_of(b"k"), apply).await
+    }
+}
+
+type Minting = Result<Response, Refusal>;
+
+fn made(minting: Minting) -> Minted {
+    match minting {
+        Ok(Response::Minted(minted)) => minted,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A refused version is forgotten together with all that was built on it.
+#[tokio::test]
+async fn nothing_is_built_on_what_a_full_disk_refused() {
+    let alone = Alone::new();
+    made(alone.put("kept").await);
+    alone.engine.gate(true);
+    let mut first = alone.begin(alone.mint_of("refused"));
+    assert!(first.poll().is_pending());
+    let mut second = alone.begin(alone.mint_of("built on it"));
+    assert!(second.poll().is_pending());
+    alone.engine.full.store(true, Ordering::SeqCst);
+    alone.engine.gate(false);
+    assert_eq!(first.await, Err(Refusal::DiskFull));
+    assert_eq!(second.await, Err(Refusal::DiskFull));
+    assert_eq!(alone.values(), ["kept"]);
+    assert_eq!(alone.put("also refused").await, Err(Refusal::DiskFull));
+    alone.engine.full.store(false, Ordering::SeqCst);
+    let minted = made(alone.put("next").await);
+    assert_eq!(minted.siblings, 2);
+    assert_eq!(alone.values(), ["kept", "next"]);
+}
+
+/// A repeat that finds its operation staged waits for it, and shares its fate.
+#[tokio::test]
+async fn a_repeat_of_what_a_full_disk_refuses_is_refused_too() {
+    let alone = Alone::new();
+    alone.engine.gate(true);
+    let mint = alone.mint_of("v");
+    let (mut first, mut again) = (alone.begin(mint.clone()), alone.begin(mint.clone()));
+    assert!(first.poll().is_pending());
+    assert!(again.poll().is_pending());
+    alone.engine.full.store(true, Ordering::SeqCst);
+    alone.engine.gate(false);
+    assert_eq!(first.await, Err(Refusal::DiskFull));
+    assert_eq!(again.await, Err(Refusal::DiskFull), "it is not there");
+    alone.engine.full.store(false, Ordering::SeqCst);
+    let minted = made(alone.replica.mint(&alone.table, token_of(b"k"), mint).await);
+    assert!(!minted.replayed);
+}
+
+/// A caller that goes away stops nothing, and leaves nothing behind in memory.
+#[tokio::test]
+async fn a_mint_whose_caller_went_away_happens_all_the_same() {
+    let alone = Alone::new();
+    alone.engine.gate(true);
+    let mut gone = alone.begin(alone.mint_of("v"));
+    assert!(gone.poll().is_pending());
+    drop(gone);
+    assert_eq!(alone.values(), [""; 0], "nothing is shown before it is durable");
+    alone.engine.gate(false);
+    made(alone.put("w").await);
+    assert_eq!(alone.values(), ["v", "w"]);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_is_acknowledged_not_even_what_is_there() {
+    let alone = Alone::new();
+    let record = {
+        made(alone.put("v").await);
+        alone.read().unwrap().unwrap()
+    };
+    alone.engine.broken.store(true, Ordering::SeqCst);
+    let mint = alone.mint_of("unknown");
+    let failed = alone.replica.mint(&alone.table, token_of(b"k"), mint.clone()).await;
+    assert!(matches!(failed, Ok(Response::Failed { .. })), "{failed:?}");
+    alone.engine.broken.store(false, Ordering::SeqCst);
+    let again = alone.replica.mint(&alone.table, token_of(b"k"), mint).await;
+    assert!(matches!(again, Ok(Response::Failed { .. })), "nobody knows: {again:?}");
+    let same = alone.apply(&record, false).await;
+    assert!(matches!(same, Ok(Response::Failed { .. })), "{same:?}");
+    assert_eq!(alone.values(), ["v"], "reads go on, of what is durable");
+}
+
+/// A row that the engine itself cannot read is damaged like one that fails its checksum.
+#[tokio::test]
+async fn a_row_that_the_engine_cannot_read_is_healed_by_the_merge_of_all_others() {
+    let alone = Alone::new();
+    made(alone.put("v").await);
+    let whole = alone.read().unwrap().unwrap();
+    let place = alone.replica.place(&alone.table, token_of(b"k"), &key());
+    alone.engine.unreadable.lock().unwrap().insert(place.row.clone());
+    assert_eq!(alone.read(), Err(Refusal::Damaged));
+    assert_eq!(alone.put("w").await, Err(Refusal::Damaged), "mints nothing (rule 2)");
+    assert_eq!(alone.apply(&whole, false).await, Err(Refusal::Damaged));
+    alone.engine.gate(true);
+    let (replica, table) = (alone.replica.clone(), alone.table.clone());
+    let record = whole.encode(&alone.address());
+    let heal = Apply { table: table.id, key: key(), record, heals: true };
+    let mut healing = tokio_test::task::spawn(Box::pin(async move {
+        replica.apply(&table, token_of(b"k"), heal).await
+    }));
+    assert!(healing.poll().is_pending());
+    assert_eq!(alone.read(), Err(Refusal::Damaged), "never absent, not even meanwhile");
+    alone.engine.gate(false);
+    assert!(matches!(healing.await, Ok(Response::Applied { .. })));
+    assert_eq!(alone.values(), ["v"]);
+}
+
+#[tokio::test]
+async fn a_stamp_from_the_far_future_is_not_built_on() {
+    let alone = Alone::new();
+    let far = Hlc(u64::MAX);
+    let above = Mint { above: far, ..alone.mint_of("v") };
+    let refused = alone.replica.mint(&alone.table, token_of(b"k"), above).await;
+    assert!(matches!(refused, Err(Refusal::BadRequest { .. })), "{refused:?}");
+}
