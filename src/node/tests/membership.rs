@@ -1,0 +1,168 @@
+//! Rules 2, 3 (law L3) and 17: directories that lost something, and what they may do.
+
+use std::sync::atomic::Ordering;
+
+use super::town::{ABC, Fate, SECOND, Town, Write, id, is_apply, values_of};
+use crate::coordinator::OpError;
+use crate::meta::ConflictMode;
+use crate::net::{Refusal, Request, Response};
+use crate::storage::Durability;
+use crate::types::Consistency;
+
+fn is_page(request: &Request) -> bool {
+    matches!(request, Request::Page(_))
+}
+
+#[test]
+fn rule17_an_emptied_directory_counts_for_nothing_until_refilled() {
+    let (mut town, table) = Town::with_table(1, ConflictMode::Siblings);
+    town.script.add(Fate::LoseRequest, u32::MAX, |from, to, request| {
+        from == id("a") && to == id("c") && is_apply(request)
+    });
+    let keys: Vec<String> = (0..20).map(|n| format!("key {n}")).collect();
+    for key in &keys {
+        town.put("a", &table, key, "v", Write::default()).unwrap();
+    }
+    town.script.clear();
+    let old = town.life("a").node.identity().actor;
+    // a and b acknowledged; a loses everything, and cannot copy from b yet.
+    town.wipe("a");
+    town.script.add(Fate::LoseRequest, u32::MAX, |from, to, request| {
+        from == id("a") && to == id("b") && is_page(request)
+    });
+    town.start("a");
+    town.until(30, "its new actor is on record", |town| town.member("a").actor != old);
+    town.run(5 * SECOND);
+    assert!(!town.serves("a") && !town.member("a").filled);
+
+    // It does not say "absent": it refuses, and others answer in its place.
+    let refused = town.own("a", &table, &keys[0]);
+    assert_eq!(refused, Response::Refused(Refusal::Refilling));
+    assert_eq!(town.values("a", &table, &keys[0]), ["v"]);
+    // It mints nothing, and takes what others mint.
+    let written = town.put("a", &table, "new", "v", Write::at(Consistency::All)).unwrap();
+    assert_ne!(written.dot.unwrap().actor, town.life("a").node.identity().actor);
+    // Without b, who has what a has lost, no quorum answers: c alone knows nothing.
+    town.pause("b", true);
+    let read = town.read("c", &table, &keys[0], Consistency::Quorum);
+    assert!(read.is_err(), "{read:?}");
+    town.pause("b", false);
+    town.run(SECOND);
+
+    town.script.clear();
+    town.until(60, "a is refilled", |town| town.serves("a"));
+    assert!(town.member("a").filled);
+    town.kill("b");
+    for key in keys.iter().chain([&"new".to_owned()]) {
+        assert_eq!(town.values("c", &table, key), ["v"], "{key}");
+    }
+}
+
+/// What was copied before a replica went away is not copied again.
+#[test]
+fn rule17_a_refill_goes_on_where_it_was_cut_off() {
+    let (mut town, table) = Town::with_table(2, ConflictMode::Siblings);
+    for n in 0..40 {
+        town.put("b", &table, &format!("key {n}"), "v", Write::at(Consistency::All)).unwrap();
+    }
+    town.wipe("a");
+    // b shows a third of its pages at a time.
+    let cut = town.script.add(Fate::LoseRequest, 2, |from, to, request| {
+        from == id("a") && to == id("b") && is_page(request)
+    });
+    town.start("a");
+    town.until(120, "a is refilled", |town| town.serves("a"));
+    assert_eq!(town.script.hits(cut), 2);
+    let shown = |town: &Town, name: &str| {
+        town.life(name).node.replica().counters().applies.load(Ordering::Relaxed)
+    };
+    assert!(shown(&town, "a") <= 2 * 40 + 8, "each record once from each, not once a try");
+    for n in 0..40 {
+        assert!(town.record("a", &table, &format!("key {n}")).is_some());
+    }
+}
+
+#[test]
+fn rule17_an_older_copy_of_a_directory_goes_on_as_a_new_actor() {
+    let (mut town, table) = Town::with_table(3, ConflictMode::Siblings);
+    town.put("a", &table, "k", "v1", Write::at(Consistency::All)).unwrap();
+    let backup = town.disk("a").image();
+    town.kill("a");
+    town.start("a");
+    town.until(30, "a serves", |town| town.serves("a"));
+    let old = town.life("a").node.identity().actor;
+    let context = town.read("a", &table, "k", Consistency::Quorum).unwrap().record.context();
+    town.put("a", &table, "k", "v2", Write::seen(&context)).unwrap();
+
+    town.kill("a");
+    town.disk("a").restore(&backup);
+    town.start("a");
+    town.until(30, "it is told", |town| town.life("a").node.must_restart().borrow().is_some());
+    assert!(!town.serves("a"), "it was not allowed to serve meanwhile");
+    town.renew("a");
+    town.until(60, "it serves as a new actor", |town| town.serves("a"));
+    assert_ne!(town.life("a").node.identity().actor, old);
+    assert_eq!(town.values("a", &table, "k"), ["v2"]);
+    assert_eq!(town.record("a", &table, "k"), town.record("b", &table, "k"));
+}
+
+/// L3, where the log cannot notice: the copy was taken and put back within one start.
+#[test]
+fn l03_a_node_that_finds_its_own_forgotten_dots_mints_no_more() {
+    let (mut town, table) = Town::with_table(4, ConflictMode::Siblings);
+    town.put("a", &table, "k", "v1", Write::at(Consistency::All)).unwrap();
+    let backup = town.disk("a").image();
+    let context = town.read("a", &table, "k", Consistency::Quorum).unwrap().record.context();
+    let lost = town.put("a", &table, "k", "v2", Write::seen(&context)).unwrap().dot.unwrap();
+    town.kill("a");
+    town.disk("a").restore(&backup);
+    town.start("a");
+    town.until(30, "the log sees nothing wrong", |town| town.serves("a"));
+    assert_eq!(town.life("a").node.identity().actor, lost.actor);
+
+    // The first record that it is shown tells it.
+    assert_eq!(town.values("a", &table, "k"), ["v2"]);
+    let blind = town.put("a", &table, "k", "v3", Write::default()).unwrap();
+    assert_ne!(blind.dot.unwrap().actor, lost.actor, "a dot of it would be taken for an old one");
+    assert_eq!(town.values("b", &table, "k"), ["v2", "v3"], "nothing vanished");
+    assert!(town.life("a").node.must_restart().borrow().is_some());
+    town.renew("a");
+    town.until(60, "it serves as a new actor", |town| town.serves("a"));
+    town.put("a", &table, "k", "v4", Write::default()).unwrap();
+    assert_eq!(town.values("c", &table, "k"), ["v2", "v3", "v4"]);
+}
+
+/// An unclean stop with periodic syncs may have lost dots: a new actor, refilled by the others.
+#[test]
+fn l03_an_unclean_stop_with_periodic_syncs_begins_a_new_actor() {
+    let mut town = Town::new(5, &ABC);
+    for name in ABC {
+        town.set_durability(name, Durability::Periodic { interval: 60 * SECOND });
+        town.start(name);
+    }
+    town.until(30, "all serve", |town| ABC.iter().all(|name| town.serves(name)));
+    let table = town.create("t", |_| {});
+    for n in 0..10 {
+        town.put("a", &table, &format!("key {n}"), "v", Write::default()).unwrap();
+    }
+    let old = town.life("a").node.identity().actor;
+    town.lose_power("a");
+    town.start("a");
+    town.until(60, "a serves", |town| town.serves("a"));
+    assert_ne!(town.life("a").node.identity().actor, old);
+    for n in 0..10 {
+        let found = town.read("a", &table, &format!("key {n}"), Consistency::All).unwrap();
+        assert_eq!(values_of(&found), ["v"]);
+    }
+}
+
+#[test]
+fn a_node_that_has_lost_its_majority_refuses_to_coordinate_what_needs_one() {
+    let (mut town, table) = Town::with_table(6, ConflictMode::Siblings);
+    town.kill("b");
+    town.kill("c");
+    town.run(30 * SECOND);
+    let error = town.put("a", &table, "k", "v", Write::default()).unwrap_err();
+    assert!(matches!(error, OpError::Unavailable { required: 2, alive: 1, .. }), "{error:?}");
+    assert!(town.record("a", &table, "k").is_none(), "not tried");
+}

@@ -1,0 +1,14 @@
+//! Stories of whole nodes: the rules of the design by their numbers, and the laws that the
+//! replica and the coordinator keep between them.
+//!
+//! Told elsewhere: rule 5 (items of one batch run in order) by the HTTP door's tests; rule 16
+//! (ballots carry the actor: a wiped member is another voter) and rule 20 (founding needs every
+//! founder) by the stories in `cluster/tests`.
+
+mod causality;
+mod damage;
+mod listing;
+mod membership;
+mod outcomes;
+mod town;
+mod visibility;
