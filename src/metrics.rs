@@ -90,6 +90,28 @@ enum Metric {
     Gauge(Gauge),
     Latency(Latency),
     Reader(Box<dyn Fn() -> f64 + Send + Sync>),
+    Set(Box<dyn Fn() -> Vec<Sample> + Send + Sync>),
+}
+
+/// One of several values that are read together, with the labels that tell them apart.
+pub type Sample = (Vec<(&'static str, String)>, f64);
+
+/// Whether a value that is read may fall.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It rises and falls.
+    Gauge,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+        }
+    }
 }
 
 struct Family {
@@ -126,7 +148,7 @@ impl Registry {
         let made = Metric::Counter(Counter::default());
         self.entry(name, help, "counter", labels, made, |metric| match metric {
             Metric::Counter(counter) => Some(counter.clone()),
-            Metric::Gauge(_) | Metric::Latency(_) | Metric::Reader(_) => None,
+            Metric::Gauge(_) | Metric::Latency(_) | Metric::Reader(_) | Metric::Set(_) => None,
         })
     }
 
@@ -135,7 +157,7 @@ impl Registry {
         let made = Metric::Gauge(Gauge::default());
         self.entry(name, help, "gauge", labels, made, |metric| match metric {
             Metric::Gauge(gauge) => Some(gauge.clone()),
-            Metric::Counter(_) | Metric::Latency(_) | Metric::Reader(_) => None,
+            Metric::Counter(_) | Metric::Latency(_) | Metric::Reader(_) | Metric::Set(_) => None,
         })
     }
 
@@ -144,31 +166,32 @@ impl Registry {
         let made = Metric::Latency(Latency::default());
         self.entry(name, help, "histogram", labels, made, |metric| match metric {
             Metric::Latency(latency) => Some(latency.clone()),
-            Metric::Counter(_) | Metric::Gauge(_) | Metric::Reader(_) => None,
+            Metric::Counter(_) | Metric::Gauge(_) | Metric::Reader(_) | Metric::Set(_) => None,
         })
     }
 
-    /// A gauge that is read when somebody looks. `read` must be quick and take no lock that is
-    /// held for long. A second one of the same name and labels replaces the first.
-    pub fn gauge_fn(
+    /// A value that is kept elsewhere and read when somebody looks. `read` must be quick and take
+    /// no lock that is held for long. A second one of the same name and labels replaces the first.
+    pub fn read(
         &self,
+        kind: Kind,
         name: &'static str,
         help: &'static str,
         labels: Labels<'_>,
         read: impl Fn() -> f64 + Send + Sync + 'static,
     ) {
-        self.insert(name, help, "gauge", labels, Metric::Reader(Box::new(read)));
+        self.insert(name, help, kind.word(), labels, Metric::Reader(Box::new(read)));
     }
 
-    /// A counter kept elsewhere, read when somebody looks.
-    pub fn counter_fn(
+    /// Several values of one name that are kept elsewhere, with labels that come and go.
+    pub fn read_all(
         &self,
+        kind: Kind,
         name: &'static str,
         help: &'static str,
-        labels: Labels<'_>,
-        read: impl Fn() -> f64 + Send + Sync + 'static,
+        read: impl Fn() -> Vec<Sample> + Send + Sync + 'static,
     ) {
-        self.insert(name, help, "counter", labels, Metric::Reader(Box::new(read)));
+        self.insert(name, help, kind.word(), &[], Metric::Set(Box::new(read)));
     }
 
     fn insert(
@@ -216,6 +239,13 @@ impl Registry {
                     Metric::Counter(counter) => line(&mut out, name, labels, counter.get() as f64),
                     Metric::Gauge(gauge) => line(&mut out, name, labels, gauge.get() as f64),
                     Metric::Reader(read) => line(&mut out, name, labels, read()),
+                    Metric::Set(read) => {
+                        for (labels, value) in read() {
+                            let labels: Vec<(&'static str, &str)> =
+                                labels.iter().map(|(n, v)| (*n, v.as_str())).collect();
+                            line(&mut out, name, &render_labels(&labels), value);
+                        }
+                    }
                     Metric::Latency(latency) => render_latency(&mut out, name, labels, latency),
                 }
             }
@@ -270,12 +300,16 @@ mod tests {
         registry.counter("b_total", "Bs.", &[("x", "2")]).inc();
         registry.counter("b_total", "Bs.", &[("x", "1")]).add(5);
         registry.counter("b_total", "Bs.", &[("x", "1")]).inc();
-        registry.gauge_fn("a", "As.", &[], || 1.5);
+        registry.read(Kind::Gauge, "a", "As.", &[], || 1.5);
+        registry.read_all(Kind::Gauge, "c", "Cs.", || {
+            vec![(vec![("x", "1".to_owned())], 1.0), (vec![("x", "2".to_owned())], 2.0)]
+        });
         assert_eq!(
             registry.render(),
             "# HELP a As.\n# TYPE a gauge\na 1.5\n\
              # HELP b_total Bs.\n# TYPE b_total counter\n\
-             b_total{x=\"1\"} 6\nb_total{x=\"2\"} 1\n"
+             b_total{x=\"1\"} 6\nb_total{x=\"2\"} 1\n\
+             # HELP c Cs.\n# TYPE c gauge\nc{x=\"1\"} 1\nc{x=\"2\"} 2\n"
         );
     }
 

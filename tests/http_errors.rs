@@ -218,6 +218,15 @@ async fn long_targets_and_many_headers_are_refused() {
 }
 
 #[tokio::test]
+async fn a_misspelt_header_of_ours_is_refused_with_the_nearest_name() {
+    let w = World::with_bucket().await;
+    let json = w.put("/v1/kv/b/k", &[("henge-contxt", "x")], "x").await.refused("bad-request");
+    assert_eq!(json["nearest"], "henge-context");
+    let sent_back = [("henge-siblings", "1"), ("henge-dot", "x"), ("x-other", "y")];
+    assert_eq!(w.put("/v1/kv/b/k", &sent_back, "x").await.status, 201);
+}
+
+#[tokio::test]
 async fn a_header_that_is_no_text_or_comes_twice_is_refused() {
     let w = World::with_bucket().await;
     let twice = [("idempotency-key", "a"), ("idempotency-key", "b")];

@@ -73,7 +73,10 @@ async fn prefixes_are_bytes_and_conflicts_filter() {
     assert_eq!(keys(&raw).len(), 1);
     let torn = w.get("/v1/kv/b?conflicts=true", &[]).await.json();
     assert_eq!((keys(&torn), &torn["keys"][0]["siblings"]), (vec!["k001".to_owned()], &json!(2)));
-    assert_eq!(keys(&w.get("/v1/kv/b?conflicts=false", &[]).await.json()).len(), 4);
+    for none in ["conflicts=false", "prefix=&start=&limit=&conflicts="] {
+        assert_eq!(keys(&w.get(&format!("/v1/kv/b?{none}"), &[]).await.json()).len(), 4, "{none}");
+    }
+    assert_eq!(keys(&w.get("/v1/kv/b?conflicts", &[]).await.json()).len(), 1);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 mod admission;
 mod backend;
+mod numbers;
 mod refill;
 pub mod run;
 mod service;

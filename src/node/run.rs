@@ -17,6 +17,7 @@ use crate::metrics::Registry;
 use crate::net::{TcpOptions, TcpTransport, TransportError};
 use crate::node::admission::NodeAdmission;
 use crate::node::backend::NodeBackend;
+use crate::node::numbers;
 use crate::node::{Node, NodeSettings, StartError};
 use crate::server::http::listen::Listener;
 use crate::server::http::{Door, HttpLimits};
@@ -130,6 +131,7 @@ pub async fn start(config: &Config, env: Env) -> Result<NodeProcess, RunError> {
         }
     };
     let registry = Registry::new();
+    numbers::register(&registry, &node, &transport);
     let door = Door::new(
         Arc::new(NodeBackend::new(node.clone())),
         env.clone(),

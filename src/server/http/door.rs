@@ -24,7 +24,7 @@ use crate::server::http::limits::{Budget, HttpLimits, Share};
 use crate::server::http::numbers::{Numbers, RouteId, UNROUTED};
 use crate::server::http::path::{decode_path, is_bucket_name};
 use crate::server::http::problem::{Kind, Problem};
-use crate::server::http::{batch, buckets, listing, nodes, pages};
+use crate::server::http::{batch, buckets, listing, names, nodes, pages};
 use crate::types::Mono;
 
 /// The HTTP door of one node. Cheap to clone; knows no socket ([`super::listen`] does).
@@ -259,7 +259,13 @@ impl Inner {
             );
         }
         let headers = request.headers();
-        let bytes: usize = headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
+        let mut bytes = 0;
+        for (name, value) in headers {
+            bytes += name.as_str().len() + value.len();
+            if let Err(problem) = names::check(name) {
+                return refuse(problem);
+            }
+        }
         if headers.len() > self.limits.max_headers || bytes > self.limits.max_header_bytes {
             return refuse(Problem::new(
                 Kind::HeadersTooLarge,

@@ -88,7 +88,10 @@ pub(super) async fn list(inner: &Arc<Inner>, parts: &Parts, bucket: &str) -> Ans
     inner.permit(Principal::of(parts), &table)?;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
     let stream = prefers(&parts.headers, NDJSON, "application/json");
-    let limit: Option<u64> = params.number("limit")?;
+    let limit: Option<u64> = match params.bytes("limit") {
+        Some(b"") => None,
+        _ => params.number("limit")?,
+    };
     let most = u64::from(inner.limits.max_page_keys);
     if limit == Some(0) || (!stream && limit.is_some_and(|limit| limit > most)) {
         return Err(Problem::bad_parameter(

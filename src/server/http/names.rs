@@ -2,6 +2,9 @@
 
 use axum::http::HeaderName;
 
+use crate::server::http::problem::Problem;
+use crate::server::http::query::unknown;
+
 /// What the client has seen of a key, in and out.
 pub static CONTEXT: HeaderName = HeaderName::from_static("henge-context");
 /// Live values after a write.
@@ -23,3 +26,26 @@ pub const META_PREFIX: &str = "henge-meta-";
 
 /// NDJSON.
 pub const NDJSON: &str = "application/x-ndjson";
+
+/// All headers of ours, those of answers included: a client may send them back.
+const OURS: &[&str] = &[
+    "henge-context",
+    "henge-siblings",
+    "henge-dot",
+    "henge-receipt",
+    "henge-replayed",
+    "henge-client",
+];
+
+/// Refuses a header that begins like ours and is none: a misspelt `Henge-Context` that is ignored
+/// would turn an update into a sibling.
+///
+/// # Errors
+/// `400` with the nearest known name.
+pub fn check(name: &HeaderName) -> Result<(), Problem> {
+    let name = name.as_str();
+    if !name.starts_with("henge-") || name.starts_with(META_PREFIX) || OURS.contains(&name) {
+        return Ok(());
+    }
+    Err(unknown("header", name, OURS))
+}

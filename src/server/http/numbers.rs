@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 
-use crate::metrics::{Counter, Gauge, Latency, Registry};
+use crate::metrics::{Counter, Gauge, Kind, Latency, Registry};
 use crate::server::http::limits::Budget;
 use crate::server::http::routes::ROUTES;
 
@@ -56,13 +56,15 @@ impl Numbers {
         requests: &Arc<Budget>,
     ) -> Self {
         let (body_budget, request_budget) = (bodies.clone(), requests.clone());
-        registry.gauge_fn(
+        registry.read(
+            Kind::Gauge,
             "henge_http_requests_under_way",
             "Requests whose answer has not been sent yet.",
             &[],
             move || request_budget.used() as f64,
         );
-        registry.gauge_fn(
+        registry.read(
+            Kind::Gauge,
             "henge_http_body_bytes_held",
             "Bytes of request and answer bodies in memory.",
             &[],

@@ -10,6 +10,8 @@ use crate::server::http::problem::Problem;
 #[derive(Debug, Default)]
 pub struct Params<'a> {
     found: Vec<(&'static str, Cow<'a, [u8]>)>,
+    /// Names without a `=`.
+    bare: Vec<&'static str>,
 }
 
 impl<'a> Params<'a> {
@@ -20,8 +22,10 @@ impl<'a> Params<'a> {
     /// escaped.
     pub fn parse(query: Option<&'a str>, known: &[&'static str]) -> Result<Self, Problem> {
         let mut found: Vec<(&'static str, Cow<'a, [u8]>)> = Vec::new();
+        let mut bare = Vec::new();
         for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value, is_bare) =
+                pair.split_once('=').map_or((pair, "", true), |(name, value)| (name, value, false));
             let name = decode_query(name).map_err(|BadEscape| {
                 Problem::bad("a query parameter's name has a bad percent-escape")
             })?;
@@ -34,8 +38,11 @@ impl<'a> Params<'a> {
             let value = decode_query(value)
                 .map_err(|BadEscape| Problem::bad_parameter(name, "has a bad percent-escape"))?;
             found.push((name, value));
+            if is_bare {
+                bare.push(name);
+            }
         }
-        Ok(Self { found })
+        Ok(Self { found, bare })
     }
 
     /// The bytes of a parameter.
@@ -71,14 +78,15 @@ impl<'a> Params<'a> {
             .transpose()
     }
 
-    /// A yes-or-no parameter; absent is no, a bare name is yes.
+    /// A yes-or-no parameter; absent or empty is no, a bare name is yes.
     ///
     /// # Errors
     /// `400` when it is neither.
     pub fn flag(&self, name: &'static str) -> Result<bool, Problem> {
         match self.text(name)? {
+            Some("") => Ok(self.bare.contains(&name)),
             None | Some("false" | "0") => Ok(false),
-            Some("" | "true" | "1") => Ok(true),
+            Some("true" | "1") => Ok(true),
             Some(other) => {
                 Err(Problem::bad_parameter(name, format_args!("{other:?} is not true or false")))
             }

@@ -1,0 +1,205 @@
+//! What a node counts, under the names that `/metrics` shows. Each component keeps its own
+//! numbers; here they are read when somebody looks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::coordinator::CoordinatorCounters;
+use crate::gossip::Liveness;
+use crate::metrics::{Kind, Registry};
+use crate::net::{InboundStats, PeerStats, TcpTransport};
+use crate::node::Node;
+use crate::replica::ReplicaCounters;
+
+/// A counter: name, help, and where it is.
+type Row<T> = (&'static str, &'static str, fn(&T) -> &AtomicU64);
+
+const COORDINATOR: &[Row<CoordinatorCounters>] = &[
+    ("henge_coordinator_reads_total", "Reads driven.", |c| &c.reads),
+    ("henge_coordinator_writes_total", "Writes driven.", |c| &c.writes),
+    ("henge_coordinator_mismatches_total", "Reads that found replicas in disagreement.", |c| {
+        &c.mismatches
+    }),
+    ("henge_coordinator_repairs_total", "Records sent to replicas that were behind.", |c| {
+        &c.repairs
+    }),
+    ("henge_coordinator_hedges_total", "Replicas asked because another was slow.", |c| &c.hedges),
+    ("henge_coordinator_second_mints_total", "Mints sent again to a second replica.", |c| {
+        &c.second_mints
+    }),
+    (
+        "henge_coordinator_restamps_total",
+        "Last-write-wins versions minted again above a newer stamp.",
+        |c| &c.restamps,
+    ),
+    ("henge_coordinator_heals_total", "Damaged copies replaced by the merge of all others.", |c| {
+        &c.heals
+    }),
+];
+
+const REPLICA: &[Row<ReplicaCounters>] = &[
+    ("henge_replica_reads_total", "Records shown, whole or as digests.", |c| &c.reads),
+    ("henge_replica_mints_total", "Dots minted.", |c| &c.mints),
+    ("henge_replica_applies_total", "Records merged in from other nodes.", |c| &c.applies),
+    ("henge_replica_dominated_total", "Of these, those that brought nothing new.", |c| {
+        &c.dominated
+    }),
+    ("henge_replica_damaged_total", "Copies that failed their checksum.", |c| &c.damaged),
+    ("henge_replica_healed_total", "Damaged copies replaced.", |c| &c.healed),
+];
+
+/// A number about each peer.
+type PeerRow = (Kind, &'static str, &'static str, fn(&PeerStats) -> u64);
+
+const PEERS: &[PeerRow] = &[
+    (Kind::Gauge, "henge_peer_connected", "1 while a connection to the peer stands.", |p| {
+        u64::from(p.connected)
+    }),
+    (Kind::Counter, "henge_peer_calls_total", "Calls begun.", |p| p.calls),
+    (Kind::Counter, "henge_peer_answered_total", "Calls that were answered.", |p| p.answered),
+    (Kind::Counter, "henge_peer_not_sent_total", "Calls of which no byte was sent.", |p| {
+        p.not_sent
+    }),
+    (
+        Kind::Counter,
+        "henge_peer_lost_total",
+        "Calls that were sent and brought no answer in time.",
+        |p| p.lost,
+    ),
+    (Kind::Gauge, "henge_peer_calls_under_way", "Calls without an answer now.", |p| {
+        p.in_flight as u64
+    }),
+    (Kind::Gauge, "henge_peer_queued_bytes", "Bytes that wait to be written.", |p| {
+        p.queued_bytes as u64
+    }),
+    (Kind::Counter, "henge_peer_connect_failures_total", "Attempts to connect that failed.", |p| {
+        p.connect_failures
+    }),
+    (
+        Kind::Counter,
+        "henge_peer_garbage_total",
+        "Connections given up because the peer sent garbage.",
+        |p| p.garbage,
+    ),
+];
+
+/// A number about all calls from peers.
+type InboundRow = (Kind, &'static str, &'static str, fn(&InboundStats) -> u64);
+
+const INBOUND: &[InboundRow] = &[
+    (Kind::Gauge, "henge_inbound_connections", "Connections from peers.", |i| i.connections as u64),
+    (Kind::Counter, "henge_inbound_requests_total", "Requests from peers.", |i| i.requests),
+    (
+        Kind::Counter,
+        "henge_inbound_refused_total",
+        "Handshakes that were refused, by either side.",
+        |i| i.refused,
+    ),
+    (Kind::Counter, "henge_inbound_garbage_total", "Connections that ended in garbage.", |i| {
+        i.garbage
+    }),
+    (
+        Kind::Counter,
+        "henge_inbound_overloaded_total",
+        "Requests refused because too many were being served.",
+        |i| i.overloaded,
+    ),
+    (
+        Kind::Counter,
+        "henge_inbound_late_total",
+        "Requests refused because no time was left.",
+        |i| i.late,
+    ),
+];
+
+/// Puts the numbers of `node` and of its transport into `registry`.
+pub(super) fn register(registry: &Registry, node: &Node, transport: &Arc<TcpTransport>) {
+    for &(name, help, of) in COORDINATOR {
+        let node = node.clone();
+        registry.read(Kind::Counter, name, help, &[], move || {
+            of(node.coordinator().counters()).load(Ordering::Relaxed) as f64
+        });
+    }
+    for &(name, help, of) in REPLICA {
+        let node = node.clone();
+        registry.read(Kind::Counter, name, help, &[], move || {
+            of(node.replica().counters()).load(Ordering::Relaxed) as f64
+        });
+    }
+    for &(kind, name, help, of) in PEERS {
+        let transport = transport.clone();
+        registry.read_all(kind, name, help, move || {
+            let peers = transport.stats().peers;
+            peers.iter().map(|p| (vec![("peer", p.node.to_string())], of(p) as f64)).collect()
+        });
+    }
+    for &(kind, name, help, of) in INBOUND {
+        let transport = transport.clone();
+        registry.read(kind, name, help, &[], move || of(&transport.stats().inbound) as f64);
+    }
+    cluster_numbers(registry, node);
+    commit_numbers(registry, node);
+}
+
+fn cluster_numbers(registry: &Registry, node: &Node) {
+    let of = node.clone();
+    registry.read(
+        Kind::Gauge,
+        "henge_epoch",
+        "Length of the metadata log that this node has applied.",
+        &[],
+        move || of.cluster().state().epoch().0 as f64,
+    );
+    let of = node.clone();
+    registry.read_all(
+        Kind::Gauge,
+        "henge_member_up",
+        "1 while this node believes the member up.",
+        move || {
+            let members = of.cluster().members();
+            let up = |status: &crate::cluster::MemberStatus| {
+                status.member.member.id == of.id()
+                    || matches!(status.liveness, Liveness::Live | Liveness::Suspect)
+            };
+            members
+                .iter()
+                .map(|s| (vec![("node", s.member.member.name.clone())], f64::from(up(s))))
+                .collect()
+        },
+    );
+    let of = node.clone();
+    registry.read(
+        Kind::Gauge,
+        "henge_operations_under_way",
+        "Client operations that this node drives now.",
+        &[],
+        move || of.coordinator().under_way() as f64,
+    );
+}
+
+fn commit_numbers(registry: &Registry, node: &Node) {
+    let of = node.clone();
+    registry.read(
+        Kind::Counter,
+        "henge_commit_groups_total",
+        "Groups of batches committed together.",
+        &[],
+        move || of.committer().stats().groups as f64,
+    );
+    let of = node.clone();
+    registry.read(
+        Kind::Counter,
+        "henge_commit_batches_total",
+        "Batches committed.",
+        &[],
+        move || of.committer().stats().batches as f64,
+    );
+    let of = node.clone();
+    registry.read(
+        Kind::Gauge,
+        "henge_commit_queued_bytes",
+        "Bytes of batches that wait or are being committed.",
+        &[],
+        move || of.committer().stats().queued_bytes as f64,
+    );
+}
