@@ -57,6 +57,8 @@ pub struct SimNode {
     pub held_down: u32,
     /// Times that synced data was taken from its disk.
     pub losses: u32,
+    /// Restored, and not yet known for what it is: spared by faults.
+    pub spared: bool,
     /// Starts that failed.
     pub failed_starts: u32,
     /// Lives so far.
@@ -102,6 +104,7 @@ impl SimCluster {
                 last_engine: None,
                 held_down: 0,
                 losses: 0,
+                spared: false,
                 failed_starts: 0,
                 lives: 0,
             }

@@ -20,7 +20,7 @@ mod session;
 mod tests;
 mod transport;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::env::Env;
@@ -81,6 +81,8 @@ struct State {
     sessions: BTreeMap<(NodeId, NodeId), Session>,
     /// Lives, sessions and streams share one counter, so that none is ever mistaken.
     next: u64,
+    /// Streams of the mints that were served: each is, once.
+    minted: BTreeSet<u64>,
     stats: NetStats,
 }
 
@@ -125,6 +127,7 @@ impl SimNet {
             links: BTreeMap::new(),
             sessions: BTreeMap::new(),
             next: 0,
+            minted: BTreeSet::new(),
             stats: NetStats::default(),
         };
         Self { world: world.clone(), state: Arc::new(Mutex::new(state)) }

@@ -8,7 +8,7 @@ use super::{SimNet, State};
 use crate::env::Env;
 use crate::net::codec::{self, DEFAULT_MAX_PAYLOAD_BYTES};
 use crate::net::handshake::judge;
-use crate::net::{CallError, Header};
+use crate::net::{CallError, Header, Request};
 use crate::sim::trace::TraceKind;
 use crate::types::NodeId;
 
@@ -341,6 +341,12 @@ impl SimNet {
         let Ok((stream, header, request)) = decoded else {
             return;
         };
+        // A transport never sends a request twice, and a refused mint rests on that: the copy that
+        // comes later would be carried out after its writer was told that it never will be. All
+        // other requests may well come twice.
+        if matches!(request, Request::Mint(_)) && !self.state().minted.insert(stream) {
+            return;
+        }
         let net = self.clone();
         env.spawn("serve peer", async move {
             let response = service.serve(from, header, request).await;
