@@ -146,10 +146,11 @@ impl Operation {
         self.action.write_id().is_some() && self.outcome != Outcome::NotApplied
     }
 
-    /// This operation had ended before `other` began.
+    /// This operation had ended before `other` began. One whose outcome is unknown has not ended:
+    /// its client stopped waiting, and it may take effect at any later time.
     #[must_use]
     pub fn before(&self, other: &Self) -> bool {
-        self.ret.is_some_and(|ret| ret.i < other.call.i)
+        self.outcome != Outcome::Unknown && self.ret.is_some_and(|ret| ret.i < other.call.i)
     }
 
     /// The values shown, for a read that was answered.

@@ -176,6 +176,23 @@ fn lawful_siblings_pass() {
     );
 }
 
+/// Found by seed 127: the client hung up, the deletion went on and met a write that began later.
+#[test]
+fn a_deletion_without_an_answer_may_cover_what_was_written_after_its_client_left() {
+    siblings(
+        "1 del 1 blind info
+         2 put 2 [] ok
+         3 last ->",
+        &[],
+    );
+    siblings(
+        "1 del 1 blind ok
+         2 put 2 [] ok
+         3 last ->",
+        &[Check::W5Lost, Check::W5Backwards],
+    );
+}
+
 #[test]
 fn a_lost_write_is_named() {
     siblings(
