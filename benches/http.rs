@@ -48,6 +48,7 @@ fn main() {
         [("axum", axum_bare().await), ("door", door_alone().await), ("node", node().await)]
     });
     let mut rates = [[0.0f64; ROUNDS]; 3];
+    #[expect(clippy::needless_range_loop, reason = "the rounds are the outer loop")]
     for round in 0..ROUNDS {
         for (at, (name, address)) in targets.iter().enumerate() {
             if only.as_deref().is_some_and(|only| only != *name) {

@@ -58,7 +58,7 @@ const KEY_OVERHEAD: usize = 256;
 /// key run in order, each write superseding the one before it; items of different keys run at
 /// once. `id` is the item's operation id, as `Idempotency-Key` is a single request's. Read the
 /// answers while sending. Items without a line of answer were not run.
-#[utoipa::path(post, path = "/v1/kv/{bucket}/batch", tag = "Keys and values",
+#[utoipa::path(post, path = "/v1/kv/{bucket}/batch", operation_id = "run_batch", tag = "Keys and values",
     params(super::openapi::BucketPath, super::openapi::BatchParams),
     request_body(content = BatchItemDoc, content_type = "application/x-ndjson", description = "One item per line"),
     responses(

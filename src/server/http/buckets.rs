@@ -119,7 +119,7 @@ fn shown(table: &Table) -> BucketJson {
 }
 
 /// List all buckets.
-#[utoipa::path(get, path = "/v1/buckets", tag = "Buckets",
+#[utoipa::path(get, path = "/v1/buckets", operation_id = "list_buckets", tag = "Buckets",
     responses(
         (status = 200, description = "All buckets, by name", body = BucketsJson),
         (status = "default", response = super::openapi::ProblemResponse),
@@ -131,7 +131,7 @@ pub(super) async fn list(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
 }
 
 /// Show a bucket.
-#[utoipa::path(get, path = "/v1/buckets/{bucket}", tag = "Buckets",
+#[utoipa::path(get, path = "/v1/buckets/{bucket}", operation_id = "get_bucket", tag = "Buckets",
     params(super::openapi::BucketPath),
     responses(
         (status = 200, description = "The bucket's settings", body = BucketJson),
@@ -146,7 +146,7 @@ pub(super) async fn get(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
 /// Create a bucket, or confirm that it exists with these very settings.
 ///
 /// Idempotent. When it returns, every live node knows the bucket.
-#[utoipa::path(put, path = "/v1/buckets/{bucket}", tag = "Buckets",
+#[utoipa::path(put, path = "/v1/buckets/{bucket}", operation_id = "create_bucket", tag = "Buckets",
     params(super::openapi::BucketPath),
     request_body(content = BucketSettings, description = "Settings; those left out take their defaults. No body at all is taken as `{}`."),
     responses(
@@ -198,7 +198,7 @@ pub(super) async fn put(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answ
 }
 
 /// Change what may be changed: `r`, `w`, `ttl_s`, `max_siblings`, `sloppy`.
-#[utoipa::path(patch, path = "/v1/buckets/{bucket}", tag = "Buckets",
+#[utoipa::path(patch, path = "/v1/buckets/{bucket}", operation_id = "change_bucket", tag = "Buckets",
     params(super::openapi::BucketPath),
     request_body(content = BucketSettings, description = "Only the settings to be changed"),
     responses(
@@ -225,7 +225,7 @@ pub(super) async fn patch(inner: Arc<Inner>, parts: Parts, mut body: Body) -> An
 }
 
 /// Delete a bucket and everything in it.
-#[utoipa::path(delete, path = "/v1/buckets/{bucket}", tag = "Buckets",
+#[utoipa::path(delete, path = "/v1/buckets/{bucket}", operation_id = "delete_bucket", tag = "Buckets",
     params(super::openapi::BucketPath),
     responses(
         (status = 204, description = "Deleted: every live node knows"),

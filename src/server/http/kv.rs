@@ -51,7 +51,7 @@ pub(super) fn split(path: &str) -> Option<KvPath<'_>> {
 /// Read a value.
 ///
 /// `HEAD` gives the same headers. The bytes come as they were written, whatever `Accept` says.
-#[utoipa::path(get, path = "/v1/kv/{bucket}/{key}", tag = "Keys and values",
+#[utoipa::path(get, path = "/v1/kv/{bucket}/{key}", operation_id = "get_value", tag = "Keys and values",
     params(super::openapi::KeyPath, super::openapi::LevelParams, super::openapi::LocalParam, super::openapi::ReadHeaders),
     responses(
         (status = 200, description = "The one value, with the `Content-Type` and `Henge-Meta-*` it was written with", content_type = "application/octet-stream", body = Vec<u8>,
@@ -184,7 +184,7 @@ fn several(inner: &Inner, headers: &HeaderMap, view: &View<'_>, context: &str) -
 ///
 /// With a `Henge-Context` it supersedes exactly what that context covers; without one it stands
 /// beside what is there, and `Henge-Siblings` says so. `Content-Type` and `Henge-Meta-*` are kept.
-#[utoipa::path(put, path = "/v1/kv/{bucket}/{key}", tag = "Keys and values",
+#[utoipa::path(put, path = "/v1/kv/{bucket}/{key}", operation_id = "put_value", tag = "Keys and values",
     params(super::openapi::KeyPath, super::openapi::LevelParams, super::openapi::TtlParam, super::openapi::WriteHeaders),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Any bytes, up to 8 MiB"),
     responses(
@@ -208,7 +208,7 @@ pub(super) async fn put(
 }
 
 /// Write a value under a key that the server makes (a UUIDv7; with an `Idempotency-Key`, that one).
-#[utoipa::path(post, path = "/v1/kv/{bucket}", tag = "Keys and values",
+#[utoipa::path(post, path = "/v1/kv/{bucket}", operation_id = "post_value", tag = "Keys and values",
     params(super::openapi::BucketPath, super::openapi::LevelParams, super::openapi::TtlParam, super::openapi::WriteHeaders),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Any bytes, up to 8 MiB"),
     responses(
@@ -275,7 +275,7 @@ async fn store(
 ///
 /// With a `Henge-Context`: what that context covers. Without: what a quorum read shows. A value
 /// written concurrently lives on.
-#[utoipa::path(delete, path = "/v1/kv/{bucket}/{key}", tag = "Keys and values",
+#[utoipa::path(delete, path = "/v1/kv/{bucket}/{key}", operation_id = "delete_value", tag = "Keys and values",
     params(super::openapi::KeyPath, super::openapi::LevelParams, super::openapi::WriteHeaders),
     responses(
         (status = 204, description = "Deleted, or there was nothing", headers(("Henge-Context" = String, description = "Covers the deletion"), ("Henge-Siblings" = u32, description = "Live values after it"))),

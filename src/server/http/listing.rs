@@ -75,7 +75,7 @@ struct Wanted {
 /// Ordered by token, then by key, and so the same on every node. `Accept: application/x-ndjson`
 /// gives a stream with one key per line, each with the cursor that goes on after it; without
 /// `limit` it runs to the end of the bucket.
-#[utoipa::path(get, path = "/v1/kv/{bucket}", tag = "Keys and values",
+#[utoipa::path(get, path = "/v1/kv/{bucket}", operation_id = "list_keys", tag = "Keys and values",
     params(super::openapi::BucketPath, super::openapi::ListParams),
     responses(
         (status = 200, description = "A page of keys, or a stream of lines", content(

@@ -53,7 +53,7 @@ pub struct StatusJson {
 }
 
 /// Where a key lives: its token, its partition and its replicas.
-#[utoipa::path(get, path = "/v1/where/{bucket}/{key}", tag = "Nodes",
+#[utoipa::path(get, path = "/v1/where/{bucket}/{key}", operation_id = "where_is", tag = "Nodes",
     params(super::openapi::KeyPath),
     responses(
         (status = 200, description = "Replicas in preference order", body = WhereJson),
@@ -76,7 +76,7 @@ pub(super) async fn locate(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
 }
 
 /// The ring: every partition with its last token and its owner.
-#[utoipa::path(get, path = "/v1/ring", tag = "Nodes",
+#[utoipa::path(get, path = "/v1/ring", operation_id = "ring", tag = "Nodes",
     responses((status = 200, description = "As this node sees it", body = RingView),
         (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn ring(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
@@ -85,7 +85,7 @@ pub(super) async fn ring(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
 }
 
 /// The cluster: its members, and which of them this node believes up.
-#[utoipa::path(get, path = "/v1/cluster", tag = "Nodes",
+#[utoipa::path(get, path = "/v1/cluster", operation_id = "cluster", tag = "Nodes",
     responses((status = 200, description = "As this node sees it", body = ClusterView),
         (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn cluster(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
@@ -94,7 +94,7 @@ pub(super) async fn cluster(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer 
 }
 
 /// This node's own digest of a partition of a bucket, for comparing replicas from outside.
-#[utoipa::path(get, path = "/v1/partitions/{partition}/digest", tag = "Nodes",
+#[utoipa::path(get, path = "/v1/partitions/{partition}/digest", operation_id = "partition_digest", tag = "Nodes",
     params(("partition" = u32, Path, description = "Number of the partition"),
            ("bucket" = String, Query, description = "The bucket")),
     responses(
@@ -132,14 +132,14 @@ pub(super) async fn digest(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
 }
 
 /// The process lives.
-#[utoipa::path(get, path = "/healthz", tag = "Nodes",
+#[utoipa::path(get, path = "/healthz", operation_id = "alive", tag = "Nodes",
     responses((status = 200, description = "It does", body = StatusJson)))]
 pub(super) async fn healthz(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
     json_answer(StatusCode::OK, &StatusJson { status: "alive" })
 }
 
 /// This node can serve a quorum read now.
-#[utoipa::path(get, path = "/readyz", tag = "Nodes",
+#[utoipa::path(get, path = "/readyz", operation_id = "ready", tag = "Nodes",
     responses((status = 200, description = "It can", body = StatusJson),
         (status = 503, description = "It cannot; the detail says why", content_type = "application/problem+json", body = super::openapi::ProblemBody)))]
 pub(super) async fn readyz(inner: Arc<Inner>, _: Parts, _: Body) -> Answer {
@@ -153,7 +153,7 @@ pub(super) async fn readyz(inner: Arc<Inner>, _: Parts, _: Body) -> Answer {
 }
 
 /// Numbers for Prometheus.
-#[utoipa::path(get, path = "/metrics", tag = "Nodes",
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "Nodes",
     responses((status = 200, description = "Prometheus text format", body = String, content_type = "text/plain")))]
 pub(super) async fn metrics(inner: Arc<Inner>, _: Parts, _: Body) -> Answer {
     let mut response = Response::new(DoorBody::full(inner.registry.render()));

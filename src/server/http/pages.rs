@@ -28,7 +28,7 @@ details{margin:.6rem 0}summary{cursor:pointer}.d{color:#555}\
 td,th{border-color:#3a3a37}.m{color:#f0a860}.d{color:#aaa}a{color:#8ab4f8}h2{border-color:#444}}";
 
 /// The OpenAPI document.
-#[utoipa::path(get, path = "/openapi.json", tag = "Documents",
+#[utoipa::path(get, path = "/openapi.json", operation_id = "openapi", tag = "Documents",
     responses((status = 200, description = "OpenAPI 3.1", content_type = "application/json", body = Object)))]
 pub(super) async fn openapi(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
     static DOCUMENT: OnceLock<Bytes> = OnceLock::new();
@@ -37,7 +37,7 @@ pub(super) async fn openapi(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
 }
 
 /// The same to read.
-#[utoipa::path(get, path = "/docs", tag = "Documents",
+#[utoipa::path(get, path = "/docs", operation_id = "docs", tag = "Documents",
     responses((status = 200, description = "A page that needs no network", content_type = "text/html", body = String)))]
 pub(super) async fn docs(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
     static PAGE: OnceLock<Bytes> = OnceLock::new();
@@ -46,7 +46,7 @@ pub(super) async fn docs(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
 }
 
 /// Sends a browser to the documents.
-#[utoipa::path(get, path = "/", tag = "Documents",
+#[utoipa::path(get, path = "/", operation_id = "root", tag = "Documents",
     responses((status = 303, description = "To `/docs`")))]
 pub(super) async fn root(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
     let mut response = Response::new(DoorBody::empty());
@@ -56,7 +56,7 @@ pub(super) async fn root(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
 }
 
 /// All kinds of problem.
-#[utoipa::path(get, path = "/problems", tag = "Documents",
+#[utoipa::path(get, path = "/problems", operation_id = "list_problems", tag = "Documents",
     responses((status = 200, description = "A page that lists them", content_type = "text/html", body = String)))]
 pub(super) async fn problems(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
     let mut out = String::from("<h1>Problems</h1><table><tr><th>Name<th>Status<th>Meaning</tr>");
@@ -72,7 +72,7 @@ pub(super) async fn problems(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
 }
 
 /// One kind of problem: its cause and its cure.
-#[utoipa::path(get, path = "/problems/{name}", tag = "Documents",
+#[utoipa::path(get, path = "/problems/{name}", operation_id = "explain_problem", tag = "Documents",
     params(("name" = String, Path, description = "The last part of a problem's `type`")),
     responses((status = 200, description = "The page", content_type = "text/html", body = String),
         (status = "default", response = super::openapi::ProblemResponse)))]
