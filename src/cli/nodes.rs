@@ -26,6 +26,11 @@ impl RunningNode {
         }
     }
 
+    /// Completes when the node's storage has failed for good, with the error.
+    pub async fn storage_failed(&self) -> String {
+        self.0.storage_failed().await.to_string()
+    }
+
     /// Completes if the node has to be started anew, with the reason.
     pub async fn must_restart(&self) -> String {
         self.0.must_restart().await

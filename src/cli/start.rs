@@ -48,6 +48,11 @@ pub fn start(args: &StartArgs) -> Result<(), Failure> {
                     tracing::info!(signal, "stopping: no new requests, those under way are finished");
                     false
                 }
+                why = node.storage_failed() => {
+                    // Without a clean stop: nothing more can be written.
+                    let cure = "start it again once the disk is well";
+                    return Err(Failure::new(Exit::Failure, format!("{why}; {cure}")));
+                }
                 why = node.must_restart() => {
                     tracing::warn!(why, "starting anew");
                     true

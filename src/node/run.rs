@@ -27,6 +27,9 @@ use crate::storage::{
 };
 use crate::types::NodeId;
 
+/// How often the storage is looked at.
+const STORAGE_WATCH: Duration = Duration::from_millis(500);
+
 /// How often the same directory is opened anew within one start.
 const MAX_RENEWALS: u32 = 3;
 
@@ -204,6 +207,17 @@ impl NodeProcess {
             tracing::error!(%error, "a new history could not be begun");
         }
         why
+    }
+
+    /// Completes when the node's storage has failed for good. It acknowledges nothing any more;
+    /// the process should end with an error, so that whoever watches it starts it anew.
+    pub async fn storage_failed(&self) -> StorageError {
+        loop {
+            if let Some(error) = self.node.committer().failure() {
+                return error;
+            }
+            self.env.sleep(STORAGE_WATCH).await;
+        }
     }
 
     /// Stops in order: refuses new requests, lets open ones finish, closes the peers'
