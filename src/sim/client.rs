@@ -399,7 +399,9 @@ mod tests {
             assert!(write_of(&value, "sib-4").is_err());
             assert!(write_of(&value[..value.len() - 1], "sib-3").is_err());
             let mut bent = value.to_vec();
-            bent[0] ^= 1;
+            if let Some(last) = bent.last_mut() {
+                *last ^= 1;
+            }
             assert!(write_of(&bent, "sib-3").is_err());
         }
         assert!(write_of(b"", "k").is_err());

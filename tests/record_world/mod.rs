@@ -303,10 +303,17 @@ impl World {
             incoming_dominated: replica.record == before,
             equal: before == *other,
             dot_reused: None,
-            outranked: false,
+            outranked: merged.outranked,
         };
         if merged != expected {
             return Err(Breach::Answer(format!("{merged:?}, expected {expected:?}")));
+        }
+        // Only last-write-wins ranks; equal stamps are ranked by more than what shows here.
+        let (theirs, ours) = (other.max_stamp(), before.max_stamp());
+        let lww = before.kind() == RecordKind::Lww;
+        let outranked = lww && theirs.0 > 0 && theirs < ours;
+        if merged.outranked != outranked && !(lww && theirs == ours) {
+            return Err(Breach::Answer(format!("{merged:?}: {theirs:?} met {ours:?}")));
         }
         let replica = &self.replicas[to];
         self.states.push(replica.record.clone());
