@@ -37,32 +37,56 @@ pub fn start(args: &StartArgs) -> Result<(), Failure> {
         loaded.config.to_toml()
     );
     nodes::runtime()?.block_on(async {
-        loop {
-            let node = nodes::start(loaded.config.clone())
-                .await
-                .map_err(|message| Failure::new(Exit::Failure, message))?;
-            let again = tokio::select! {
-                biased;
-                signal = nodes::asked_to_stop() => {
-                    let signal = signal?;
-                    tracing::info!(signal, "stopping: no new requests, those under way are finished");
-                    false
-                }
-                why = node.storage_failed() => {
-                    // Without a clean stop: nothing more can be written.
-                    let cure = "start it again once the disk is well";
-                    return Err(Failure::new(Exit::Failure, format!("{why}; {cure}")));
-                }
-                why = node.must_restart() => {
-                    tracing::warn!(why, "starting anew");
-                    true
-                }
-            };
-            node.stop().await;
-            if !again {
-                tracing::info!("stopped");
-                return Ok(());
+        let node = nodes::start(loaded.config.clone())
+            .await
+            .map_err(|message| Failure::new(Exit::Failure, message))?;
+        let again = tokio::select! {
+            biased;
+            signal = nodes::asked_to_stop() => {
+                let signal = signal?;
+                tracing::info!(signal, "stopping: no new requests, those under way are finished");
+                false
             }
+            why = node.storage_failed() => {
+                // Without a clean stop: nothing more can be written.
+                let cure = "start it again once the disk is well";
+                return Err(Failure::new(Exit::Failure, format!("{why}; {cure}")));
+            }
+            why = node.must_restart() => {
+                tracing::warn!(why, "starting anew");
+                true
+            }
+        };
+        node.stop().await;
+        if again {
+            return Err(start_anew());
         }
+        tracing::info!("stopped");
+        Ok(())
     })
+}
+
+/// Puts a fresh process of the same command in this one's place: nothing of the old node, above
+/// all no task that could still write, outlives it.
+#[cfg(unix)]
+fn start_anew() -> Failure {
+    use std::os::unix::process::CommandExt as _;
+    let error = match std::env::current_exe() {
+        Ok(program) => {
+            let mut arguments = std::env::args_os();
+            let mut command = std::process::Command::new(program);
+            if let Some(name) = arguments.next() {
+                command.arg0(name);
+            }
+            // Returns only if it fails.
+            command.args(arguments).exec()
+        }
+        Err(error) => error,
+    };
+    Failure::new(Exit::Failure, format!("the node must be started again ({error})"))
+}
+
+#[cfg(not(unix))]
+fn start_anew() -> Failure {
+    Failure::new(Exit::Failure, "the node must be started again: run the same command")
 }

@@ -58,6 +58,15 @@ impl TestCluster {
 
     /// As [`TestCluster::start_with`], without waiting.
     pub fn start_unready(nodes: u8, base: &Config) -> Self {
+        let mut cluster = Self::prepare(nodes, base);
+        for node in 0..cluster.len() {
+            cluster.start_node(node).unwrap_or_else(|error| panic!("{error}"));
+        }
+        cluster
+    }
+
+    /// As [`TestCluster::start_with`], with no node started yet.
+    pub fn prepare(nodes: u8, base: &Config) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let layout = Layout::private(nodes, std::process::id(), number).expect("free addresses");
         let directory = tempfile::tempdir().expect("a directory for temporary files");
@@ -65,7 +74,7 @@ impl TestCluster {
         base.cluster.name = "test".to_owned();
         base.storage.cache_mb = 32;
         let program = Path::new(env!("CARGO_BIN_EXE_henge"));
-        let cluster = LocalCluster::start(program, &base, layout, directory.path())
+        let cluster = LocalCluster::prepare(program, &base, layout, directory.path())
             .unwrap_or_else(|error| panic!("{error}"));
         Self { cluster, directory }
     }
@@ -73,6 +82,12 @@ impl TestCluster {
     /// All nodes for `HENGE_NODES`.
     pub fn nodes(&self) -> String {
         self.layout().urls().join(",")
+    }
+
+    /// What a node has logged, over all its starts.
+    pub fn log(&self, node: usize) -> String {
+        let log = std::fs::read(self.log_file(node)).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// The directory with configurations, data and logs.

@@ -7,6 +7,7 @@
 
 pub mod cluster;
 pub mod fake;
+pub mod raw;
 
 use std::io::Write;
 use std::path::Path;

@@ -25,9 +25,11 @@ const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587D;
 const NO_LOG_FLUSH: u32 = 2;
 
 /// A mounted file system that can lose its power.
+#[derive(Debug)]
 pub struct PowerDisk {
-    /// Holds the image and the mount point.
+    /// Holds the image.
     dir: tempfile::TempDir,
+    mount_point: PathBuf,
     cut: bool,
 }
 
@@ -37,13 +39,26 @@ impl PowerDisk {
     /// # Panics
     /// When it should be possible and fails.
     pub fn new(mib: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mount_point = dir.path().join("disk");
+        Self::make(dir, mount_point, mib)
+    }
+
+    /// As [`PowerDisk::new`], mounted at `mount_point`, which is created.
+    ///
+    /// # Panics
+    /// When it should be possible and fails.
+    pub fn at(mount_point: &Path, mib: u64) -> Option<Self> {
+        Self::make(tempfile::tempdir().expect("a directory"), mount_point.to_owned(), mib)
+    }
+
+    fn make(dir: tempfile::TempDir, mount_point: PathBuf, mib: u64) -> Option<Self> {
         if let Some(missing) = missing_need() {
             eprintln!("SKIPPED: needs root and loop devices ({missing})");
             return None;
         }
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let disk = Self { dir, cut: false };
-        fs::create_dir(disk.path()).expect("a mount point");
+        let disk = Self { dir, mount_point, cut: false };
+        fs::create_dir_all(disk.path()).expect("a mount point");
         let image = File::create(disk.image()).expect("an image file");
         image.set_len(mib << 20).expect("a sparse image");
         run("mkfs.ext4", &["-q", "-F", "-E", "lazy_itable_init=0", text(&disk.image())]);
@@ -53,7 +68,7 @@ impl PowerDisk {
 
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
-        self.dir.path().join("disk")
+        self.mount_point.clone()
     }
 
     fn image(&self) -> PathBuf {
@@ -73,13 +88,33 @@ impl PowerDisk {
     /// # Panics
     /// When the kernel refuses.
     pub fn cut(&mut self) {
-        // Shows in `restore` that unsynced data is really lost.
-        fs::write(self.canary(), b"never synced").expect("a canary");
-        let root = File::open(self.path()).expect("the mounted directory");
-        // SAFETY: the descriptor is open, and the request reads the one u32 that it points to.
-        let done = unsafe { libc::ioctl(root.as_raw_fd(), FS_IOC_SHUTDOWN, &NO_LOG_FLUSH) };
-        assert_eq!(done, 0, "FS_IOC_SHUTDOWN: {}", io::Error::last_os_error());
-        self.cut = true;
+        Self::cut_all([self]);
+    }
+
+    /// Cuts the power of several at one instant.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn cut_all<'a>(disks: impl IntoIterator<Item = &'a mut Self>) {
+        let mut roots = Vec::new();
+        for disk in disks {
+            // Shows in `restore` that unsynced data is really lost.
+            fs::write(disk.canary(), b"never synced").expect("a canary");
+            roots.push(File::open(disk.path()).expect("the mounted directory"));
+            disk.cut = true;
+        }
+        let together = std::sync::Barrier::new(roots.len());
+        std::thread::scope(|scope| {
+            for root in &roots {
+                scope.spawn(|| {
+                    together.wait();
+                    // SAFETY: the descriptor is open; the request reads the u32 it points to.
+                    let done =
+                        unsafe { libc::ioctl(root.as_raw_fd(), FS_IOC_SHUTDOWN, &NO_LOG_FLUSH) };
+                    assert_eq!(done, 0, "FS_IOC_SHUTDOWN: {}", io::Error::last_os_error());
+                });
+            }
+        });
     }
 
     /// Brings it back as after a power failure. No process may use it any more.
@@ -95,6 +130,28 @@ impl PowerDisk {
         let canary = fs::read(self.canary()).unwrap_or_default();
         assert!(canary.is_empty(), "the canary was not synced, yet it survived");
         let _ = fs::remove_file(self.canary());
+    }
+
+    /// Makes it read-only, or writable again.
+    ///
+    /// # Panics
+    /// When the kernel refuses.
+    pub fn set_read_only(&self, read_only: bool) {
+        let options = if read_only { "remount,ro" } else { "remount,rw" };
+        run("mount", &["-o", options, text(&self.path())]);
+    }
+
+    /// Leaves at most `mib` MiB free, until the returned file is removed.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn fill(&self, mib: u64) -> PathBuf {
+        let ballast = self.path().join("ballast");
+        let found = rustix::fs::statvfs(&self.path()).expect("the file system's numbers");
+        let free = found.f_bavail * found.f_frsize;
+        let size = free.saturating_sub(mib << 20).to_string();
+        run("fallocate", &["-l", &size, text(&ballast)]);
+        ballast
     }
 
     fn unmount(&self) {

@@ -37,6 +37,7 @@ pub struct LocalCluster {
     directory: PathBuf,
     layout: Layout,
     processes: Vec<Option<Child>>,
+    environment: Vec<(String, String)>,
 }
 
 impl Drop for LocalCluster {
@@ -60,23 +61,44 @@ impl LocalCluster {
         layout: Layout,
         directory: &Path,
     ) -> Result<Self, LocalError> {
+        let mut cluster = Self::prepare(program, base, layout, directory)?;
+        for node in 0..cluster.len() {
+            cluster.start_node(node)?;
+        }
+        Ok(cluster)
+    }
+
+    /// As [`LocalCluster::start`], but starts no node yet.
+    ///
+    /// # Errors
+    /// [`LocalError`].
+    pub fn prepare(
+        program: &Path,
+        base: &Config,
+        layout: Layout,
+        directory: &Path,
+    ) -> Result<Self, LocalError> {
         std::fs::create_dir_all(directory).map_err(LocalError::of(directory.display()))?;
         let nodes = layout.places.len();
-        let mut cluster = Self {
+        let cluster = Self {
             program: program.to_owned(),
             directory: directory.to_owned(),
             layout,
             processes: (0..nodes).map(|_| None).collect(),
+            environment: Vec::new(),
         };
         for node in 0..nodes {
             let config = node_config(base, &cluster.layout, node, directory);
             let path = cluster.config_file(node);
             std::fs::write(&path, config.to_toml()).map_err(LocalError::of(path.display()))?;
         }
-        for node in 0..nodes {
-            cluster.start_node(node)?;
-        }
         Ok(cluster)
+    }
+
+    /// Sets an environment variable of the nodes that are started from now on.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
     }
 
     /// Number of nodes.
@@ -156,6 +178,7 @@ impl LocalCluster {
             .arg("start")
             .arg("--config")
             .arg(self.config_file(node))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

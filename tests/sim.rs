@@ -1,0 +1,42 @@
+//! Simulated clusters under faults, as part of the ordinary tests: some whole runs, and the gate
+//! that one seed is one history, in any process. Longer hunts: `henge-sim --help`.
+#![cfg(feature = "sim")]
+
+use std::process::Command;
+
+use henge::sim::generate::{Size, generate};
+use henge::sim::run::run;
+
+/// Seeds run in this test process; `HENGE_SIM_SEEDS` takes more.
+const SEEDS: u64 = 16;
+
+fn seeds() -> u64 {
+    std::env::var("HENGE_SIM_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(SEEDS)
+}
+
+#[test]
+fn promises_hold_under_faults() {
+    for seed in 0..seeds() {
+        let report = run(generate(seed, Size { operations: 2_000, faults: 44 }));
+        assert!(report.passed(), "henge-sim --seed {seed}: {:#?}", report.violations);
+        assert!(report.effects.len() >= 20, "seed {seed} proves too little: {:?}", report.effects);
+    }
+}
+
+#[test]
+fn one_seed_is_one_history_in_two_processes() {
+    let hashes = || {
+        let done = Command::new(env!("CARGO_BIN_EXE_henge-sim"))
+            .args(["--seeds", "0..8", "--ops", "500", "--min-effects", "0", "--hash-only"])
+            .output()
+            .expect("henge-sim runs");
+        let mut lines: Vec<String> =
+            String::from_utf8_lossy(&done.stdout).lines().map(str::to_owned).collect();
+        // Runs go on side by side and end in any order.
+        lines.sort();
+        lines
+    };
+    let (first, second) = (hashes(), hashes());
+    assert_eq!(first.len(), 8, "{first:?}");
+    assert_eq!(first, second);
+}
