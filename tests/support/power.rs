@@ -147,7 +147,7 @@ impl PowerDisk {
     /// When that fails.
     pub fn fill(&self, mib: u64) -> PathBuf {
         let ballast = self.path().join("ballast");
-        let found = rustix::fs::statvfs(&self.path()).expect("the file system's numbers");
+        let found = rustix::fs::statvfs(self.path()).expect("the file system's numbers");
         let free = found.f_bavail * found.f_frsize;
         let size = free.saturating_sub(mib << 20).to_string();
         run("fallocate", &["-l", &size, text(&ballast)]);
