@@ -36,7 +36,8 @@ pub fn create_durable_dir(dir: &Path) -> Result<(), StorageError> {
     }
 }
 
-/// Syncs every file and directory below `dir`, `dir` itself and its entry in its parent.
+/// Syncs every file and directory below `dir`, `dir` itself and its entry in its parent. What an
+/// engine's own threads remove meanwhile (a journal that was flushed) needs no sync.
 ///
 /// # Errors
 /// [`StorageError::Io`] that names the path.
@@ -51,21 +52,31 @@ fn sync_below(dir: &Path) -> Result<(), StorageError> {
         let entry = entry.map_err(|e| named("listing the data directory", dir, &e))?;
         let path = entry.path();
         match entry.file_type() {
-            Ok(kind) if kind.is_dir() => sync_below(&path)?,
-            Ok(kind) if kind.is_file() => sync_path(&path)?,
+            Ok(kind) if kind.is_dir() => {
+                if path.exists() {
+                    sync_below(&path)?;
+                }
+            }
+            Ok(kind) if kind.is_file() => match sync_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                synced => synced.map_err(|e| named("syncing the data directory", &path, &e))?,
+            },
             Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(named("listing the data directory", &path, &error)),
         }
     }
     sync_path(dir)
 }
 
+fn sync_file(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
 /// Syncs one file or directory.
 pub(super) fn sync_path(path: &Path) -> Result<(), StorageError> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    File::open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| named("syncing the data directory", path, &error))
+    sync_file(path).map_err(|error| named("syncing the data directory", path, &error))
 }
 
 fn parent_of(dir: &Path) -> PathBuf {
