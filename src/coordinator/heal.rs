@@ -4,6 +4,15 @@
 //!
 //! Nothing is put in the place of a damaged copy of which no other replica knows anything: it may
 //! be the only one there is.
+//!
+//! # Operations under way
+//!
+//! A write counts the copy that it has minted or brought to a replica; the copy is damaged then,
+//! healed from the others, which the write has yet to reach, and now lacks the write; and the next
+//! one that the write reaches makes up its quorum, of which only one half holds it. So healing waits
+//! for [`HEAL_AFTER`] before it asks the others, and an operation rests on no answer that is older
+//! than [`ANSWERS_LAST`] ([`still_good`]): what rested on the copy before it was damaged has by then
+//! reached the others, or has not been acknowledged. (Half, since clocks run at different speeds.)
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -14,16 +23,23 @@ use futures_util::future::join_all;
 
 use crate::coordinator::Inner;
 use crate::coordinator::plan::Plan;
+use crate::coordinator::read::Stop;
 use crate::net::messages::{Apply, Read, Want};
 use crate::net::{Refusal, Request, Response};
 use crate::record::{self, Record};
-use crate::types::{Key, NodeId, TableId};
+use crate::types::{Key, Mono, NodeId, TableId};
 
-/// How long healing one record may take.
+/// How long reading the others and writing the merge may take.
 const TIME: Duration = Duration::from_secs(10);
 
+/// Between finding the damage and asking the others. See the module's text.
+const HEAL_AFTER: Duration = Duration::from_secs(10);
+
+/// The age at which a replica's answer is no longer taken for what it holds.
+const ANSWERS_LAST: Duration = Duration::from_secs(5);
+
 /// Copies that may be under healing at once; more are left to the next one who meets them.
-const MAX_HEALING: usize = 64;
+const MAX_HEALING: usize = 1024;
 
 /// The copies that are being healed: however many requests meet a damaged copy, it is healed once.
 #[derive(Debug, Default)]
@@ -38,6 +54,12 @@ impl Healing {
     fn end(&self, copy: &(TableId, Key, NodeId)) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(copy);
     }
+}
+
+/// Whether what replicas answered to questions asked since `asked` may still be counted on at `now`.
+/// If not, the operation is to begin again.
+pub(super) fn still_good(asked: Mono, now: Mono) -> Result<(), Stop> {
+    if now.since(asked) < ANSWERS_LAST { Ok(()) } else { Err(Stop::Replan) }
 }
 
 /// If `refusal` says that `node`'s copy of `key` is damaged: heals it in a task of its own, if
@@ -71,6 +93,7 @@ pub(super) fn heal_later(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: No
 }
 
 async fn heal(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: NodeId) -> Option<()> {
+    inner.env.sleep(HEAL_AFTER).await;
     let deadline = inner.env.mono() + TIME;
     let others: Vec<NodeId> = plan.replicas.iter().copied().filter(|&n| n != damaged).collect();
     let read = Read { table: plan.table.id, key: key.clone(), want: Want::Record };

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
-use crate::coordinator::heal::{heal_if_damaged, heal_later};
+use crate::coordinator::heal::{heal_if_damaged, heal_later, still_good};
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
 use crate::env::BoxFuture;
@@ -114,6 +114,8 @@ pub(super) struct Done {
     pub(super) bytes: Bytes,
     /// Replicas that hold at least the merge now.
     pub(super) holders: Vec<NodeId>,
+    /// When the first of them was asked.
+    pub(super) begun: Mono,
     /// Replicas that answered.
     pub(super) received: usize,
     receipt: Receipt,
@@ -130,6 +132,7 @@ pub(super) struct Reading<'a> {
     inner: &'a Arc<Inner>,
     plan: Plan,
     key: &'a Key,
+    begun: Mono,
     address: Bytes,
     asked: usize,
     shown: BTreeMap<NodeId, Shown>,
@@ -146,6 +149,7 @@ impl<'a> Reading<'a> {
             inner,
             plan,
             key,
+            begun: inner.env.mono(),
             address,
             asked: 0,
             shown: BTreeMap::new(),
@@ -380,9 +384,12 @@ impl<'a> Reading<'a> {
                 repaired = behind;
             }
         }
+        if self.plan.is_quorum() {
+            still_good(self.begun, self.inner.env.mono())?;
+        }
+        let (begun, received) = (self.begun, self.shown.len());
         let receipt = self.receipt(&repaired);
-        let received = self.shown.len();
-        Ok(Done { merged, bytes, holders, received, receipt })
+        Ok(Done { merged, bytes, holders, begun, received, receipt })
     }
 
     fn apply(&self, bytes: &Bytes) -> Request {

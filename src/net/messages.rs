@@ -101,9 +101,14 @@ pub struct Mint {
     /// Another replica's copy, to be merged in first: what a majority knows of an operation that
     /// may have been minted before (rule 3). Empty: none.
     pub known: Bytes,
-    /// Last-write-wins only: the stamp must be greater than this one, which another replica
-    /// holds. An operation that was minted below it is minted again above it.
-    pub above: Hlc,
+    /// Last-write-wins only: the new version's stamp, which the coordinator chose. The version is
+    /// made with exactly this stamp or not at all ([`Refusal::Outranked`]): whenever the request is
+    /// carried out, however late, it cannot win over a write that came after the coordinator's
+    /// choice. Zero in other tables.
+    pub stamp: Hlc,
+    /// Last-write-wins only: the operation may stand here already under a lesser stamp, which is
+    /// known to have lost; it is to be minted once more, under this one.
+    pub rises: bool,
 }
 
 /// Merge a record into one's own.
@@ -273,6 +278,13 @@ pub enum Refusal {
     OperationForgotten {
         /// The oldest that it remembers. A greater id can still be told apart.
         oldest: OpId,
+    },
+    /// Last-write-wins only: the stamp that the version was to have is not above what is there, or
+    /// not above what its writer has read.
+    #[error("a version stands that wins over this one")]
+    Outranked {
+        /// The stamp to exceed.
+        stamp: Hlc,
     },
     /// The record would hold too many siblings.
     #[error("{siblings} siblings already stand, {max} are allowed")]

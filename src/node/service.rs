@@ -12,7 +12,7 @@ use crate::net::messages::{Header, PageRequest, Request, Response};
 use crate::net::{PeerService, Refusal};
 use crate::replica::{Replica, TokenSpan};
 use crate::ring::token_of;
-use crate::types::{Key, NodeId, PartitionDigest, PartitionId, TableId, Token};
+use crate::types::{Key, Mono, NodeId, PartitionDigest, PartitionId, TableId, Token};
 
 /// Answers peers: data requests from the [`Replica`], metadata and gossip from the [`Cluster`].
 pub struct NodeService {
@@ -71,12 +71,15 @@ impl NodeService {
 
     /// Law L5. The sender's plan is good if this node, at an epoch no older than the sender's,
     /// still is a replica of the key.
-    async fn catch_up(&self, header: &Header) -> Result<Arc<ClusterState>, Refusal> {
+    async fn catch_up(
+        &self,
+        header: &Header,
+        deadline: Mono,
+    ) -> Result<Arc<ClusterState>, Refusal> {
         let state = self.cluster.state();
         if state.epoch() >= header.epoch {
             return Ok(state);
         }
-        let deadline = self.env.mono() + Duration::from_millis(u64::from(header.budget_ms));
         if self.cluster.catch_up(header.epoch, deadline).await {
             Ok(self.cluster.state())
         } else {
@@ -137,12 +140,17 @@ impl NodeService {
         }
     }
 
-    async fn answer(&self, header: Header, request: Request) -> Result<Response, Refusal> {
-        if header.budget_ms == 0 {
+    async fn answer(
+        &self,
+        header: Header,
+        deadline: Mono,
+        request: Request,
+    ) -> Result<Response, Refusal> {
+        if header.budget_ms == 0 || self.env.mono() >= deadline {
             return Err(Refusal::Late);
         }
         let _admission = self.admit()?;
-        let state = self.catch_up(&header).await?;
+        let state = self.catch_up(&header, deadline).await?;
         match request {
             Request::Read(read) => {
                 let at = self.locate(&state, &header, read.table, &read.key)?;
@@ -152,7 +160,7 @@ impl NodeService {
             Request::Mint(mint) => {
                 let at = self.locate(&state, &header, mint.table, &mint.key)?;
                 self.must_be_filled(&state)?;
-                let minted = self.replica.mint(&at.table, at.token, mint).await;
+                let minted = self.replica.mint(&at.table, at.token, mint, deadline).await;
                 self.look_at_memory();
                 minted
             }
@@ -225,6 +233,9 @@ impl PeerService for SharedService {
         request: Request,
     ) -> BoxFuture<'static, Response> {
         let service = self.0.clone();
+        // From its arrival on, not from when there is time for it.
+        let budget = Duration::from_millis(u64::from(header.budget_ms));
+        let deadline = service.env.mono() + budget;
         Box::pin(async move {
             service.cluster.heard_from(from);
             if let Err(ahead) = service.cluster.stamps().clock.observe(header.hlc) {
@@ -234,7 +245,7 @@ impl PeerService for SharedService {
                 Request::Ping => Response::Pong,
                 Request::Meta(bytes) => service.cluster.handle_meta(from, bytes).await,
                 Request::Gossip(bytes) => service.cluster.handle_gossip(from, &bytes),
-                request => match service.answer(header, request).await {
+                request => match service.answer(header, deadline, request).await {
                     Ok(response) => response,
                     Err(refusal) => Response::Refused(refusal),
                 },

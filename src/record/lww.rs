@@ -30,6 +30,13 @@ impl LwwCell {
             Self::Tombstone { dot, .. } => *dot,
         }
     }
+
+    pub(crate) fn op(&self) -> OpId {
+        match self {
+            Self::Live(version) => version.op,
+            Self::Tombstone { op, .. } => *op,
+        }
+    }
 }
 
 impl Ord for LwwCell {

@@ -256,16 +256,16 @@ impl Record {
         stamp.unwrap_or_default()
     }
 
-    /// The stamp of the version that `dot` names, if the record still holds it.
+    /// The stamp of the version that operation `op` made, if the record still holds it.
     #[must_use]
-    pub fn stamp_of(&self, dot: Dot) -> Option<Hlc> {
+    pub fn standing_stamp(&self, op: OpId) -> Option<Hlc> {
         match &self.body {
             Body::Siblings(s) => {
-                let at = s.values.binary_search_by_key(&dot, |version| version.dot).ok()?;
-                Some(s.values[at].value.written_at)
+                let own = s.values.iter().filter(|version| version.op == op);
+                own.map(|version| version.value.written_at).max()
             }
             Body::Lww(lww) => {
-                lww.cell.as_ref().filter(|cell| cell.dot() == dot).map(lww::LwwCell::stamp)
+                lww.cell.as_ref().filter(|cell| cell.op() == op).map(lww::LwwCell::stamp)
             }
         }
     }

@@ -7,6 +7,17 @@
 //! one that is older than all that the record remembers is refused, since nobody can tell any more
 //! whether it ran (rule 3). An apply is a merge: again changes nothing.
 //!
+//! A mint may be carried out long after its coordinator gave up on it and had another replica do
+//! it. Among siblings the operation id makes the two one. In a last-write-wins record the stamp is
+//! the coordinator's, so that the late one is no later *version*: everything that was written since
+//! wins over it. A replica that chose the stamp by its own clock would put a write of long ago over
+//! all that came after it.
+//!
+//! A mint whose time has run out before it begins is dropped, as no one waits for it. (A merge is
+//! not: it carries what is on another disk already.) What is *not* guarded here is a second copy of
+//! a mint that was refused: nothing of it is remembered, so the copy would be carried out. It rests
+//! on the transport that there is none: a request is written to one connection, once.
+//!
 //! # An actor that has forgotten
 //!
 //! If a peer's record (or a context that this cluster gave out) knows a later event of this node's
@@ -29,20 +40,29 @@ use crate::record::{
 };
 use crate::replica::update::{Change, MAX_MINTED_BYTES, MAX_RECORD_BYTES, Terms, answer};
 use crate::replica::{Place, Replica};
-use crate::types::{Hlc, Token, WallMicros};
+use crate::types::{Hlc, Mono, Token, WallMicros};
 
 impl Replica {
     /// Answers [`Mint`]: makes the operation's version under a fresh dot, or finds the one that it
-    /// made before; durable on return (law L2).
+    /// made before; durable on return (law L2). Nothing is begun after `deadline`.
     ///
     /// # Errors
     /// A [`Refusal`]; nothing was changed.
-    pub async fn mint(&self, table: &Table, token: Token, mint: Mint) -> Result<Response, Refusal> {
+    pub async fn mint(
+        &self,
+        table: &Table,
+        token: Token,
+        mint: Mint,
+        deadline: Mono,
+    ) -> Result<Response, Refusal> {
         let place = self.place(table, token, &mint.key);
         let (context, known) = self.check(&place, &mint)?;
         let terms = Terms { heals: false, max_bytes: MAX_MINTED_BYTES };
         let outcome = self
             .update(&place, terms, |record| {
+                if self.env.mono() >= deadline {
+                    return Err(Refusal::Late);
+                }
                 let fed = match &known {
                     Some(known) => merge(record, known)?.changed,
                     None => false,
@@ -74,7 +94,7 @@ impl Replica {
             let known = Record::decode(&mint.known, &place.address);
             Some(known.map_err(|e| bad(format!("known record: {e}")))?)
         };
-        self.observe(context.stamp().max(mint.above))?;
+        self.observe(context.stamp().max(mint.stamp))?;
         self.compare_memory(context.seen().max_counter(self.actor.id()));
         if let Some(known) = &known {
             self.take_in(known)?;
@@ -99,17 +119,16 @@ impl Replica {
                 return Err(Refusal::OperationForgotten { oldest });
             }
             OpMemory::Applied(entry) => {
-                // Another replica holds a greater stamp. If this one does too by now, whatever
-                // carries it was minted here after this operation, hence beside it: let it stand.
-                let must_rise = record.kind() == RecordKind::Lww
-                    && mint.above > Hlc(0)
-                    && record.max_stamp() <= mint.above;
-                if !must_rise {
+                // Minted again above what won over it, unless that was done here before.
+                let stands = record.standing_stamp(mint.op).unwrap_or_default();
+                let rises = record.kind() == RecordKind::Lww && mint.rises;
+                if !rises || stands >= mint.stamp {
                     return Ok(first_outcome(record, entry, mint.now));
                 }
             }
             OpMemory::Unknown => {}
         }
+        let stamp = self.stamp_for(record, mint, &context)?;
         let before = record.view(mint.now).versions.len();
         let action = match &mint.action {
             Action::Put { body, content_type, meta, expires_at } => record::Action::Put(Value {
@@ -122,13 +141,9 @@ impl Replica {
             Action::Delete => record::Action::Delete,
         };
         let mutation = Mutation { op: mint.op, request: mint.request, context, action };
-        let at = record::Mint {
-            dot: self.actor.next_dot(),
-            stamp: self.next_stamp(record.max_stamp().max(mint.above)),
-            now: mint.now,
-        };
+        let at = record::Mint { dot: self.actor.next_dot(), stamp, now: mint.now };
         let minted = record.mint(mutation, at).map_err(|error| self.not_minted(error))?;
-        // The stamp was accepted with the record that bore it; see `next_stamp`.
+        // The stamp was accepted with what it came in; see `stamp_for`.
         let _ = self.stamps.clock.observe(minted.stamp);
         let siblings = u32::try_from(minted.siblings).unwrap_or(u32::MAX);
         let bounded = mint.max_siblings > 0 && minted.siblings > before;
@@ -163,14 +178,28 @@ impl Replica {
         }
     }
 
-    /// A stamp above everything seen, and above `floor`.
-    fn next_stamp(&self, floor: Hlc) -> Hlc {
+    /// The stamp of a new version: the coordinator's in a last-write-wins record; among siblings,
+    /// where it decides nothing, one above everything seen.
+    fn stamp_for(&self, record: &Record, mint: &Mint, context: &Context) -> Result<Hlc, Refusal> {
         if planted(Plant::P15) {
-            return Hlc(self.env.wall().0);
+            return Ok(Hlc(self.env.wall().0));
         }
-        // The floor was accepted when it came in; a clock that lags behind it is no reason to
-        // lose the write.
-        Hlc(self.stamps.clock.tick().0.max(floor.0.saturating_add(1)))
+        match record.kind() {
+            RecordKind::Lww => {
+                let held = record.max_stamp().max(context.stamp());
+                if mint.stamp > held {
+                    Ok(mint.stamp)
+                } else {
+                    Err(Refusal::Outranked { stamp: held })
+                }
+            }
+            // The record's stamps were accepted when they came in; a clock that lags behind them
+            // is no reason to lose the write.
+            RecordKind::Siblings => {
+                let above = record.max_stamp().0.saturating_add(1);
+                Ok(Hlc(self.stamps.clock.tick().0.max(above)))
+            }
+        }
     }
 
     /// Answers [`Apply`]: merges a whole record in; durable on return.
@@ -246,7 +275,7 @@ fn first_outcome(record: &Record, entry: OpEntry, now: WallMicros) -> Minted {
     Minted {
         record: Bytes::new(),
         dot: entry.dot,
-        stamp: record.stamp_of(entry.dot).unwrap_or_default(),
+        stamp: record.standing_stamp(entry.op).unwrap_or_default(),
         created: entry.created,
         siblings: u32::try_from(siblings).unwrap_or(u32::MAX),
         replayed: true,

@@ -18,7 +18,7 @@ use crate::storage::{
     Batch, Committer, CommitterOptions, Engine, EngineStats, KeyRange, MemEngine, ScanVisitor,
     StorageError,
 };
-use crate::types::{Hlc, Key, OpId, TableId, WallMicros};
+use crate::types::{Hlc, Key, Mono, OpId, TableId, WallMicros};
 
 #[derive(Default)]
 struct Moody {
@@ -131,7 +131,8 @@ impl Alone {
             now: WallMicros(1),
             max_siblings: 0,
             known: Bytes::new(),
-            above: Hlc(0),
+            stamp: Hlc(0),
+            rises: false,
         }
     }
 
@@ -142,13 +143,12 @@ impl Alone {
     ) -> tokio_test::task::Spawn<crate::env::BoxFuture<'static, Minting>> {
         let (replica, table) = (self.replica.clone(), self.table.clone());
         tokio_test::task::spawn(Box::pin(async move {
-            replica.mint(&table, token_of(b"k"), mint).await
+            replica.mint(&table, token_of(b"k"), mint, Mono(u64::MAX)).await
         }))
     }
 
     async fn put(&self, value: &str) -> Minting {
-        let mint = self.mint_of(value);
-        self.replica.mint(&self.table, token_of(b"k"), mint).await
+        self.begin(self.mint_of(value)).await
     }
 
     fn read(&self) -> Result<Option<Record>, Refusal> {
@@ -225,7 +225,7 @@ async fn a_repeat_of_what_a_full_disk_refuses_is_refused_too() {
     assert_eq!(first.await, Err(Refusal::DiskFull));
     assert_eq!(again.await, Err(Refusal::DiskFull), "it is not there");
     alone.engine.full.store(false, Ordering::SeqCst);
-    let minted = made(alone.replica.mint(&alone.table, token_of(b"k"), mint).await);
+    let minted = made(alone.begin(mint).await);
     assert!(!minted.replayed);
 }
 
@@ -252,10 +252,10 @@ async fn after_a_failed_sync_nothing_is_acknowledged_not_even_what_is_there() {
     };
     alone.engine.broken.store(true, Ordering::SeqCst);
     let mint = alone.mint_of("unknown");
-    let failed = alone.replica.mint(&alone.table, token_of(b"k"), mint.clone()).await;
+    let failed = alone.begin(mint.clone()).await;
     assert!(matches!(failed, Ok(Response::Failed { .. })), "{failed:?}");
     alone.engine.broken.store(false, Ordering::SeqCst);
-    let again = alone.replica.mint(&alone.table, token_of(b"k"), mint).await;
+    let again = alone.begin(mint).await;
     assert!(matches!(again, Ok(Response::Failed { .. })), "nobody knows: {again:?}");
     let same = alone.apply(&record, false).await;
     assert!(matches!(same, Ok(Response::Failed { .. })), "{same:?}");
@@ -291,7 +291,7 @@ async fn a_row_that_the_engine_cannot_read_is_healed_by_the_merge_of_all_others(
 async fn a_stamp_from_the_far_future_is_not_built_on() {
     let alone = Alone::new();
     let far = Hlc(u64::MAX);
-    let above = Mint { above: far, ..alone.mint_of("v") };
-    let refused = alone.replica.mint(&alone.table, token_of(b"k"), above).await;
+    let mint = Mint { stamp: far, ..alone.mint_of("v") };
+    let refused = alone.begin(mint).await;
     assert!(matches!(refused, Err(Refusal::BadRequest { .. })), "{refused:?}");
 }

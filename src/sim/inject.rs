@@ -193,6 +193,9 @@ fn begin(cluster: &SimCluster, planned: &PlannedFault) -> Probe {
             let engine = cluster.nodes()[*node as usize].last_engine.clone();
             let range = KeyRange::prefix(&[Kind::Record as u8]);
             let effect = engine.is_some_and(|engine| engine.rot_value(&range, *nth as usize));
+            if effect {
+                cluster.oracle().rotted(*node);
+            }
             Probe::Over { effect }
         }
         Fault::Wipe { node } => {

@@ -39,6 +39,10 @@ struct Known {
     max_wall: u64,
     /// What a node had seen of a key: (node, losses, key).
     contexts: BTreeMap<(u32, u32, Key), crate::causality::Context>,
+    /// The latest event of an actor on a key that was on that actor's disk when it was told of.
+    synced: BTreeMap<(ActorId, Key), u64>,
+    /// How often values on a node's disk have rotted.
+    rots: BTreeMap<u32, u32>,
     pauses: BTreeMap<u32, u32>,
 }
 
@@ -96,6 +100,12 @@ impl Oracle {
     #[must_use]
     pub fn losses(&self, cluster: &SimCluster) -> u32 {
         cluster.nodes().iter().map(|node| node.losses).sum()
+    }
+
+    /// A value on node `n`'s disk has rotted: what its record held is forgotten, by a loss that
+    /// shows, until the other replicas have brought it again.
+    pub fn rotted(&self, n: u32) {
+        *self.known().rots.entry(n).or_default() += 1;
     }
 
     /// Times that node `n` was made to stand still.
@@ -214,7 +224,8 @@ impl Oracle {
                 continue;
             }
             let mut known = self.known();
-            let before = known.contexts.insert((*node, *losses, key.clone()), context.clone());
+            let losses = losses + known.rots.get(node).copied().unwrap_or(0);
+            let before = known.contexts.insert((*node, losses, key.clone()), context.clone());
             drop(known);
             if let Some(before) = before {
                 let mut union = context.clone();
@@ -409,7 +420,8 @@ impl PeerService for Inspector {
 }
 
 /// I3: the versions that the sender minted are on its disk before they leave it. (A directory that
-/// lost data meets its own old versions in what others hold; it mints nothing until it is whole.)
+/// lost data meets its own old versions in what others hold; it mints nothing until it is whole. A
+/// record that has rotted and was healed may lack versions which were on the disk when they left.)
 fn sender_has_synced(cluster: &SimCluster, from: NodeId, apply: &Apply) {
     let Some(sender) = cluster.number(from) else { return };
     let Some(life) = cluster.life(sender) else { return };
@@ -423,7 +435,8 @@ fn sender_has_synced(cluster: &SimCluster, from: NodeId, apply: &Apply) {
     let newest = record.max_counter(actor);
     let Ok(held) = durable(&life.engine, apply.table, &apply.key) else { return };
     let held = held.map_or(0, |record| record.max_counter(actor));
-    if newest > held {
+    let synced = cluster.oracle().known().synced.get(&(actor, apply.key.clone())).copied();
+    if newest > held.max(synced.unwrap_or(0)) {
         let what = format!(
             "version {actor}:{newest} has left node {sender}, whose disk has none above {held}"
         );
@@ -459,12 +472,16 @@ fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, respo
     }
     let check = |otherwise| if engine.is_poisoned() { Check::I23 } else { otherwise };
     match (about, response) {
+        // Of a copy that cannot be read any more nothing can be said: it was whole when the answer
+        // was decided on, or the node would have refused.
         (About::Mint(..), Response::Minted(minted)) => {
-            let held = durable(engine, table, key);
-            let synced = held.is_ok_and(|held| {
-                held.is_some_and(|r| r.max_counter(minted.dot.actor) >= minted.dot.counter)
-            });
-            if !synced {
+            let Ok(held) = durable(engine, table, key) else { return };
+            let Dot { actor, counter } = minted.dot;
+            if held.is_some_and(|held| held.max_counter(actor) >= counter) {
+                let mut known = oracle.known();
+                let synced = known.synced.entry((actor, key.clone())).or_default();
+                *synced = counter.max(*synced);
+            } else {
                 let what = format!("node {me} told of version {} before syncing it", minted.dot);
                 oracle.breach(cluster, check(Check::I3), &text(key), what);
             }
@@ -472,7 +489,7 @@ fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, respo
         (About::Apply(apply), Response::Applied { .. }) => {
             let address = record::address(table, key);
             let Ok(incoming) = Record::decode(&apply.record, &address) else { return };
-            let held = durable(engine, table, key).ok().flatten();
+            let Ok(held) = durable(engine, table, key) else { return };
             let missing = held
                 .is_none_or(|mut held| held.merge(&incoming).is_ok_and(|merged| merged.changed));
             if missing {

@@ -1,4 +1,17 @@
 //! The first half of a write: one replica makes the version.
+//!
+//! # Stamps
+//!
+//! In a last-write-wins table the stamp is chosen here. All attempts to mint carry one stamp, until
+//! it is known that none of them has made, or will make, a version that counts:
+//! - the replica refused it as outranked, and no earlier attempt is without an answer; or
+//! - a majority, read after an attempt without an answer, holds a greater stamp: whatever that
+//!   attempt may yet do, it has lost already.
+//!
+//! Then the coordinator chooses again, above what it was told of. (The other case is a version that
+//! was made and is found to have lost on a replica: [`Writing::finish`].) So of the attempts that
+//! may still be under way when a write is acknowledged, none has a greater stamp than the write
+//! itself, and a write that begins after that wins over them all.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,26 +22,51 @@ use crate::coordinator::heal::heal_if_damaged;
 use crate::coordinator::read::Stop;
 use crate::coordinator::write::{Failure, Version, Writing};
 use crate::coordinator::{OpError, WriteAction};
+use crate::meta::ConflictMode;
 use crate::net::messages::{Action, Mint, Minted};
 use crate::net::{CallError, Refusal, Request, Response};
+use crate::plants::{Plant, planted};
 use crate::types::{Hlc, NodeId, WallMicros};
 
 /// A mint is given up on, and sent to a second replica, no sooner than this.
 const MIN_MINT_WAIT: Duration = Duration::from_millis(100);
 
+/// How often one replica is asked again under a greater stamp. Each time it is because another
+/// write of the key came first.
+const MAX_CHOICES: u32 = 32;
+
 enum MintAnswer {
     Made(Minted),
     /// It did not happen there and will not.
     Refused,
+    /// The same; a version with this stamp stands in its way.
+    Outranked(Hlc),
     /// It may have happened.
     Lost,
 }
 
+/// What an attempt to mint carries beside the operation.
+#[derive(Clone)]
+struct Attempt {
+    /// What a majority holds, where that was asked.
+    known: Bytes,
+    stamp: Hlc,
+    rises: bool,
+}
+
 impl Writing<'_> {
     /// Has one replica make the version, going on to the next while that is safe. `known` is what
-    /// a majority holds, where that was asked; `above` a stamp that the version must exceed.
-    pub(super) async fn mint(&mut self, mut known: Bytes, above: Hlc) -> Result<Version, Stop> {
-        let mut lost = false;
+    /// a majority holds, where that was asked; `lost_to` the stamp of a version that wins over the
+    /// operation's first one.
+    pub(super) async fn mint(
+        &mut self,
+        known: Bytes,
+        lost_to: Option<Hlc>,
+    ) -> Result<Version, Stop> {
+        let stamp = self.choose_stamp(lost_to.unwrap_or_default());
+        let mut attempt = Attempt { known, stamp, rises: lost_to.is_some() };
+        // The last attempt has brought no answer; some attempt with the present stamp has not.
+        let (mut lost, mut open) = (false, false);
         for at in 0..self.plan.order.len() {
             let node = self.plan.order[at];
             if !self.plan.live.contains(&node) {
@@ -41,10 +79,16 @@ impl Writing<'_> {
                 if let Some(first) = self.remembered(&seen)? {
                     return Ok(first);
                 }
-                known = seen.bytes;
+                let held = seen.merged.max_stamp();
+                if held >= attempt.stamp {
+                    attempt.stamp = self.choose_stamp(held);
+                    open = false;
+                }
+                attempt.known = seen.bytes;
                 lost = false;
             }
-            match self.mint_at(node, known.clone(), above).await? {
+            let asked = self.inner.env.mono();
+            match self.mint_here(node, &mut attempt, open).await? {
                 MintAnswer::Made(minted) => {
                     return Ok(Version {
                         record: minted.record,
@@ -55,10 +99,11 @@ impl Writing<'_> {
                         replayed: minted.replayed,
                         settled: false,
                         holders: vec![node],
+                        asked,
                     });
                 }
-                MintAnswer::Refused => {}
-                MintAnswer::Lost => lost = true,
+                MintAnswer::Refused | MintAnswer::Outranked(_) => {}
+                MintAnswer::Lost => (lost, open) = (true, true),
             }
         }
         Err(Stop::Error(if self.inner.env.mono() >= self.plan.deadline {
@@ -68,12 +113,43 @@ impl Writing<'_> {
         }))
     }
 
-    async fn mint_at(
+    /// Asks one replica; again under a greater stamp where that is safe.
+    async fn mint_here(
         &mut self,
         node: NodeId,
-        known: Bytes,
-        above: Hlc,
+        attempt: &mut Attempt,
+        open: bool,
     ) -> Result<MintAnswer, Stop> {
+        for _ in 0..MAX_CHOICES {
+            match self.mint_at(node, attempt).await? {
+                MintAnswer::Outranked(held) if !open => {
+                    self.inner.counters.restamps.fetch_add(1, Ordering::Relaxed);
+                    attempt.stamp = self.choose_stamp(held);
+                }
+                answer => return Ok(answer),
+            }
+        }
+        Ok(MintAnswer::Refused)
+    }
+
+    /// A stamp above `floor`, above what the writer has read, and above all that this node has
+    /// seen.
+    fn choose_stamp(&self, floor: Hlc) -> Hlc {
+        if self.plan.table.settings.conflict != ConflictMode::Lww {
+            return Hlc(0);
+        }
+        if planted(Plant::P15) {
+            return Hlc(self.inner.env.wall().0);
+        }
+        let clock = &self.inner.peers.stamps().clock;
+        let floor = floor.max(self.context.stamp());
+        let stamp = Hlc(clock.tick().0.max(floor.0.saturating_add(1)));
+        // Too far ahead: then the replicas refuse it, and say so.
+        let _ = clock.observe(stamp);
+        stamp
+    }
+
+    async fn mint_at(&mut self, node: NodeId, attempt: &Attempt) -> Result<MintAnswer, Stop> {
         let now = self.inner.env.mono();
         let left = self.plan.left(now);
         let patience = (self.inner.latencies.hedge_after(node) * 4).max(MIN_MINT_WAIT);
@@ -87,8 +163,9 @@ impl Writing<'_> {
             action: self.action(),
             now: self.now,
             max_siblings: self.plan.table.settings.max_siblings,
-            known,
-            above,
+            known: attempt.known.clone(),
+            stamp: attempt.stamp,
+            rises: attempt.rises,
         });
         let result = self.inner.peers.call_at(self.plan.epoch, node, request, deadline).await;
         self.inner.took(node, now, &result);
@@ -104,7 +181,10 @@ impl Writing<'_> {
                 self.note_failure(node, "mint", Failure::from(&refusal));
                 self.give_up_on(&refusal)?;
                 self.inner.follow(&self.plan, &refusal).await?;
-                return Ok(MintAnswer::Refused);
+                return Ok(match refusal {
+                    Refusal::Outranked { stamp } => MintAnswer::Outranked(stamp),
+                    _ => MintAnswer::Refused,
+                });
             }
             Err(error @ CallError::NotSent { .. }) => error.to_string(),
             Ok(Response::Failed { why }) => return Ok(self.lost(node, why)),

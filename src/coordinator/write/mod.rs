@@ -15,10 +15,12 @@
 //!   a majority was read (rule 3): if that shows the operation, its first outcome stands; if not,
 //!   the second mint carries the same operation id, and should both come to light, the record shows
 //!   the operation once.
-//! - Last-write-wins: if a replica reports a version that wins over the new one, this write might
-//!   lose to one that was acknowledged before it began (clocks differ). It is then minted again
-//!   above that stamp before it is acknowledged, so that the later write wins whatever the clocks
-//!   say. (Among levels that overlap. A write at ONE does not hear of all that was acknowledged.)
+//! - Last-write-wins: the coordinator chooses the stamp, and a replica mints with that one or not
+//!   at all, so that an attempt which is carried out late is no later version ([`mint`]). If a
+//!   replica reports a version that wins over the new one, this write might lose to one that was
+//!   acknowledged before it began (clocks differ). It is then minted again above that stamp before
+//!   it is acknowledged, so that the later write wins whatever the clocks say. (Among levels that
+//!   overlap. A write at ONE does not hear of all that was acknowledged.)
 //!
 //! What is said of a write's fate (law L8) rests on three things: a call that was not sent will
 //! not happen; a replica that refuses has changed nothing; and a request arrives at most once, as
@@ -43,7 +45,7 @@ use crate::coordinator::{
 use crate::meta::ConflictMode;
 use crate::net::Refusal;
 use crate::record::OpMemory;
-use crate::types::{Consistency, Dot, Hlc, NodeId, OpId, WallMicros};
+use crate::types::{Consistency, Dot, Hlc, Mono, NodeId, OpId, WallMicros};
 
 /// How often one write is planned anew because the ring moved under it.
 const MAX_PLANS: u32 = 4;
@@ -226,6 +228,8 @@ struct Version {
     /// it, so it is not to be minted again above that.
     settled: bool,
     holders: Vec<NodeId>,
+    /// When the first of them was asked.
+    asked: Mono,
 }
 
 impl Writing<'_> {
@@ -255,7 +259,7 @@ impl Writing<'_> {
                 known = seen.bytes;
             }
         }
-        let version = self.mint(known, Hlc(0)).await?;
+        let version = self.mint(known, None).await?;
         self.finish(version).await
     }
 
@@ -296,13 +300,14 @@ impl Writing<'_> {
             OpMemory::Applied(entry) => Ok(Some(Version {
                 record: seen.bytes.clone(),
                 dot: entry.dot,
-                stamp: seen.merged.stamp_of(entry.dot).unwrap_or_default(),
+                stamp: seen.merged.standing_stamp(entry.op).unwrap_or_default(),
                 created: entry.created,
                 siblings: u32::try_from(seen.merged.view(self.now).versions.len())
                     .unwrap_or(u32::MAX),
                 replayed: true,
                 settled: false,
                 holders: seen.holders.clone(),
+                asked: seen.begun,
             })),
         }
     }

@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use crate::coordinator::WriteOutcome;
-use crate::coordinator::heal::heal_if_damaged;
+use crate::coordinator::heal::{heal_if_damaged, still_good};
 use crate::coordinator::read::Stop;
 use crate::coordinator::write::{Failure, Version, Writing};
 use crate::env::BoxFuture;
@@ -37,13 +37,14 @@ impl Writing<'_> {
         let lww = self.plan.table.settings.conflict == ConflictMode::Lww;
         for _ in 0..MAX_RESTAMPS {
             let spread = self.spread(&version).await?;
+            still_good(version.asked, self.inner.env.mono())?;
             let may_rise = lww && !version.settled && !planted(Plant::P15);
             let Some(stamp) = spread.newer.filter(|_| may_rise) else {
                 return Ok(self.outcome(&version, spread.received));
             };
             self.inner.counters.restamps.fetch_add(1, Ordering::Relaxed);
             let first = (version.created, version.replayed);
-            version = self.mint(version.record.clone(), stamp).await?;
+            version = self.mint(version.record.clone(), Some(stamp)).await?;
             (version.created, version.replayed) = first;
         }
         Err(Stop::Error(self.too_few(1)))

@@ -14,8 +14,16 @@ const ABCD: [&str; 4] = ["a", "b", "c", "d"];
 /// Four nodes; the returned name is of one that is no replica of `key`, so that whoever mints is
 /// another node.
 fn with_stranger(seed: u64, key: &str) -> (Town, Arc<Table>, &'static str) {
+    with_stranger_to(seed, key, ConflictMode::Siblings)
+}
+
+fn with_stranger_to(
+    seed: u64,
+    key: &str,
+    conflict: ConflictMode,
+) -> (Town, Arc<Table>, &'static str) {
     let mut town = Town::founded(seed, &ABCD);
-    let table = town.create("t", |_| {});
+    let table = town.create("t", |settings| settings.conflict = conflict);
     let place = town.life("a").node.coordinator().locate(&table, &super::town::key_of(key));
     let stranger = ABCD.into_iter().find(|name| !place.replicas.contains(&id(name))).unwrap();
     (town, table, stranger)
@@ -54,7 +62,7 @@ fn rule02_a_damaged_copy_mints_nothing() {
     assert_ne!(second.dot.unwrap().actor, actor(&town, "a"));
     assert_eq!(town.values("a", &table, "k"), ["v2"]);
     // Whoever met the damage has it healed from all others.
-    town.run(SECOND);
+    town.run(12 * SECOND);
     assert_eq!(town.record("a", &table, "k"), town.record("b", &table, "k"));
 }
 
@@ -116,6 +124,37 @@ fn rule03_a_late_mint_where_nothing_was_heard_is_hidden_by_its_twin() {
     town.script.clear();
     for name in ABCD {
         assert_eq!(town.values(name, &table, "k"), ["v1"], "two mintings, one operation");
+    }
+}
+
+/// In a last-write-wins table a mint that was given up on, and is carried out when others have
+/// written since, is no later write than it was (seed 138 of the simulator).
+#[test]
+fn rule03_a_late_mint_is_no_later_write() {
+    for seed in 0..8 {
+        let (mut town, table, stranger) = with_stranger_to(seed, "k", ConflictMode::Lww);
+        let first = Arc::new(std::sync::Mutex::new(None::<NodeId>));
+        let picked = first.clone();
+        town.script.add(Fate::Delay(2 * SECOND), 1, move |_, to, request| {
+            let mint = is_mint(request);
+            if mint {
+                *picked.lock().unwrap() = Some(to);
+            }
+            mint
+        });
+        let deaf = first.clone();
+        town.script.add(Fate::LoseRequest, u32::MAX, move |_, to, request| {
+            is_apply(request) && *deaf.lock().unwrap() == Some(to)
+        });
+        town.put(stranger, &table, "k", "v1", Write::default()).unwrap();
+        let minter = first.lock().unwrap().expect("a first minter");
+        let other = ABCD.into_iter().find(|name| *name != stranger && id(name) != minter);
+        town.put(other.unwrap(), &table, "k", "v2", Write::default()).unwrap();
+        town.run(3 * SECOND);
+        town.script.clear();
+        for name in ABCD {
+            assert_eq!(town.values(name, &table, "k"), ["v2"], "seed {seed}, read at {name}");
+        }
     }
 }
 
