@@ -19,6 +19,7 @@ fn promises_hold_under_faults() {
     for seed in 0..seeds() {
         let report = run(generate(seed, Size { operations: 2_000, faults: 44 }));
         assert!(report.passed(), "henge-sim --seed {seed}: {:#?}", report.violations);
+        assert!(report.operations >= 2_000, "seed {seed}: {} operations", report.operations);
         assert!(report.effects.len() >= 20, "seed {seed} proves too little: {:?}", report.effects);
     }
 }

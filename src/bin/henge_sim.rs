@@ -36,7 +36,8 @@ deterministic: one plan gives one trace hash, in any process.
 A failing run leaves plan.json, history.ndjson, report.json and events.txt (the latest events).
 
 Exit codes: 0 all is well; 1 a promise was broken; 2 wrong usage; 3 some run proved too little
-(fewer than half of its operations succeeded, or fewer faults took effect than --min-effects).";
+(fewer operations than planned, fewer than half of them successful, or fewer faults that took effect
+than --min-effects).";
 
 #[derive(Parser)]
 #[command(name = "henge-sim", about = "Simulates whole Henge clusters under faults", after_help = HELP)]
@@ -204,7 +205,7 @@ fn run_all(args: &RunArgs) -> Result<ExitCode, String> {
             .without_time()
             .init();
     }
-    let begun = Instant::now();
+    let (begun, planned) = (Instant::now(), plan.script.len());
     let report = run_with(plan.clone(), args.trace.is_some());
     let took = begun.elapsed();
     if let Some(path) = &args.trace {
@@ -212,7 +213,7 @@ fn run_all(args: &RunArgs) -> Result<ExitCode, String> {
     }
     print_one(args, &report, took);
     if report.passed() {
-        return Ok(verdict(0, usize::from(is_vacuous(&report, args.min_effects))));
+        return Ok(verdict(0, usize::from(is_vacuous(&report, planned, args.min_effects))));
     }
     let plan = if args.shrink { shrink_failure(plan, &report) } else { plan };
     leave_behind(&args.out, &plan, &report)?;
@@ -227,8 +228,10 @@ fn verdict(failed: usize, vacuous: usize) -> ExitCode {
     }
 }
 
-fn is_vacuous(report: &Report, min_effects: usize) -> bool {
-    report.ok * 2 < report.operations || report.effects.len() < min_effects
+fn is_vacuous(report: &Report, planned: usize, min_effects: usize) -> bool {
+    report.operations < planned as u64
+        || report.ok * 2 < report.operations
+        || report.effects.len() < min_effects
 }
 
 fn print_one(args: &RunArgs, report: &Report, took: Duration) {
@@ -308,14 +311,15 @@ struct Sum {
     virtual_ms: u64,
     checks: BTreeMap<Check, u32>,
     effects: BTreeMap<&'static str, u64>,
+    fewest_operations: Option<u64>,
     fewest_effects: Option<usize>,
 }
 
 impl Sum {
-    fn add(&mut self, report: &Report, took: Duration, min_effects: usize) {
+    fn add(&mut self, report: &Report, took: Duration, planned: usize, min_effects: usize) {
         self.runs += 1;
         self.failed += usize::from(!report.passed());
-        self.vacuous += usize::from(is_vacuous(report, min_effects));
+        self.vacuous += usize::from(is_vacuous(report, planned, min_effects));
         self.operations += report.operations;
         self.busy += took;
         self.virtual_ms += report.virtual_ms;
@@ -325,6 +329,8 @@ impl Sum {
         for effect in &report.effects {
             *self.effects.entry(effect).or_default() += 1;
         }
+        let fewest = self.fewest_operations.unwrap_or(u64::MAX).min(report.operations);
+        self.fewest_operations = Some(fewest);
         let effects = report.effects.len();
         self.fewest_effects = Some(self.fewest_effects.map_or(effects, |e| e.min(effects)));
     }
@@ -377,7 +383,7 @@ fn run_many(args: &RunArgs, seeds: std::ops::Range<u64>) -> ExitCode {
     let shown = Mutex::new(Instant::now());
     in_parallel(seeds, &args.size, |plan, report, took| {
         let Ok(mut sum) = sum.lock() else { return false };
-        sum.add(&report, took, args.min_effects);
+        sum.add(&report, took, plan.script.len(), args.min_effects);
         if args.hash_only {
             println!("{} {:016x}", report.seed, report.trace_hash);
             return true;
@@ -400,7 +406,13 @@ fn run_many(args: &RunArgs, seeds: std::ops::Range<u64>) -> ExitCode {
     let Ok(sum) = sum.into_inner() else { return ExitCode::from(2) };
     if !args.hash_only {
         println!("{}", sum.line());
-        println!("effects: {:?}; fewest in a run: {:?}", sum.effects, sum.fewest_effects);
+        let (operations, effects) = (sum.fewest_operations, sum.fewest_effects);
+        println!("effects: {:?}", sum.effects);
+        println!(
+            "fewest in a run: {} operations, {} faults that took effect",
+            operations.unwrap_or_default(),
+            effects.unwrap_or_default()
+        );
         if !sum.checks.is_empty() {
             println!("broken: {:?}", sum.checks);
         }
@@ -457,7 +469,7 @@ fn plants(args: &PlantArgs) -> Result<ExitCode, String> {
         for violation in &report.violations {
             println!("clean code, seed {}: {violation}", report.seed);
         }
-        sum.lock().map(|mut sum| sum.add(&report, took, 0)).is_ok()
+        sum.lock().map(|mut sum| sum.add(&report, took, 0, 0)).is_ok()
     });
     let sum = sum.into_inner().map_err(|_| "a run panicked".to_owned())?;
     println!("clean code on the same seeds: {}", sum.line());

@@ -11,6 +11,7 @@
 //!   task of its own: a client that hangs up cannot leave half of it behind.
 //! - Errors tell *did not happen* from *may have happened* ([`OpError::fate`]; law L8).
 
+mod again;
 mod heal;
 mod latency;
 mod list;

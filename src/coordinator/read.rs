@@ -20,6 +20,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
+use crate::coordinator::again;
 use crate::coordinator::heal::{heal_if_damaged, heal_later, still_good};
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
@@ -288,6 +289,7 @@ impl<'a> Reading<'a> {
 
     async fn take(&mut self, answer: Box<Answer>) -> Result<(), Stop> {
         let (node, want, result) = *answer;
+        let unsent = matches!(result, Err(CallError::NotSent { .. }));
         let now = self.inner.env.mono();
         let said = match self.understand(want, result).await? {
             Ok(shown) => {
@@ -314,7 +316,24 @@ impl<'a> Reading<'a> {
         self.failed.insert(node, said.clone());
         self.note(node, said, now);
         self.ask_next(Want::Record);
+        if unsent && self.inner.may_try_again(&self.plan, node, self.begun) {
+            self.ask_again(node);
+        }
         Ok(())
+    }
+
+    /// Asks a replica to which nothing was sent once more, in a moment.
+    fn ask_again(&mut self, node: NodeId) {
+        let (inner, key) = (self.inner.clone(), self.key.clone());
+        let (table, epoch, deadline) = (self.plan.table.id, self.plan.epoch, self.plan.deadline);
+        self.calls.push(Box::pin(async move {
+            inner.env.sleep(again::PAUSE).await;
+            let (started, want) = (inner.env.mono(), Want::Record);
+            let request = Request::Read(Read { table, key, want });
+            let result = inner.peers.call_at(epoch, node, request, deadline).await;
+            inner.took(node, started, &result);
+            (node, want, result)
+        }));
     }
 
     fn note(&mut self, node: NodeId, answer: String, now: Mono) {

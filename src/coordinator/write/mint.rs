@@ -9,7 +9,8 @@
 //!   attempt may yet do, it has lost already.
 //!
 //! Then the coordinator chooses again, above what it was told of. (The other case is a version that
-//! was made and is found to have lost on a replica: [`Writing::finish`].) So of the attempts that
+//! was made and is found to have lost, on a replica or in what a majority shows:
+//! [`Writing::finish`].) So of the attempts that
 //! may still be under way when a write is acknowledged, none has a greater stamp than the write
 //! itself, and a write that begins after that wins over them all.
 
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::coordinator::again;
 use crate::coordinator::heal::heal_if_damaged;
 use crate::coordinator::read::Stop;
 use crate::coordinator::write::{Failure, Version, Writing};
@@ -39,6 +41,8 @@ enum MintAnswer {
     Made(Minted),
     /// It did not happen there and will not.
     Refused,
+    /// The same: nothing of it has left this node.
+    NotSent,
     /// The same; a version with this stamp stands in its way.
     Outranked(Hlc),
     /// It may have happened.
@@ -67,44 +71,54 @@ impl Writing<'_> {
         let mut attempt = Attempt { known, stamp, rises: lost_to.is_some() };
         // The last attempt has brought no answer; some attempt with the present stamp has not.
         let (mut lost, mut open) = (false, false);
-        for at in 0..self.plan.order.len() {
-            let node = self.plan.order[at];
-            if !self.plan.live.contains(&node) {
-                continue;
-            }
-            if lost {
-                // Rule 3: what was sent before may have happened.
-                self.inner.counters.second_mints.fetch_add(1, Ordering::Relaxed);
-                let seen = self.majority().await?;
-                if let Some(first) = self.remembered(&seen)? {
-                    return Ok(first);
+        let live = |node: &NodeId| self.plan.live.contains(node);
+        let mut to_ask: Vec<NodeId> = self.plan.order.iter().copied().filter(live).collect();
+        let begun = self.inner.env.mono();
+        while !to_ask.is_empty() {
+            let mut unsent = Vec::new();
+            for node in to_ask {
+                if lost {
+                    // Rule 3: what was sent before may have happened.
+                    self.inner.counters.second_mints.fetch_add(1, Ordering::Relaxed);
+                    let seen = self.majority().await?;
+                    if let Some(first) = self.remembered(&seen)? {
+                        return Ok(first);
+                    }
+                    let held = seen.merged.max_stamp();
+                    if held >= attempt.stamp {
+                        attempt.stamp = self.choose_stamp(held);
+                        open = false;
+                    }
+                    attempt.known = seen.bytes;
+                    lost = false;
                 }
-                let held = seen.merged.max_stamp();
-                if held >= attempt.stamp {
-                    attempt.stamp = self.choose_stamp(held);
-                    open = false;
+                let (asked, is_first) = (self.inner.env.mono(), !self.may_exist);
+                match self.mint_here(node, &mut attempt, open).await? {
+                    MintAnswer::Made(minted) => {
+                        return Ok(Version {
+                            record: minted.record,
+                            dot: minted.dot,
+                            stamp: minted.stamp,
+                            created: minted.created,
+                            siblings: minted.siblings,
+                            replayed: minted.replayed,
+                            // Not one of this request's own attempts made it.
+                            settled: minted.replayed && is_first,
+                            lost_to: (minted.stamp == Hlc(0)).then_some(Hlc(0)),
+                            holders: vec![node],
+                            asked,
+                        });
+                    }
+                    MintAnswer::Refused | MintAnswer::Outranked(_) => {}
+                    MintAnswer::NotSent => unsent.push(node),
+                    MintAnswer::Lost => (lost, open) = (true, true),
                 }
-                attempt.known = seen.bytes;
-                lost = false;
             }
-            let asked = self.inner.env.mono();
-            match self.mint_here(node, &mut attempt, open).await? {
-                MintAnswer::Made(minted) => {
-                    return Ok(Version {
-                        record: minted.record,
-                        dot: minted.dot,
-                        stamp: minted.stamp,
-                        created: minted.created,
-                        siblings: minted.siblings,
-                        replayed: minted.replayed,
-                        settled: false,
-                        holders: vec![node],
-                        asked,
-                    });
-                }
-                MintAnswer::Refused | MintAnswer::Outranked(_) => {}
-                MintAnswer::Lost => (lost, open) = (true, true),
+            unsent.retain(|&node| self.inner.may_try_again(&self.plan, node, begun));
+            if !unsent.is_empty() {
+                self.inner.env.sleep(again::PAUSE).await;
             }
+            to_ask = unsent;
         }
         Err(Stop::Error(if self.inner.env.mono() >= self.plan.deadline {
             self.timed_out(0)
@@ -169,30 +183,31 @@ impl Writing<'_> {
         });
         let result = self.inner.peers.call_at(self.plan.epoch, node, request, deadline).await;
         self.inner.took(node, now, &result);
-        let refused = match result {
+        match result {
             Ok(Response::Minted(minted)) => {
                 self.may_exist = true;
                 self.failed.remove(&node);
                 self.note(node, "mint", "ok".to_owned());
-                return Ok(MintAnswer::Made(minted));
+                Ok(MintAnswer::Made(minted))
             }
             Ok(Response::Refused(refusal)) => {
                 heal_if_damaged(self.inner, &self.plan, &self.op.key, node, &refusal);
                 self.note_failure(node, "mint", Failure::from(&refusal));
                 self.give_up_on(&refusal)?;
                 self.inner.follow(&self.plan, &refusal).await?;
-                return Ok(match refusal {
+                Ok(match refusal {
                     Refusal::Outranked { stamp } => MintAnswer::Outranked(stamp),
                     _ => MintAnswer::Refused,
-                });
+                })
             }
-            Err(error @ CallError::NotSent { .. }) => error.to_string(),
-            Ok(Response::Failed { why }) => return Ok(self.lost(node, why)),
-            Ok(_) => return Ok(self.lost(node, "it answered something else".to_owned())),
-            Err(error @ CallError::Lost { .. }) => return Ok(self.lost(node, error.to_string())),
-        };
-        self.note_failure(node, "mint", refused.into());
-        Ok(MintAnswer::Refused)
+            Err(error @ CallError::NotSent { .. }) => {
+                self.note_failure(node, "mint", error.to_string().into());
+                Ok(MintAnswer::NotSent)
+            }
+            Ok(Response::Failed { why }) => Ok(self.lost(node, why)),
+            Ok(_) => Ok(self.lost(node, "it answered something else".to_owned())),
+            Err(error @ CallError::Lost { .. }) => Ok(self.lost(node, error.to_string())),
+        }
     }
 
     /// A mint that may have happened.

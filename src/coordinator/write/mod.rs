@@ -227,6 +227,8 @@ struct Version {
     /// An earlier request may have been told of it. What wins over it by now may have come after
     /// it, so it is not to be minted again above that.
     settled: bool,
+    /// Last-write-wins: another version has won over it already, with this stamp or a greater one.
+    lost_to: Option<Hlc>,
     holders: Vec<NodeId>,
     /// When the first of them was asked.
     asked: Mono,
@@ -297,18 +299,22 @@ impl Writing<'_> {
             OpMemory::Unknown => Ok(None),
             OpMemory::Reused => Err(Stop::Error(OpError::OperationReused)),
             OpMemory::Forgotten => Err(Stop::Error(OpError::OperationExpired)),
-            OpMemory::Applied(entry) => Ok(Some(Version {
-                record: seen.bytes.clone(),
-                dot: entry.dot,
-                stamp: seen.merged.standing_stamp(entry.op).unwrap_or_default(),
-                created: entry.created,
-                siblings: u32::try_from(seen.merged.view(self.now).versions.len())
-                    .unwrap_or(u32::MAX),
-                replayed: true,
-                settled: false,
-                holders: seen.holders.clone(),
-                asked: seen.begun,
-            })),
+            OpMemory::Applied(entry) => {
+                let stands = seen.merged.standing_stamp(entry.op);
+                Ok(Some(Version {
+                    record: seen.bytes.clone(),
+                    dot: entry.dot,
+                    stamp: stands.unwrap_or_default(),
+                    created: entry.created,
+                    siblings: u32::try_from(seen.merged.view(self.now).versions.len())
+                        .unwrap_or(u32::MAX),
+                    replayed: true,
+                    settled: false,
+                    lost_to: stands.is_none().then(|| seen.merged.max_stamp()),
+                    holders: seen.holders.clone(),
+                    asked: seen.begun,
+                }))
+            }
         }
     }
 

@@ -36,15 +36,19 @@ impl Writing<'_> {
         self.may_exist = true;
         let lww = self.plan.table.settings.conflict == ConflictMode::Lww;
         for _ in 0..MAX_RESTAMPS {
-            let spread = self.spread(&version).await?;
-            still_good(version.asked, self.inner.env.mono())?;
             let may_rise = lww && !version.settled && !planted(Plant::P15);
-            let Some(stamp) = spread.newer.filter(|_| may_rise) else {
-                return Ok(self.outcome(&version, spread.received));
-            };
+            let mut lost_to = version.lost_to.filter(|_| may_rise);
+            if lost_to.is_none() {
+                let spread = self.spread(&version).await?;
+                still_good(version.asked, self.inner.env.mono())?;
+                lost_to = spread.newer.filter(|_| may_rise);
+                if lost_to.is_none() {
+                    return Ok(self.outcome(&version, spread.received));
+                }
+            }
             self.inner.counters.restamps.fetch_add(1, Ordering::Relaxed);
             let first = (version.created, version.replayed);
-            version = self.mint(version.record.clone(), Some(stamp)).await?;
+            version = self.mint(version.record.clone(), lost_to).await?;
             (version.created, version.replayed) = first;
         }
         Err(Stop::Error(self.too_few(1)))
@@ -78,11 +82,10 @@ impl Writing<'_> {
             record: version.record.clone(),
             heals: false,
         });
-        let call = self.inner.peers.call_at(self.plan.epoch, node, request, self.plan.deadline);
         let (inner, started) = (self.inner.clone(), self.inner.env.mono());
         let (plan, key) = (self.plan.clone(), self.op.key.clone());
         Box::pin(async move {
-            let result = call.await;
+            let result = inner.call_until_sent(&plan, node, request).await;
             inner.took(node, started, &result);
             // Here, so that damage is met too by those who answer when nobody waits any more.
             if let Ok(Response::Refused(refusal)) = &result {

@@ -110,6 +110,9 @@ async fn converse<R, W>(
     let identity = (theirs.actor, theirs.incarnation);
     let registered = Registered::new(shared, &caller, identity);
     shared.supersede(theirs.node, identity);
+    if let Some(peer) = shared.peer(theirs.node) {
+        peer.has_called();
+    }
     tracing::info!(peer = %theirs.node, %from, epoch = %theirs.epoch, "a peer has connected");
 
     let alive = Alive::default();

@@ -17,7 +17,8 @@
 //!
 //! **Pauses.** After a failed attempt the next one waits 50 ms, then twice as long each time up
 //! to a second, less a random part of up to a half. Calls in the meantime fail at once, as not
-//! sent, so that the coordinator turns to another replica. There is no attempt without a call.
+//! sent, so that the coordinator turns to another replica. A pause ends at once when the peer connects to
+//! this node, or is said to be elsewhere. There is no attempt without a call.
 //!
 //! **Deadlines** travel as remaining time, taken when the call is made. A frame that waits for a
 //! connection arrives with that much too long a budget (at most the connect timeout); the caller

@@ -156,6 +156,16 @@ impl Peer {
         }
     }
 
+    /// The peer has just connected to this node, so that an attempt in the other direction is worth
+    /// making at once, whatever came of the last one.
+    pub(super) fn has_called(&self) {
+        let mut state = self.lock();
+        state.backoff = self.limits.min_backoff;
+        if matches!(state.link, Link::Down { .. }) {
+            state.link = Link::Idle;
+        }
+    }
+
     pub(super) fn address(&self) -> Option<String> {
         self.lock().address.clone()
     }
@@ -472,6 +482,25 @@ mod tests {
             pauses.push(now.since(began).as_millis());
         }
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1000, 1000, 50, 100]);
+    }
+
+    #[test]
+    fn a_pause_ends_when_the_peer_connects_to_this_node() {
+        let peer = peer();
+        for _ in 0..6 {
+            enqueue(&peer, Mono(0));
+            peer.disconnected(Mono(0), &end(false, []), u64::MAX);
+            assert!(peer.begin(Mono(0)).is_err());
+            peer.has_called();
+            assert!(peer.begin(Mono(0)).is_ok());
+        }
+        // An attempt under way, and a connection, are left alone.
+        assert!(enqueue(&peer, Mono(0)).1.must_connect);
+        peer.has_called();
+        assert!(!enqueue(&peer, Mono(0)).1.must_connect);
+        up(&peer);
+        peer.has_called();
+        assert!(!enqueue(&peer, Mono(0)).1.must_connect);
     }
 
     #[test]

@@ -306,6 +306,30 @@ async fn a_new_address_ends_the_pause() {
 }
 
 #[tokio::test]
+async fn a_peer_that_connects_ends_the_pause() {
+    let slow = Duration::from_secs(3600);
+    let a = Node::start(hello(1), TcpOptions { min_backoff: slow, max_backoff: slow, ..options() })
+        .await;
+    let env = tokio_env();
+    let clock = HlcClock::new(env.clone(), Hlc(0), Duration::from_secs(1));
+    let b = TcpTransport::start(
+        env.clone(),
+        options(),
+        Arc::new(NodeStamps::new(clock)),
+        Arc::new(Policy(hello(2))),
+    )
+    .await
+    .expect("a free port on loopback");
+    a.transport.set_address(NodeId(2), &b.local_addr().to_string());
+    assert_not_sent(a.call(NodeId(2), Request::Ping).await, "still starting");
+    b.set_service(Arc::new(Service(a.echo.clone())));
+    assert_not_sent(a.call(NodeId(2), Request::Ping).await, "next attempt in");
+    b.set_address(a.id, &a.address());
+    answer_of(b.call(a.id, header(), Request::Ping, env.mono() + SOON).await);
+    assert_eq!(answer_of(a.call(NodeId(2), Request::Ping).await), Response::Pong);
+}
+
+#[tokio::test]
 async fn a_peer_that_dies_with_the_request_in_hand_makes_it_lost() {
     let (a, b) = pair().await;
     let call = tokio_env().run("call", a.call(b.id, wait()));

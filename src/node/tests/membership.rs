@@ -1,9 +1,11 @@
 //! Rules 2, 3 (law L3) and 17: directories that lost something, and what they may do.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::town::{ABC, Fate, SECOND, Town, Write, id, is_apply, values_of};
 use crate::coordinator::OpError;
+use crate::gossip::Liveness;
 use crate::meta::ConflictMode;
 use crate::net::{Refusal, Request, Response};
 use crate::storage::Durability;
@@ -165,4 +167,39 @@ fn a_node_that_has_lost_its_majority_refuses_to_coordinate_what_needs_one() {
     let error = town.put("a", &table, "k", "v", Write::default()).unwrap_err();
     assert!(matches!(error, OpError::Unavailable { required: 2, alive: 1, .. }), "{error:?}");
     assert!(town.record("a", &table, "k").is_none(), "not tried");
+}
+
+/// R36 of the test plan, on whole nodes: a node that is restarted five times in a row is one member,
+/// alive once, under its latest start; and none of its earlier lives keeps it alive.
+#[test]
+fn r36_a_node_restarted_five_times_fast_is_one_live_node() {
+    for seed in 0..5 {
+        let (mut town, table) = Town::with_table(seed, ConflictMode::Siblings);
+        let begun = town.life("b").node.identity().clone();
+        for n in 0..5 {
+            town.kill("b");
+            town.run(Duration::from_millis(7 * (n + seed)));
+            town.start("b");
+            town.run(Duration::from_millis(11 * n));
+        }
+        town.until(30, "b serves", |town| town.serves("b"));
+        town.run(5 * SECOND);
+        let latest = town.life("b").node.identity().clone();
+        assert_eq!(latest.actor, begun.actor, "a restart is no new history");
+        assert!(latest.incarnation > begun.incarnation);
+        for by in ABC {
+            let members = town.life(by).node.cluster().members();
+            let of_b: Vec<_> = members.iter().filter(|m| m.member.member.name == "b").collect();
+            assert_eq!((members.len(), of_b.len()), (3, 1), "as {by} sees it");
+            assert_eq!(of_b[0].member.incarnation, latest.incarnation);
+            assert_eq!(of_b[0].liveness, Liveness::Live);
+        }
+        town.put("b", &table, "k", "v", Write::at(Consistency::All)).unwrap();
+        town.kill("b");
+        town.until(60, "its silence is noticed", |town| {
+            ["a", "c"]
+                .iter()
+                .all(|by| town.life(by).node.cluster().liveness(id("b")) == Liveness::Dead)
+        });
+    }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::town::{ABC, Fate, SECOND, Town, Write, address, id, is_apply, key_of, row};
+use super::town::{
+    ABC, Fate, SECOND, Town, Write, address, id, is_apply, is_mint, is_read, key_of, row,
+};
 use crate::coordinator::{self, OpError, WriteAction, WriteOp};
 use crate::meta::{Command, ConflictMode};
 use crate::net::Request;
@@ -136,6 +138,49 @@ fn l08_a_write_that_reached_one_replica_of_two_may_have_taken_effect() {
     town.heal();
     town.run(10 * SECOND);
     assert_eq!(town.values("a", &table, "k"), ["v"], "and here it did");
+}
+
+/// With one replica frozen, another one to which nothing can be sent for a moment makes the quorum.
+#[test]
+fn l08_a_replica_that_cannot_be_reached_for_a_moment_is_asked_again() {
+    let (mut town, table) = Town::with_table(11, ConflictMode::Siblings);
+    town.put("a", &table, "k", "v", Write::at(Consistency::All)).unwrap();
+    let context = town.read("a", &table, "k", Consistency::All).unwrap().record.context();
+    town.pause("c", true);
+    let unsent = |town: &Town, picks: fn(&Request) -> bool| {
+        town.script.add(Fate::NotSent, 5, move |from, to, request| {
+            from == id("a") && to == id("b") && picks(request)
+        })
+    };
+    let rule = unsent(&town, is_read);
+    assert_eq!(town.values("a", &table, "k"), ["v"]);
+    assert_eq!(town.script.hits(rule), 5);
+    let rule = unsent(&town, is_apply);
+    let written = town.put("a", &table, "k", "w", Write::seen(&context)).unwrap();
+    assert_eq!((town.script.hits(rule), written.siblings), (5, 1));
+    assert_eq!(town.values("b", &table, "k"), ["w"]);
+}
+
+#[test]
+fn l08_what_could_never_be_sent_has_not_happened() {
+    let (mut town, table) = Town::with_table(12, ConflictMode::Siblings);
+    // Of its own disk nothing is to be had either.
+    full(&town, "a", true);
+    let unsent = |town: &Town, count| {
+        let out = |from, to, request: &Request| from == id("a") && to != from && is_mint(request);
+        town.script.add(Fate::NotSent, count, out)
+    };
+    let rule = unsent(&town, 6);
+    assert_eq!(town.put("a", &table, "k", "v", Write::default()).unwrap().siblings, 1);
+    assert_eq!(town.script.hits(rule), 6);
+    let context = town.read("b", &table, "k", Consistency::Quorum).unwrap().record.context();
+    unsent(&town, u32::MAX);
+    let before = town.world.now();
+    let error = town.put("a", &table, "k", "w", Write::seen(&context)).unwrap_err();
+    assert_eq!(error.fate(), coordinator::Fate::NotApplied, "{error}");
+    assert!(town.world.now() - before < 2_500_000_000, "it is said soon");
+    town.run(5 * SECOND);
+    assert_eq!(town.values("b", &table, "k"), ["v"]);
 }
 
 /// A replica whose disk does not answer holds up no one beyond the deadline, the coordinator's own

@@ -37,6 +37,8 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// What becomes of a call that a rule picks.
 #[derive(Clone, Copy)]
 pub(super) enum Fate {
+    /// The transport refuses it at once: nothing of it leaves the node.
+    NotSent,
     /// It never arrives.
     LoseRequest,
     /// It is carried out, and nobody hears of it.
@@ -124,6 +126,9 @@ impl Transport for Scripted {
             let lost = CallError::Lost { why: "the script has lost it".to_owned() };
             let until_deadline = || env.sleep(deadline.since(env.mono()));
             match fate {
+                Fate::NotSent => {
+                    return Err(CallError::NotSent { why: "the script says so".to_owned() });
+                }
                 Fate::LoseRequest => {}
                 Fate::LoseAnswer => drop(inner.call(to, header, request, deadline).await),
                 Fate::Delay(by) => {

@@ -157,6 +157,13 @@ impl SimNet {
             Ok(life) => {
                 session.link = Link::Up(life);
                 session.backoff = BACKOFF.0;
+                // The callee has learnt that the caller can be reached.
+                if let Some(back) = state.sessions.get_mut(&(callee, caller))
+                    && matches!(back.link, Link::Down { .. })
+                {
+                    back.link = Link::Down { until: now };
+                    back.backoff = BACKOFF.0;
+                }
                 for stream in waiting {
                     if let Some(frame) = state.take_frame(caller, stream) {
                         let sent =
