@@ -9,7 +9,8 @@
 //!
 //! Reading order, from the bottom (pure) to the top (wiring):
 //! [`types`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`], [`meta`];
-//! then [`env`] and [`storage`]; [`net`]; [`replica`], [`coordinator`], [`cluster`]; [`server`].
+//! then [`env`] and [`storage`]; [`net`]; [`replica`], [`coordinator`], [`cluster`], [`repair`];
+//! [`server`].
 
 pub mod causality;
 pub mod cli;
@@ -27,6 +28,7 @@ pub mod paxos;
 pub mod plants;
 pub mod quorum;
 pub mod record;
+pub mod repair;
 pub mod replica;
 pub mod ring;
 pub mod server;

@@ -23,6 +23,12 @@ pub enum Plant {
     P18,
     /// Merging keeps the side with the larger vector.
     P19,
+    /// Hints do not survive a restart of the node that keeps them.
+    P21,
+    /// A hint takes the place of what its target holds, instead of being merged in.
+    P22,
+    /// A write lives in the task of its request: it ends where the client hangs up.
+    P33,
     /// sled's log writes end with its own `sync_file_range` in place of `fdatasync`.
     SledSync,
 }
@@ -55,8 +61,8 @@ mod active {
     /// The plant called `name`.
     #[must_use]
     pub fn plant_named(name: &str) -> Option<Plant> {
-        use Plant::{P11, P12, P13, P15, P16, P17, P18, P19, SledSync};
-        [P11, P12, P13, P15, P16, P17, P18, P19, SledSync]
+        use Plant::{P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P33, SledSync};
+        [P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P33, SledSync]
             .into_iter()
             .find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

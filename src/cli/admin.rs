@@ -16,6 +16,9 @@ use crate::config::Config;
 const NODE_COLUMNS: &[&str] =
     &["name", "status", "address", "datacenter", "rack", "capacity", "partitions", "epoch", "id"];
 
+/// The columns of a table of hints.
+const HINT_COLUMNS: &[&str] = &["target", "count", "bytes", "oldest_s", "rate_per_s", "eta_s"];
+
 /// `henge config`.
 pub fn config(args: &ConfigArgs) -> Result<(), Failure> {
     let text = match &args.config {
@@ -64,7 +67,18 @@ pub async fn status(client: &ClientArgs) -> Result<(), Failure> {
         nodes.sort_by_key(|node| node.get("name").map(cell));
         output::print(&output::table_of(&nodes, NODE_COLUMNS))?;
     }
-    Ok(())
+    hints(&document)
+}
+
+/// What the node keeps for others, if it keeps something.
+fn hints(document: &Value) -> Result<(), Failure> {
+    let hints = list(document, "hints");
+    if hints.is_empty() {
+        return output::line("\nhints kept here for other nodes: 0");
+    }
+    let count: u64 = hints.iter().filter_map(|row| row.get("count")?.as_u64()).sum();
+    output::line(format!("\nhints kept here for other nodes: {count}"))?;
+    output::print(&output::table_of(hints, HINT_COLUMNS))
 }
 
 /// `henge ring`.

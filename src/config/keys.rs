@@ -61,6 +61,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("topology", "Where this node stands, so that copies are spread over what fails apart."),
     ("listen", "Where this node can be reached."),
     ("storage", "How data is kept."),
+    ("hints", "What is kept for nodes that missed a write, until they are back."),
     ("limits", "Bounds on what clients and peers can make this node hold. Beyond them it refuses."),
     ("log", "What is logged (to stderr)."),
 ];
@@ -280,6 +281,45 @@ pub const KEYS: &[KeySpec] = &[
         [
             "MiB of disk space kept free (0 to 1048576): below it, writes are refused as disk-full",
             "while reads go on, and the engine still has room to clean up.",
+        ]
+    ),
+    key!(
+        hints.enabled,
+        Node,
+        any,
+        [
+            "Keep what a replica misses while it is away, and hand it over when it is back.",
+            "Without, anti-entropy alone brings a node up to date; nothing is lost either way.",
+        ]
+    ),
+    key!(
+        hints.max_mb,
+        Node,
+        |v: &u64| within(*v, 1..=1_048_576),
+        ["MiB (1 to 1048576) of hints on this node's disk. More are left to anti-entropy."]
+    ),
+    key!(
+        hints.max_target_mb,
+        Node,
+        |v: &u64| within(*v, 1..=1_048_576),
+        ["MiB (1 to 1048576) of hints for one node, so that none takes the room of all."]
+    ),
+    key!(
+        hints.max_age_s,
+        Node,
+        |v: &u64| within(*v, 1..=31_536_000),
+        [
+            "Seconds (1 to 31536000) after which a hint is dropped and left to anti-entropy. A node",
+            "that was away for longer is brought up to date by that.",
+        ]
+    ),
+    key!(
+        hints.max_calls,
+        Node,
+        |v: &u32| within(*v, 1..=4_096),
+        [
+            "Hints under way to one node at a time, at most (1 to 4096). Fewer when it is slow:",
+            "the pace follows its latency.",
         ]
     ),
     key!(

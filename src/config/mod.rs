@@ -37,6 +37,8 @@ pub struct Config {
     pub listen: Listen,
     /// How data is kept.
     pub storage: Storage,
+    /// What is kept for nodes that missed a write.
+    pub hints: Hints,
     /// Bounds on what clients and peers can make this node hold.
     pub limits: Limits,
     /// What is logged.
@@ -145,6 +147,21 @@ pub struct Storage {
     pub reserve_mb: u64,
 }
 
+/// `[hints]`: what is kept for nodes that missed a write.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hints {
+    /// Keep hints at all.
+    pub enabled: bool,
+    /// Bytes of all hints, in MiB.
+    pub max_mb: u64,
+    /// Bytes of one node's hints, in MiB.
+    pub max_target_mb: u64,
+    /// Age at which a hint is dropped, in seconds.
+    pub max_age_s: u64,
+    /// Hints under way to one node at a time.
+    pub max_calls: u32,
+}
+
 /// `[limits]`: bounds on what clients and peers can make this node hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
@@ -215,6 +232,13 @@ impl Default for Config {
                 durability: Durability::Group,
                 periodic_sync_ms: 1_000,
                 reserve_mb: 64,
+            },
+            hints: Hints {
+                enabled: true,
+                max_mb: 1_024,
+                max_target_mb: 512,
+                max_age_s: 10_800,
+                max_calls: 64,
             },
             limits: Limits {
                 max_key_bytes: 1_024,

@@ -21,22 +21,26 @@ mod read;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::cluster::Cluster;
 use crate::env::Env;
 use crate::meta::Table;
 use crate::net::Peers;
+use crate::plants::{Plant, planted};
+use crate::repair::hints::HintStore;
 use crate::ring::token_of;
-use crate::types::{Key, NodeId, OpId};
+use crate::types::{Consistency, Key, NodeId, OpId};
 
 pub use crate::types::PartitionDigest;
-use heal::Healing;
+use heal::{Healing, heal_later};
 use latency::Latencies;
 pub use ops::{
     Fate, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt,
     Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
+use plan::Purpose;
 
 /// Counts of what a coordinator has done; for `/metrics`.
 #[derive(Debug, Default)]
@@ -72,6 +76,8 @@ struct Inner {
     latencies: Latencies,
     counters: CoordinatorCounters,
     healing: Healing,
+    hints: Arc<HintStore>,
+    stopping: AtomicBool,
     under_way: AtomicUsize,
     max_under_way: usize,
 }
@@ -92,9 +98,16 @@ impl Drop for UnderWay {
 }
 
 impl Coordinator {
-    /// A coordinator that drives at most `max_under_way` operations at once and refuses more.
+    /// A coordinator that drives at most `max_under_way` operations at once and refuses more. What
+    /// a write's replicas miss goes into `hints`.
     #[must_use]
-    pub fn new(env: Env, cluster: Arc<Cluster>, peers: Peers, max_under_way: usize) -> Self {
+    pub fn new(
+        env: Env,
+        cluster: Arc<Cluster>,
+        peers: Peers,
+        hints: Arc<HintStore>,
+        max_under_way: usize,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 env,
@@ -103,6 +116,8 @@ impl Coordinator {
                 latencies: Latencies::default(),
                 counters: CoordinatorCounters::default(),
                 healing: Healing::default(),
+                hints,
+                stopping: AtomicBool::new(false),
                 under_way: AtomicUsize::new(0),
                 max_under_way,
             }),
@@ -121,7 +136,28 @@ impl Coordinator {
         self.inner.under_way.load(Ordering::Acquire)
     }
 
+    /// Refuses new operations from now on, and waits until the writes under way have reached each
+    /// replica or left a hint for it; `patience` at most.
+    pub async fn stop(&self, patience: Duration) {
+        self.inner.stopping.store(true, Ordering::Release);
+        self.inner.hints.settle(patience).await;
+    }
+
+    /// Heals `node`'s copy of `key`, which it has called damaged, from all other replicas, in the
+    /// background.
+    pub fn heal_copy(&self, table: &Arc<Table>, key: &Key, node: NodeId) {
+        let now = self.inner.env.mono();
+        let level = Consistency::All;
+        let plan = self.inner.plan(Purpose::Write, table, key, level, now, Duration::ZERO);
+        if let Ok(plan) = plan {
+            heal_later(&self.inner, &plan, key, node);
+        }
+    }
+
     fn admit(&self) -> Result<UnderWay, OpError> {
+        if self.inner.stopping.load(Ordering::Acquire) {
+            return Err(OpError::ShuttingDown);
+        }
         let before = self.inner.under_way.fetch_add(1, Ordering::AcqRel);
         let guard = UnderWay(self.inner.clone());
         if before >= self.inner.max_under_way {
@@ -149,11 +185,15 @@ impl Coordinator {
     pub async fn write(&self, op: WriteOp) -> Result<WriteOutcome, OpError> {
         let under_way = self.admit()?;
         self.inner.counters.writes.fetch_add(1, Ordering::Relaxed);
-        let inner = self.inner.clone();
-        let driven = self.inner.env.run("write", async move {
-            let _under_way = under_way;
+        let (inner, owed) = (self.inner.clone(), self.inner.hints.owe());
+        let drive = async move {
+            let _guards = (under_way, owed);
             write::write(&inner, &op).await
-        });
+        };
+        if planted(Plant::P33) {
+            return drive.await;
+        }
+        let driven = self.inner.env.run("write", drive);
         // The task is gone only when the node is: what it had done by then is not known.
         driven.await.unwrap_or(Err(OpError::Stopped))
     }

@@ -38,6 +38,9 @@ pub enum Request {
     Gossip(Bytes),
     /// Are you there?
     Ping,
+    /// A hint for the receiver: like [`Request::Apply`], and background work, which gives way when
+    /// the receiver is busy.
+    Handoff(Apply),
 }
 
 /// How much of a record to show.

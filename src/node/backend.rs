@@ -15,7 +15,7 @@ use crate::meta::{ClusterState, Command, NotDone, Table, TableName, TableSetting
 use crate::net::Refusal;
 use crate::node::Node;
 use crate::server::http::backend::{
-    Backend, ClusterView, Creation, NodeView, NotReady, PartitionView, RingView,
+    Backend, ClusterView, Creation, HintsView, NodeView, NotReady, PartitionView, RingView,
 };
 use crate::types::{Consistency, Key, NodeId, PartitionId};
 
@@ -90,6 +90,25 @@ impl NodeBackend {
                         .unwrap_or(u32::MAX),
                     epoch: status.epoch.map(|epoch| epoch.0),
                 }
+            })
+            .collect()
+    }
+
+    fn hints(&self) -> Vec<HintsView> {
+        let state = self.state();
+        let name = |node: NodeId| {
+            let member = state.member(node);
+            member.map_or_else(|| node.to_string(), |member| member.member.name.clone())
+        };
+        let targets = self.node.hints().targets().into_iter();
+        targets
+            .map(|hints| HintsView {
+                target: name(hints.target),
+                count: hints.count,
+                bytes: hints.bytes,
+                oldest_s: hints.oldest.as_secs(),
+                rate_per_s: (hints.rate * 10.0).round() / 10.0,
+                eta_s: hints.eta().map(|eta| eta.as_secs()),
             })
             .collect()
     }
@@ -230,6 +249,7 @@ impl Backend for NodeBackend {
             node: self.node.id().to_string(),
             epoch: state.epoch().0,
             nodes: self.nodes(),
+            hints: self.hints(),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::env::{Env, HlcClock};
 use crate::gossip;
 use crate::meta::Addresses;
 use crate::net::{NodeStamps, PeerService, Peers, Transport};
+use crate::repair::hints::{Delivery, HintSettings, HintStore};
 use crate::replica::{Actor, Identity, IdentityError, Opening, Replica};
 use crate::ring::Member;
 use crate::storage::{Committer, CommitterOptions, Durability, Engine, StorageError};
@@ -30,6 +31,9 @@ use crate::types::NodeId;
 pub use admission::NodeAdmission;
 pub use backend::NodeBackend;
 pub use service::{NodeService, SharedService};
+
+/// How long a graceful stop waits for writes under way.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a node needs to know, whatever world it runs in.
 #[derive(Clone, Debug)]
@@ -56,6 +60,8 @@ pub struct NodeSettings {
     pub gossip: gossip::Options,
     /// How writes are committed.
     pub commit: CommitterOptions,
+    /// Bounds of the hints that it keeps for others.
+    pub hints: HintSettings,
     /// Client operations that may be under way at once.
     pub max_operations: usize,
     /// Requests of peers that may be under way at once.
@@ -161,11 +167,25 @@ impl Opened {
             settings.max_peer_requests,
         ));
         peers.set_local(Arc::new(SharedService(service.clone())));
-        let coordinator =
-            Coordinator::new(env.clone(), cluster.clone(), peers.clone(), settings.max_operations);
+        let hints = HintStore::open(env.clone(), engine.clone(), committer.clone(), settings.hints);
+        let coordinator = Coordinator::new(
+            env.clone(),
+            cluster.clone(),
+            peers.clone(),
+            hints.clone(),
+            settings.max_operations,
+        );
+        let delivery = Delivery::new(
+            env.clone(),
+            cluster.clone(),
+            peers.clone(),
+            coordinator.clone(),
+            hints.clone(),
+        );
+        env.spawn("deliver hints", delivery.run());
         let refill = refill::Refill::new(env.clone(), cluster.clone(), peers.clone());
         env.spawn("refill", refill.run());
-        Ok(Node { env, engine, identity, committer, cluster, replica, service, coordinator })
+        Ok(Node { env, engine, identity, committer, cluster, replica, service, coordinator, hints })
     }
 }
 
@@ -180,6 +200,7 @@ pub struct Node {
     replica: Arc<Replica>,
     service: Arc<NodeService>,
     coordinator: Coordinator,
+    hints: Arc<HintStore>,
 }
 
 impl std::fmt::Debug for Node {
@@ -225,6 +246,12 @@ impl Node {
         &self.coordinator
     }
 
+    /// What the node keeps for others.
+    #[must_use]
+    pub fn hints(&self) -> &Arc<HintStore> {
+        &self.hints
+    }
+
     /// The node's part in the cluster.
     #[must_use]
     pub fn cluster(&self) -> &Arc<Cluster> {
@@ -264,12 +291,14 @@ impl Node {
         self.identity.clone().renew(self.engine.as_ref(), &self.env)
     }
 
-    /// Makes everything durable and marks the stop as clean. Doors and transport must have been
-    /// closed before.
+    /// Lets the writes under way reach every replica or leave a hint for it (for a few seconds at
+    /// most), makes everything durable and marks the stop as clean. Doors must have been closed
+    /// before; with the transport closed too, what is under way ends at once.
     ///
     /// # Errors
     /// Any [`StorageError`]; the stop is then not marked as clean.
     pub async fn stop(&self) -> Result<(), StorageError> {
+        self.coordinator.stop(STOP_PATIENCE).await;
         self.committer.flush().await?;
         let (engine, batch) = (self.engine.clone(), self.identity.clean_stop());
         self.env

@@ -9,6 +9,7 @@ use crate::gossip::Liveness;
 use crate::metrics::{Kind, Registry};
 use crate::net::{InboundStats, PeerStats, TcpTransport};
 use crate::node::Node;
+use crate::repair::hints::{HintCounters, TargetHints};
 use crate::replica::ReplicaCounters;
 
 /// A counter: name, help, and where it is.
@@ -44,8 +45,38 @@ const REPLICA: &[Row<ReplicaCounters>] = &[
     ("henge_replica_dominated_total", "Of these, those that brought nothing new.", |c| {
         &c.dominated
     }),
+    ("henge_replica_hints_total", "Of these, hints: what this node had missed.", |c| &c.hints),
     ("henge_replica_damaged_total", "Copies that failed their checksum.", |c| &c.damaged),
     ("henge_replica_healed_total", "Damaged copies replaced.", |c| &c.healed),
+];
+
+const HINTS: &[Row<HintCounters>] = &[
+    ("henge_hints_missed_total", "Replicas that missed a write.", |c| &c.missed),
+    ("henge_hints_stored_total", "Of these, kept as hints, or merged into one.", |c| &c.stored),
+    ("henge_hints_merged_total", "Of these, merged into a hint that was there.", |c| &c.merged),
+    ("henge_hints_delivered_total", "Hints that their targets have on stable storage.", |c| {
+        &c.delivered
+    }),
+    ("henge_hints_no_room_total", "Not kept: no room within the bounds, or switched off.", |c| {
+        &c.no_room
+    }),
+    ("henge_hints_not_stored_total", "Not kept: the store refused or failed.", |c| &c.not_stored),
+    ("henge_hints_expired_total", "Dropped because they were too old.", |c| &c.expired),
+    ("henge_hints_moot_total", "Dropped: no such table or replica any more.", |c| &c.moot),
+    ("henge_hints_damaged_total", "Dropped because they could not be read.", |c| &c.damaged),
+    ("henge_hints_refused_total", "Attempts that their targets refused or did not answer.", |c| {
+        &c.refused
+    }),
+];
+
+/// A number about the hints for each target.
+type TargetRow = (&'static str, &'static str, fn(&TargetHints) -> f64);
+
+const TARGETS: &[TargetRow] = &[
+    ("henge_hints_pending", "Hints kept for the target.", |t| t.count as f64),
+    ("henge_hints_pending_bytes", "Their bytes.", |t| t.bytes as f64),
+    ("henge_hints_oldest_seconds", "Age of the oldest.", |t| t.oldest.as_secs_f64()),
+    ("henge_hints_rate", "Handed over per second now.", |t| t.rate),
 ];
 
 /// A number about each peer.
@@ -124,6 +155,19 @@ pub(super) fn register(registry: &Registry, node: &Node, transport: &Arc<TcpTran
         let node = node.clone();
         registry.read(Kind::Counter, name, help, &[], move || {
             of(node.replica().counters()).load(Ordering::Relaxed) as f64
+        });
+    }
+    for &(name, help, of) in HINTS {
+        let node = node.clone();
+        registry.read(Kind::Counter, name, help, &[], move || {
+            of(node.hints().counters()).load(Ordering::Relaxed) as f64
+        });
+    }
+    for &(name, help, of) in TARGETS {
+        let node = node.clone();
+        registry.read_all(Kind::Gauge, name, help, move || {
+            let targets = node.hints().targets();
+            targets.iter().map(|t| (vec![("target", t.target.to_string())], of(t))).collect()
         });
     }
     for &(kind, name, help, of) in PEERS {

@@ -19,6 +19,7 @@ use crate::node::admission::NodeAdmission;
 use crate::node::backend::NodeBackend;
 use crate::node::numbers;
 use crate::node::{Node, NodeSettings, StartError};
+use crate::repair::hints::HintSettings;
 use crate::server::http::listen::Listener;
 use crate::server::http::{Door, HttpLimits};
 use crate::storage::{
@@ -322,6 +323,13 @@ fn settings(config: &Config, http_address: SocketAddr) -> NodeSettings {
             dead_phi: config.cluster.suspect_phi,
         },
         commit: CommitterOptions { durability, ..CommitterOptions::default() },
+        hints: HintSettings {
+            enabled: config.hints.enabled,
+            max_bytes: config.hints.max_mb << 20,
+            max_target_bytes: config.hints.max_target_mb << 20,
+            max_age: Duration::from_secs(config.hints.max_age_s),
+            max_calls: config.hints.max_calls,
+        },
         max_operations: config.limits.max_inflight_requests,
         max_peer_requests: config.limits.peer_inflight,
     }

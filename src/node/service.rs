@@ -59,9 +59,11 @@ impl NodeService {
         Self { env, me, cluster, replica, under_way: Arc::default(), max_under_way }
     }
 
-    fn admit(&self) -> Result<Admission, Refusal> {
+    /// Background work is let in only while half of the places are free.
+    fn admit(&self, in_background: bool) -> Result<Admission, Refusal> {
         let admission = Admission(self.under_way.clone());
-        if self.under_way.fetch_add(1, Ordering::AcqRel) >= self.max_under_way {
+        let max = if in_background { self.max_under_way.div_ceil(2) } else { self.max_under_way };
+        if self.under_way.fetch_add(1, Ordering::AcqRel) >= max {
             return Err(Refusal::Overloaded {
                 what: format!("{} requests of peers are under way", self.max_under_way),
             });
@@ -149,7 +151,7 @@ impl NodeService {
         if header.budget_ms == 0 || self.env.mono() >= deadline {
             return Err(Refusal::Late);
         }
-        let _admission = self.admit()?;
+        let _admission = self.admit(matches!(request, Request::Handoff(_)))?;
         let state = self.catch_up(&header, deadline).await?;
         match request {
             Request::Read(read) => {
@@ -176,6 +178,12 @@ impl NodeService {
                     self.must_be_filled(&state)?;
                 }
                 self.page(&state, page).await
+            }
+            Request::Handoff(apply) => {
+                let at = self.locate(&state, &header, apply.table, &apply.key)?;
+                let applied = self.replica.take_hint(&at.table, at.token, apply).await;
+                self.look_at_memory();
+                applied
             }
             Request::Meta(_) | Request::Gossip(_) | Request::Ping => Ok(Response::Pong),
         }

@@ -12,6 +12,7 @@
 //! A copy that fails its checksum is refused as [`Refusal::Damaged`], never taken for absent: the
 //! key mints nothing here until the merge of all other replicas has replaced it (rule 2).
 
+mod handoff;
 mod identity;
 mod mint;
 mod overlay;
@@ -53,6 +54,8 @@ pub struct ReplicaCounters {
     pub applies: AtomicU64,
     /// Of these, those that brought nothing new.
     pub dominated: AtomicU64,
+    /// Of the records merged in, hints: what this replica had missed.
+    pub hints: AtomicU64,
     /// Copies that failed their checksum.
     pub damaged: AtomicU64,
     /// Damaged copies replaced.

@@ -11,6 +11,7 @@ use crate::env::Env;
 use crate::gossip;
 use crate::meta::{Addresses, Table, TableName};
 use crate::node::{self, Node, NodeAdmission, NodeSettings};
+use crate::repair::hints::HintSettings;
 use crate::sim::disk::SimDisk;
 use crate::sim::engine::SimEngine;
 use crate::sim::executor::{GroupId, MachineId, World};
@@ -188,6 +189,7 @@ impl SimCluster {
                 ..gossip::Options::default()
             },
             commit: CommitterOptions::default(),
+            hints: HintSettings::default(),
             max_operations: 1_024,
             max_peer_requests: 4_096,
         }

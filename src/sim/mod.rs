@@ -17,6 +17,7 @@ pub mod disk;
 pub mod engine;
 pub mod executor;
 pub mod generate;
+pub mod hang_up;
 pub mod history;
 pub mod inject;
 pub mod net;

@@ -404,7 +404,7 @@ impl PeerService for Inspector {
         let about = match &request {
             Request::Read(read) => About::Read(read.table, read.key.clone()),
             Request::Mint(Mint { table, key, .. }) => About::Mint(*table, key.clone()),
-            Request::Apply(apply) => About::Apply(apply.clone()),
+            Request::Apply(apply) | Request::Handoff(apply) => About::Apply(apply.clone()),
             _ => About::Nothing,
         };
         if let About::Apply(apply) = &about {

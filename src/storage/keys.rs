@@ -8,7 +8,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::storage::{KeyRange, StorageError};
-use crate::types::{Key, TableId, Token};
+use crate::types::{Key, NodeId, TableId, Token};
 
 /// First byte of every storage key. Numbers are for ever: a retired kind is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -109,6 +109,41 @@ pub fn token_rows(kind: Kind, table: TableId, first: Token, last: Token) -> KeyR
     KeyRange { start: start.freeze(), end }
 }
 
+/// The storage key of the hint for `target` about `key` in `table`: one each.
+#[must_use]
+pub fn hint_row(target: NodeId, table: TableId, token: Token, key: &Key) -> Bytes {
+    let mut out = BytesMut::with_capacity(31 + key.as_bytes().len());
+    out.put_u8(Kind::Hint as u8);
+    out.put_u128(target.0);
+    out.put_u32(table.0);
+    out.put_u64(ordered(token));
+    put_escaped(&mut out, key.as_bytes());
+    out.freeze()
+}
+
+/// All hints for `target`.
+#[must_use]
+pub fn hint_rows(target: NodeId) -> KeyRange {
+    let mut out = BytesMut::with_capacity(17);
+    out.put_u8(Kind::Hint as u8);
+    out.put_u128(target.0);
+    KeyRange::prefix(&out)
+}
+
+/// Reads a storage key made by [`hint_row`].
+///
+/// # Errors
+/// [`StorageError::Corrupt`] when it is not one.
+pub fn parse_hint_row(bytes: &[u8]) -> Result<(NodeId, RowKey), StorageError> {
+    let corrupt = || StorageError::Corrupt {
+        what: format!("a hint's key of {} bytes does not have the form of one", bytes.len()),
+    };
+    let (prefix, _) = bytes.split_at_checked(17).ok_or_else(corrupt)?;
+    let target = u128::from_be_bytes(prefix[1..].try_into().map_err(|_| corrupt())?);
+    // What follows has the form of a row's key after its first byte, which says the kind.
+    Ok((NodeId(target), parse_row(&bytes[16..])?))
+}
+
 /// What a row's storage key says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowKey {
@@ -188,6 +223,19 @@ mod tests {
         let last = row(Kind::Record, TableId(1), Token(i64::MAX), &key, b"");
         let range = token_rows(Kind::Record, TableId(1), Token(5), Token(i64::MAX));
         assert!(range.start < last && last < range.end.unwrap());
+    }
+
+    #[test]
+    fn hints_of_one_target_are_one_range_and_read_back() {
+        let key = Key::new(&b"k\0"[..]).unwrap();
+        let row = |target| hint_row(NodeId(target), TableId(9), Token(-4), &key);
+        let range = hint_rows(NodeId(5));
+        assert!(range.start <= row(5) && row(5) < range.end.clone().unwrap());
+        assert!(row(4) < range.start && row(6) >= range.end.unwrap());
+        let (target, at) = parse_hint_row(&row(5)).unwrap();
+        assert_eq!((target, at.table, at.token), (NodeId(5), TableId(9), Token(-4)));
+        assert_eq!(at.key, key);
+        assert!(parse_hint_row(&row(5)[..20]).is_err());
     }
 
     #[test]

@@ -322,6 +322,7 @@ impl Backend for Fake {
             node: NodeId::derive("c", "n1").to_string(),
             epoch: 4,
             nodes: vec![node_view()],
+            hints: Vec::new(),
         }
     }
 

@@ -1,4 +1,8 @@
 //! The second half of a write: the version goes to all replicas, and W of them hold it.
+//!
+//! A replica that does not say that it holds the version gets a hint ([`crate::repair::hints`]),
+//! whatever became of the write itself and whether or not anybody still waits for it: the calls are
+//! driven to their end by tasks of the node, not by the client's request.
 
 use std::sync::atomic::Ordering;
 
@@ -12,7 +16,7 @@ use crate::coordinator::write::{Failure, Version, Writing};
 use crate::env::BoxFuture;
 use crate::meta::ConflictMode;
 use crate::net::messages::Apply;
-use crate::net::{CallError, Request, Response};
+use crate::net::{CallError, Refusal, Request, Response};
 use crate::plants::{Plant, planted};
 use crate::quorum::{Progress, Tally};
 use crate::types::{Hlc, NodeId};
@@ -28,6 +32,19 @@ struct Spread {
     received: usize,
     /// The greatest stamp of a version that wins over it.
     newer: Option<Hlc>,
+}
+
+/// Whether a replica may have missed the record, so that it is kept for it. Not after a refusal
+/// that says "no replica of this key": those who are get the record by another plan.
+fn has_missed(result: &Result<Response, CallError>) -> bool {
+    match result {
+        Ok(Response::Applied { .. }) => false,
+        Ok(Response::Refused(refusal)) => !matches!(
+            refusal,
+            Refusal::StaleEpoch { .. } | Refusal::NotReplica { .. } | Refusal::NoSuchTable { .. }
+        ),
+        Ok(_) | Err(_) => true,
+    }
 }
 
 impl Writing<'_> {
@@ -84,9 +101,18 @@ impl Writing<'_> {
         });
         let (inner, started) = (self.inner.clone(), self.inner.env.mono());
         let (plan, key) = (self.plan.clone(), self.op.key.clone());
+        let (record, owed) = (version.record.clone(), inner.hints.owe());
         Box::pin(async move {
             let result = inner.call_until_sent(&plan, node, request).await;
             inner.took(node, started, &result);
+            if has_missed(&result) {
+                // In a task of its own: the answer to the client does not wait for it.
+                let (hints, table, key) = (inner.hints.clone(), plan.table.id, key.clone());
+                inner.env.spawn("hint", async move {
+                    hints.leave(node, table, &key, &record).await;
+                    drop(owed);
+                });
+            }
             // Here, so that damage is met too by those who answer when nobody waits any more.
             if let Ok(Response::Refused(refusal)) = &result {
                 heal_if_damaged(&inner, &plan, &key, node, refusal);

@@ -7,6 +7,7 @@
 
 mod causality;
 mod damage;
+mod hints;
 mod listing;
 mod membership;
 mod outcomes;

@@ -21,6 +21,7 @@ use crate::net::{CallError, Peers, Request, Response, Transport};
 use crate::node::admission::NodeAdmission;
 use crate::node::{self, Node, NodeSettings};
 use crate::record::{self, Record};
+use crate::repair::hints::HintSettings;
 use crate::ring::token_of;
 use crate::sim::disk::{PowerLoss, SimDisk};
 use crate::sim::engine::SimEngine;
@@ -200,6 +201,8 @@ pub(super) struct Town {
     pub(super) world: World,
     pub(super) net: SimNet,
     pub(super) script: Script,
+    /// Bounds of the hints that nodes keep which start from now on.
+    pub(super) hints: HintSettings,
     sites: BTreeMap<String, Site>,
 }
 
@@ -256,7 +259,8 @@ impl Town {
                 ((*name).to_owned(), site)
             })
             .collect();
-        Self { executor, world, net, script: Script::default(), sites }
+        let (script, hints) = (Script::default(), HintSettings::default());
+        Self { executor, world, net, script, hints, sites }
     }
 
     /// A town whose nodes serve.
@@ -329,6 +333,7 @@ impl Town {
                 durability: self.sites[name].durability,
                 ..CommitterOptions::default()
             },
+            hints: self.hints,
             max_operations: 1_024,
             max_peer_requests: 4_096,
         }
@@ -635,8 +640,9 @@ pub(super) fn is_mint(request: &Request) -> bool {
     matches!(request, Request::Mint(_))
 }
 
+/// A record to be merged in, from a write or from a hint.
 pub(super) fn is_apply(request: &Request) -> bool {
-    matches!(request, Request::Apply(_))
+    matches!(request, Request::Apply(_) | Request::Handoff(_))
 }
 
 pub(super) fn is_read(request: &Request) -> bool {

@@ -66,6 +66,27 @@ pub struct ClusterView {
     pub epoch: u64,
     /// All members.
     pub nodes: Vec<NodeView>,
+    /// What the node that answers keeps for others that missed a write, and hands over when they
+    /// are back. Empty: nothing.
+    pub hints: Vec<HintsView>,
+}
+
+/// What a node keeps for one other.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct HintsView {
+    /// For whom, by name.
+    pub target: String,
+    /// Keys with a missed write.
+    pub count: u64,
+    /// Bytes that they take on the disk.
+    pub bytes: u64,
+    /// Age of the oldest, in seconds.
+    pub oldest_s: u64,
+    /// Handed over per second now; zero while the other node does not take them.
+    pub rate_per_s: f64,
+    /// Seconds until all are handed over, at that rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eta_s: Option<u64>,
 }
 
 /// One partition, as `/v1/ring` shows it.
