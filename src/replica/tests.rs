@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::env::{HlcClock, tokio_env};
-use crate::meta::{Table, TableSettings};
+use crate::meta::{ConflictMode, Table, TableSettings};
 use crate::net::messages::{Action, Apply, Mint, Minted, Read, Want};
 use crate::net::{NodeStamps, Refusal, Response};
 use crate::record::{self, Record, RecordKind};
@@ -294,4 +294,40 @@ async fn a_stamp_from_the_far_future_is_not_built_on() {
     let mint = Mint { stamp: far, ..alone.mint_of("v") };
     let refused = alone.begin(mint).await;
     assert!(matches!(refused, Err(Refusal::BadRequest { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_mint_whose_time_is_over_is_not_begun() {
+    let alone = Alone::new();
+    let mint = alone.mint_of("v");
+    let late = alone.replica.mint(&alone.table, token_of(b"k"), mint, Mono(0)).await;
+    assert_eq!(late, Err(Refusal::Late));
+    assert_eq!(alone.read(), Ok(None));
+}
+
+#[tokio::test]
+async fn a_last_write_has_the_stamp_that_was_chosen_for_it_or_is_refused() {
+    let mut alone = Alone::new();
+    alone.table.settings.conflict = ConflictMode::Lww;
+    let now = tokio_env().wall().0;
+    let of = |value: &str, stamp| Mint { stamp: Hlc(stamp), ..alone.mint_of(value) };
+    let (first, second) = (of("first", now), of("second", now + 5));
+    assert_eq!(made(alone.begin(first.clone()).await).stamp, Hlc(now));
+    assert_eq!(made(alone.begin(second).await).stamp, Hlc(now + 5));
+    // A write that was stamped before the second one, carried out after it: no later write.
+    for stamp in [now + 4, now + 5] {
+        let late = alone.begin(of("late", stamp)).await;
+        assert_eq!(late, Err(Refusal::Outranked { stamp: Hlc(now + 5) }));
+    }
+    assert_eq!(alone.values(), ["second"]);
+    // Sent again, the first one is what it was; only its coordinator makes it a later one.
+    let again = made(alone.begin(first.clone()).await);
+    assert_eq!((again.replayed, again.stamp), (true, Hlc(0)), "it has been overwritten");
+    assert_eq!(alone.values(), ["second"]);
+    for replayed in [false, true] {
+        let risen = Mint { stamp: Hlc(now + 9), rises: true, ..first.clone() };
+        let risen = made(alone.begin(risen).await);
+        assert_eq!((risen.replayed, risen.stamp), (replayed, Hlc(now + 9)));
+        assert_eq!(alone.values(), ["first"]);
+    }
 }

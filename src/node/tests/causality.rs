@@ -158,6 +158,36 @@ fn rule03_a_late_mint_is_no_later_write() {
     }
 }
 
+/// A mint whose answer is lost made a version that had lost from the start: to one that was
+/// acknowledged before, by a clock that is ahead. The majority that is read then shows both, and the
+/// write must not end there (seed 11714 of the simulator).
+#[test]
+fn rule03_a_write_found_again_wins_over_what_came_before_it() {
+    for seed in 0..4 {
+        let (mut town, table, stranger) = with_stranger_to(seed, "k", ConflictMode::Lww);
+        let replicas: Vec<&str> = ABCD.into_iter().filter(|name| *name != stranger).collect();
+        let [minter, ahead, third] = replicas[..] else { panic!("three replicas") };
+        town.world.jump_wall(town.machine(ahead), 5_000_000);
+        town.script.add(Fate::LoseRequest, u32::MAX, move |_, to, request| {
+            is_apply(request) && to == id(minter)
+        });
+        town.put(ahead, &table, "k", "first", Write::default()).unwrap();
+        town.script.clear();
+        let others_cannot_mint = move |_, to, request: &_| is_mint(request) && to != id(minter);
+        town.script.add(Fate::NotSent, u32::MAX, others_cannot_mint);
+        let lost = town.script.add(Fate::LoseAnswer, 1, |_, _, request| is_mint(request));
+        town.script.add(Fate::LoseRequest, u32::MAX, move |_, to, request| {
+            is_read(request) && to == id(third)
+        });
+        town.put(stranger, &table, "k", "second", Write::default()).unwrap();
+        assert_eq!(town.script.hits(lost), 1);
+        town.script.clear();
+        for name in ABCD {
+            assert_eq!(town.values(name, &table, "k"), ["second"], "seed {seed}, read at {name}");
+        }
+    }
+}
+
 #[test]
 fn rule03_a_mint_that_comes_again_after_a_minute_changes_nothing() {
     let (mut town, table, stranger) = with_stranger(6, "k");

@@ -231,27 +231,6 @@ fn rule09_a_writers_next_write_comes_after_its_last() {
     assert_eq!(values_of(&town.read("c", &table, "k", Consistency::All).unwrap()), ["second"]);
 }
 
-/// A mint whose answer is lost made a version that had lost from the start. The majority that is
-/// read then shows both, and the write must not end there (seed 11714 of the simulator).
-#[test]
-fn rule09_a_write_found_again_still_wins_over_what_came_before_it() {
-    for seed in 0..4 {
-        let (mut town, table) = Town::with_table(20 + seed, ConflictMode::Lww);
-        town.world.jump_wall(town.machine("a"), -5_000_000);
-        tell_only(&town, "c", &["b", "c"]);
-        town.put("c", &table, "k", "first", Write::default()).unwrap();
-        town.script.clear();
-        // a's disk answers when a has long turned to the others.
-        slow_disk(&town, "a", Duration::from_millis(800));
-        let second = town.put("a", &table, "k", "second", Write::default()).unwrap();
-        assert!(second.dot.is_some());
-        town.run(SECOND);
-        for reader in ABC {
-            assert_eq!(town.values(reader, &table, "k"), ["second"], "seed {seed} at {reader}");
-        }
-    }
-}
-
 /// A repeat answers with the first outcome; it must not put its value above what came since.
 #[test]
 fn rule09_a_repeated_operation_is_not_minted_above_later_ones() {

@@ -10,7 +10,9 @@
 //!   a read that had ended before it began (I18, if that was another process's).
 //!
 //! A write without an answer may be stamped again, later than it began, so nothing is concluded
-//! from its end; from its beginning, everything is.
+//! from its end; from its beginning, everything is. Nor from the end of one that was acknowledged
+//! at less than a quorum: a later write need not hear of it, nor of how far ahead the clock was that
+//! stamped it.
 
 use crate::sim::check::{Check, KeyHistory, Violation};
 use crate::sim::history::{Action, Operation};
@@ -31,7 +33,7 @@ fn answer(key: &KeyHistory<'_>, read: &Operation) -> Option<Answer> {
 /// Everything that `found` can stand for was over before `newer` began.
 fn is_before(key: &KeyHistory<'_>, read: &Operation, found: Answer, newer: usize) -> bool {
     let newer_write = key.operations[newer].1;
-    let over = |write: &Operation| write.acked() && write.before(newer_write);
+    let over = |write: &Operation| write.acked() && write.strong && write.before(newer_write);
     match found {
         Some(at) => over(key.operations[at].1),
         // Nothing is shown: some deletion that may be later than `newer`, or the beginning.

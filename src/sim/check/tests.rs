@@ -327,6 +327,22 @@ fn stale_reads_of_registers_are_named_by_whose_write_was_missed() {
     register("1 put 1 [] ok\n1 put 2 [] ok\n2 weak -> 1", &[]);
 }
 
+/// Seed 10996: a deletion at one, stamped by a clock that was ahead, of which the next write's
+/// quorum did not hear.
+#[test]
+fn a_write_at_less_than_a_quorum_may_win_over_later_ones() {
+    for (transcript, named) in [
+        ("1 del 1 [] ok\n2 put 2 [] ok\n1 read ->", Check::W10),
+        ("1 put 1 [] ok\n2 put 2 [] ok\n1 read -> 1", Check::W10),
+    ] {
+        let mut history = history(Workload::Register, transcript);
+        let found: Vec<Check> = check(&history).iter().map(|violation| violation.check).collect();
+        assert_eq!(found, [named]);
+        history.operations[0].strong = false;
+        assert_eq!(check(&history), []);
+    }
+}
+
 #[test]
 fn registers_that_go_back_are_named() {
     register("1 put 1 [] ok\n1 put 2 [] info\n2 read -> 2\n2 read -> 1", &[Check::W10]);
