@@ -28,7 +28,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use henge::env::tokio_env;
 use henge::storage::{
     Batch, Committer, CommitterOptions, Durability, Engine, FjallEngine, FjallOptions, KeyRange,
-    SledEngine, SledOptions, StorageError,
+    SledEngine, SledOptions, StorageError, TrailerRow,
 };
 
 #[path = "support/power.rs"]
@@ -206,8 +206,9 @@ fn write(engine: Arc<dyn Engine>) {
         let options = CommitterOptions { durability, max_group_bytes, ..Default::default() };
         let committer =
             Committer::start(tokio_env(), engine, options).with_trailer(Box::new(move || {
-                let mark = marks.load(Ordering::SeqCst).to_be_bytes();
-                Some((Bytes::from_static(b"mark"), Bytes::copy_from_slice(&mark)))
+                let mark = marks.load(Ordering::SeqCst);
+                let value = Bytes::copy_from_slice(&mark.to_be_bytes());
+                Some(TrailerRow { key: Bytes::from_static(b"mark"), value, mark })
             }));
         let writers: Vec<_> = (0..load.writers)
             .map(|writer| {

@@ -13,7 +13,12 @@ impl Cluster {
         loop {
             let now = self.env.mono();
             let random = self.env.random("gossip");
-            let messages = self.gossip().tick(now, random);
+            let mark = self.own_mark();
+            let messages = {
+                let mut gossip = self.gossip();
+                gossip.set_mark(mark);
+                gossip.tick(now, random)
+            };
             for (node, message) in messages {
                 let task = self.clone();
                 self.env.spawn("gossip-exchange", async move {

@@ -1,26 +1,28 @@
-//! Founding a cluster, and entering it at each start.
+//! Founding a cluster.
 //!
 //! Entry 1 has no entry before it, so its voters come from the configuration: the founding list.
 //! Two halves of a cluster, or two nodes with different lists, must never found two clusters. So
 //! founding takes the agreement of *every* listed node, in two steps:
 //!
-//! 1. *Cards.* Each founder shows its card: name, place, actor. A founder whose configuration
+//! 1. *Cards.* Each founder shows its card: name, place, voter. A founder whose configuration
 //!    lists others shows none.
 //! 2. *Confirmation.* Each is shown all cards and stores, durably, that it will help to found this
 //!    very cluster and no other. From then on it votes on entry 1 only for these cards. A founder
-//!    whose disk was wiped in between has another actor, hence another card, which the others do
-//!    not confirm any more: the founding stops with a message instead of splitting in two.
+//!    whose disk was wiped in between has another voter, hence another card, which the others do
+//!    not confirm any more: the founding stops with a message instead of splitting in two. (They
+//!    could not even go on as a majority: they cannot know whether the one that was wiped had
+//!    confirmed, or had listed others.)
 //!
-//! Then any founder proposes entry 1 by Paxos among those cards' actors.
+//! Then any founder proposes entry 1 by Paxos among those cards' voters.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use crate::cluster::Cluster;
 use crate::cluster::wire::{MetaRequest, MetaResponse};
-use crate::cluster::{Cluster, MustRestart};
-use crate::meta::{Command, Founder, LogEntry, NotDone, Verdict};
+use crate::meta::{Command, Founder, LogEntry};
 use crate::paxos::codec;
 use crate::types::{Digest, NodeId};
 
@@ -34,14 +36,14 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 const LOG_EVERY: u32 = 16;
 
 impl Cluster {
-    /// Founds the cluster if need be, then puts this start on record.
-    pub(super) async fn enter(self: &Arc<Self>) {
+    /// Founds the cluster if need be.
+    pub(super) async fn until_founded(self: &Arc<Self>) {
         let mut pause = PAUSE.0;
         let mut tries = 0;
         while !self.state().is_founded() {
             if let Err(hindrance) = self.found().await {
                 if tries % LOG_EVERY == 0 {
-                    tracing::info!(%hindrance, "the cluster is not founded yet");
+                    tracing::warn!(%hindrance, "the cluster is not founded yet");
                 }
                 tries += 1;
             }
@@ -49,42 +51,6 @@ impl Cluster {
                 self.env.sleep(pause).await;
                 pause = (pause * 2).min(PAUSE.1);
             }
-        }
-        self.go_on_record().await;
-    }
-
-    /// Appends this start to the log until it stands there.
-    async fn go_on_record(self: &Arc<Self>) {
-        let mut pause = PAUSE.0;
-        loop {
-            if self.is_on_record(&self.state()) {
-                return;
-            }
-            let started = Command::NodeStarted {
-                node: self.me(),
-                actor: self.config.actor,
-                incarnation: self.config.incarnation,
-                nonce: self.config.nonce,
-                addresses: self.config.addresses.clone(),
-            };
-            let deadline = self.env.mono() + TRY;
-            match self.append(started, deadline).await {
-                Ok(Verdict::NotDone(
-                    why @ (NotDone::OldIncarnation { .. } | NotDone::ActorTaken(_)),
-                )) => {
-                    tracing::error!(%why, "going on as a new actor");
-                    self.restart.send_replace(Some(MustRestart::OlderCopy(why.to_string())));
-                    return;
-                }
-                Ok(Verdict::NotDone(why)) => {
-                    tracing::error!(%why, "this start cannot be put on record");
-                    pause = PAUSE.1;
-                }
-                Ok(_) => {}
-                Err(error) => tracing::info!(%error, "this start is not on record yet"),
-            }
-            self.env.sleep(pause).await;
-            pause = (pause * 2).min(PAUSE.1);
         }
     }
 
@@ -100,6 +66,7 @@ impl Cluster {
         Founder {
             member: self.config.member.clone(),
             addresses: self.config.addresses.clone(),
+            voter: self.config.voter,
             actor: self.config.actor,
             incarnation: self.config.incarnation,
             nonce: self.config.nonce,
@@ -133,8 +100,10 @@ impl Cluster {
             |why: &str| MetaResponse::No { why: format!("{}: {why}", self.config.member.name) };
         if known.is_some_and(|known| known != digest) {
             return no(
-                "it has agreed to found this cluster with other data directories; if a founder's \
-                 directory was emptied before the founding was over, empty those of all founders",
+                "it has agreed to found this cluster with other data directories than the founders \
+                 have now, so one of them was emptied or replaced before the founding was over. \
+                 Nothing is stored yet. Put that directory back, or stop all founders, empty the \
+                 data directory (node.data_dir) of each, and start them again",
             );
         }
         let mut names: Vec<&str> = cards.iter().map(|card| card.member.name.as_str()).collect();
@@ -144,7 +113,7 @@ impl Cluster {
         expected.sort_unstable();
         let mine = cards
             .iter()
-            .any(|card| card.actor == self.config.actor && card.member == self.config.member);
+            .any(|card| card.voter == self.config.voter && card.member == self.config.member);
         if names != expected || !mine {
             return no("these are not the founders that its configuration lists");
         }
@@ -157,10 +126,10 @@ impl Cluster {
         MetaResponse::Confirmed
     }
 
-    /// What a founder agrees to: names, places and actors, but neither addresses nor starts,
+    /// What a founder agrees to: names, places and voters, but neither addresses, actors nor starts,
     /// which may change before the founding is over.
     fn digest_of(&self, cards: &[Founder]) -> u128 {
-        let mut essence: Vec<_> = cards.iter().map(|card| (&card.member, card.actor)).collect();
+        let mut essence: Vec<_> = cards.iter().map(|card| (&card.member, card.voter)).collect();
         essence.sort_by_key(|(member, _)| member.id);
         Digest::of(&codec::body(&(self.names(), essence))).0
     }
@@ -198,7 +167,7 @@ impl Cluster {
     }
 
     /// One try to found the cluster.
-    async fn found(self: &Arc<Self>) -> Result<(), String> {
+    pub(super) async fn found(self: &Arc<Self>) -> Result<(), String> {
         if !self.config.founders.iter().any(|f| self.founder_id(f) == self.me()) {
             self.fetch_once(self.env.mono() + TRY).await;
             return Err("this node is not a founder and has heard from none yet".to_owned());
@@ -242,7 +211,7 @@ impl Cluster {
             return Ok(());
         }
         let founding = self.digest_of(&cards);
-        let actors: Vec<_> = cards.iter().map(|card| card.actor).collect();
+        let voters: Vec<_> = cards.iter().map(|card| card.voter).collect();
         let entry = LogEntry {
             id: (u128::from(self.env.random("entry-id")) << 64)
                 | u128::from(self.env.random("entry-id")),
@@ -253,7 +222,7 @@ impl Cluster {
                 founders: cards,
             },
         };
-        self.propose_founding(entry, nodes, &actors, founding, deadline).await;
+        self.propose_founding(entry, nodes, &voters, founding, deadline).await;
         if self.state().is_founded() { Ok(()) } else { Err("founders compete".to_owned()) }
     }
 

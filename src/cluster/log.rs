@@ -8,10 +8,10 @@ use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 
 use crate::cluster::Cluster;
-use crate::cluster::wire::{MAX_ENTRIES, MetaRequest, MetaResponse, Voter};
+use crate::cluster::wire::{MAX_ENTRIES, MetaRequest, MetaResponse};
 use crate::meta::{ClusterState, Command, LogEntry, Verdict};
 use crate::paxos::{AcceptReply, Electorate, PrepareReply, Proposer, Step};
-use crate::types::{ActorId, Ballot, Epoch, Mono, NodeId};
+use crate::types::{Ballot, Epoch, Mono, NodeId, VoterId};
 
 /// How long one voter may take.
 const VOTE_TIME: Duration = Duration::from_secs(2);
@@ -49,7 +49,7 @@ enum Attempt {
 pub(super) struct Voters {
     /// Nodes to ask.
     pub(super) nodes: Vec<NodeId>,
-    /// The actors whose votes count.
+    /// The voters whose votes count.
     pub(super) electorate: Electorate,
     /// For entry 1: the digest of the founders' cards; else 0.
     pub(super) founding: u128,
@@ -71,7 +71,7 @@ impl Cluster {
             let why = "this node has not confirmed that founding".to_owned();
             return Some(MetaResponse::No { why });
         }
-        None
+        self.why_silent().map(|why| MetaResponse::No { why })
     }
 
     pub(super) async fn prepare(&self, index: u64, founding: u128, ballot: Ballot) -> MetaResponse {
@@ -93,10 +93,10 @@ impl Cluster {
         }
         match reply.after_persist() {
             PrepareReply::Promise { ballot, accepted } => {
-                MetaResponse::Promise { voter: self.voter(), ballot, accepted }
+                MetaResponse::Promise { voter: self.config.voter, ballot, accepted }
             }
             PrepareReply::Reject { ballot, promised } => {
-                MetaResponse::Reject { voter: self.voter(), ballot, promised }
+                MetaResponse::Reject { voter: self.config.voter, ballot, promised }
             }
         }
     }
@@ -129,10 +129,10 @@ impl Cluster {
         }
         match reply.after_persist() {
             AcceptReply::Accepted { ballot } => {
-                MetaResponse::Accepted { voter: self.voter(), ballot }
+                MetaResponse::Accepted { voter: self.config.voter, ballot }
             }
             AcceptReply::Reject { ballot, promised } => {
-                MetaResponse::Reject { voter: self.voter(), ballot, promised }
+                MetaResponse::Reject { voter: self.config.voter, ballot, promised }
             }
         }
     }
@@ -222,7 +222,7 @@ impl Cluster {
     }
 
     /// All other nodes that this one knows of.
-    fn everybody(&self) -> Vec<NodeId> {
+    pub(super) fn everybody(&self) -> Vec<NodeId> {
         let state = self.state();
         let known = if state.is_founded() {
             state.voters()
@@ -303,8 +303,8 @@ impl Cluster {
     }
 
     fn voters_of(&self, state: &ClusterState) -> Option<Voters> {
-        let actors = state.members().values().map(|member| member.actor);
-        let electorate = Electorate::majority(actors, state.members().len()).ok()?;
+        let voters = state.members().values().map(|member| member.voter);
+        let electorate = Electorate::majority(voters, state.members().len()).ok()?;
         Some(Voters { nodes: state.voters(), electorate, founding: 0, trusted: false })
     }
 
@@ -405,19 +405,16 @@ impl Cluster {
         node: NodeId,
         answer: Option<MetaResponse>,
     ) -> Heard {
-        let counts = |voter: Voter| {
-            voters.trusted
-                || self.state().may_vote(node, voter.actor, voter.incarnation, voter.nonce)
-        };
+        let counts = |voter| voters.trusted || self.state().may_vote(node, voter);
         match answer {
             Some(MetaResponse::Promise { voter, ballot, accepted }) if counts(voter) => {
-                Heard::Step(proposer.on_promise(voter.actor, ballot, accepted))
+                Heard::Step(proposer.on_promise(voter, ballot, accepted))
             }
             Some(MetaResponse::Accepted { voter, ballot }) if counts(voter) => {
-                Heard::Step(proposer.on_accepted(voter.actor, ballot))
+                Heard::Step(proposer.on_accepted(voter, ballot))
             }
             Some(MetaResponse::Reject { voter, ballot, promised }) if counts(voter) => {
-                Heard::Step(proposer.on_reject(voter.actor, ballot, promised))
+                Heard::Step(proposer.on_reject(voter, ballot, promised))
             }
             Some(MetaResponse::Entries { first, entries }) => {
                 let before = self.state().epoch();
@@ -464,11 +461,11 @@ impl Cluster {
         self: &Arc<Self>,
         entry: LogEntry,
         nodes: Vec<NodeId>,
-        actors: &[ActorId],
+        voters: &[VoterId],
         founding: u128,
         deadline: Mono,
     ) {
-        let Ok(electorate) = Electorate::majority(actors.iter().copied(), actors.len()) else {
+        let Ok(electorate) = Electorate::majority(voters.iter().copied(), voters.len()) else {
             return;
         };
         let voters = Voters { nodes, electorate, founding, trusted: true };

@@ -6,9 +6,9 @@
 //! - *Epoch n* means that entries 1 to n are applied. An entry is on disk before the epoch that
 //!   it makes is published, so a node's epoch never goes back (invariant I9).
 //! - Entry n fixes the voters of entry n+1, and nobody votes on n+1 before it has learnt n
-//!   (rule 20). Votes are cast by *actors*: a node with an emptied disk is another actor, whose
-//!   vote counts only after an entry has named it; and by *starts*: a restored older copy of a
-//!   directory finds that its incarnation was used before (rule 17).
+//!   (rule 20). A node with an emptied disk is another *voter*, whose vote counts only after an
+//!   entry has named it; and a restored older copy of a directory, which sees in the log that it is
+//!   one, votes no more (rule 17; [`start`]).
 //! - A vote is on disk before it is answered (law L9).
 //! - Lost answers: every entry has a random id; a proposer looks for that id in the log before it
 //!   proposes again (CASSANDRA-21222).
@@ -18,12 +18,14 @@
 mod beat;
 mod founding;
 mod log;
+mod start;
 mod store;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -32,17 +34,17 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::env::Env;
-use crate::gossip::{self, Gossip, Liveness};
+use crate::gossip::{self, Gossip, Heard, Liveness};
 use crate::meta::{Addresses, ClusterState, LogEntry, Verdict};
 use crate::net::{NodeStamps, Peers, Request, Response};
 use crate::paxos::Acceptor;
 use crate::ring::Member;
 use crate::storage::{Committer, Engine, StorageError};
-use crate::types::{ActorId, Epoch, Incarnation, Mono, NodeId};
+use crate::types::{ActorId, Epoch, Incarnation, Mono, NodeId, VoterId};
 
 pub use log::AppendError;
 use store::MetaStore;
-use wire::{MetaRequest, MetaResponse, Voter};
+use wire::{MetaRequest, MetaResponse};
 
 /// A founder as the configuration names it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,10 +66,18 @@ pub struct ClusterConfig {
     pub addresses: Addresses,
     /// The actor of its data directory.
     pub actor: ActorId,
+    /// Who votes here: the history of the votes in that directory.
+    pub voter: VoterId,
     /// How often that directory has been opened.
     pub incarnation: Incarnation,
     /// Which start this is.
     pub nonce: u64,
+    /// The starts that the directory knows of, this one included.
+    pub starts: BTreeSet<u64>,
+    /// Commits that the directory held when it was opened.
+    pub mark: u64,
+    /// What was heard of others' marks in earlier lives.
+    pub heard: BTreeMap<ActorId, Heard>,
     /// The founding list, the same on every founder.
     pub founders: Vec<FounderName>,
     /// Partitions of the ring, used at the founding only.
@@ -112,6 +122,8 @@ pub struct Cluster {
     epochs: watch::Sender<Epoch>,
     restart: watch::Sender<Option<MustRestart>>,
     gossip: Mutex<Gossip>,
+    /// True once the others were asked what they have heard of this node.
+    asked: AtomicBool,
     log: Mutex<Log>,
     /// Held while a vote or an entry is being stored: they happen one after the other, and what is
     /// answered is on disk.
@@ -151,12 +163,19 @@ impl Cluster {
             let verdict = state.apply(entry);
             verdicts.insert(entry.id, (state.epoch().0, verdict));
         }
-        let gossip = Gossip::new(
+        let mut gossip = Gossip::new(
             config.member.id,
             config.incarnation.0,
+            (config.actor, config.nonce),
             config.addresses.clone(),
             config.gossip,
         );
+        gossip.set_mark(config.mark);
+        for (&actor, &heard) in &config.heard {
+            gossip.remember(actor, heard);
+        }
+        // A directory without history has nothing that it could have forgotten.
+        let asked = AtomicBool::new(loaded.entries.is_empty());
         let epoch = state.epoch();
         let cluster = Arc::new(Self {
             store: MetaStore::new(committer),
@@ -164,6 +183,7 @@ impl Cluster {
             epochs: watch::Sender::new(epoch),
             restart: watch::Sender::new(None),
             gossip: Mutex::new(gossip),
+            asked,
             log: Mutex::new(Log {
                 entries: loaded.entries,
                 verdicts,
@@ -228,9 +248,27 @@ impl Cluster {
     pub fn begin_anew(&self, why: &str) {
         self.restart.send_if_modified(|restart| {
             let first = restart.is_none();
-            restart.get_or_insert_with(|| MustRestart::OlderCopy(why.to_owned()));
+            if first {
+                tracing::error!(%why, "going on as a new actor");
+                *restart = Some(MustRestart::OlderCopy(why.to_owned()));
+            }
             first
         });
+    }
+
+    pub(super) fn is_to_begin_anew(&self) -> bool {
+        self.restart.borrow().is_some()
+    }
+
+    /// How far this node's directory is known to be on stable storage, in commits, and how far
+    /// others were heard to be. For the note beside the store.
+    #[must_use]
+    pub fn marks(&self) -> (u64, BTreeMap<ActorId, Heard>) {
+        (self.own_mark(), self.gossip().heard().clone())
+    }
+
+    fn own_mark(&self) -> u64 {
+        self.store.durable_mark().max(self.config.mark)
     }
 
     /// The node's epoch and clock.
@@ -243,15 +281,9 @@ impl Cluster {
     /// directory lacks nothing that it had acknowledged (rules 2 and 17).
     #[must_use]
     pub fn may_serve(&self, state: &ClusterState) -> bool {
-        self.is_on_record(state) && state.member(self.me()).is_some_and(|member| member.filled)
-    }
-
-    /// True when the log has this very start of this node.
-    fn is_on_record(&self, state: &ClusterState) -> bool {
-        let Voter { actor, incarnation, nonce } = self.voter();
-        state.member(self.me()).is_some_and(|member| {
-            member.actor == actor && member.incarnation == incarnation && member.nonce == nonce
-        })
+        self.is_on_record(state)
+            && state.member(self.me()).is_some_and(|member| member.filled)
+            && !self.is_to_begin_anew()
     }
 
     /// What is believed of `node`.
@@ -296,14 +328,6 @@ impl Cluster {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn voter(&self) -> Voter {
-        Voter {
-            actor: self.config.actor,
-            incarnation: self.config.incarnation,
-            nonce: self.config.nonce,
-        }
-    }
-
     /// Makes a state the one that everybody sees.
     fn publish(&self, state: Arc<ClusterState>) {
         let epoch = state.epoch();
@@ -314,6 +338,8 @@ impl Cluster {
             let mut gossip = self.gossip();
             if state.is_founded() {
                 gossip.set_members(state.voters());
+                let actors = state.members().values().map(|member| member.actor).collect();
+                gossip.forget_all_but(&actors);
             } else {
                 let founders = self.config.founders.iter().map(|f| self.founder_id(f));
                 gossip.set_members(founders.collect::<Vec<_>>());
@@ -372,6 +398,10 @@ impl Cluster {
                 MetaResponse::Learned { epoch }
             }
             MetaRequest::Fetch { after } => self.entries_after(after),
+            MetaRequest::Recall { actor, start } => MetaResponse::Recalled {
+                epoch: self.state().epoch(),
+                mark: self.gossip().heard_before(actor, start),
+            },
         }
     }
 

@@ -14,8 +14,8 @@ const ENTRY: u8 = 1;
 const VOTE: u8 = 2;
 const FOUNDING: u8 = 3;
 
-/// Format byte of a stored entry. Predecessors: none.
-const ENTRY_FORMAT: u8 = 1;
+/// Format byte of a stored entry. Predecessors: 1 knew no voters; never released.
+const ENTRY_FORMAT: u8 = 2;
 
 /// The metadata rows of one node.
 #[derive(Debug, Clone)]
@@ -39,6 +39,11 @@ fn corrupt(what: impl std::fmt::Display) -> StorageError {
 impl MetaStore {
     pub(super) fn new(committer: Committer) -> Self {
         Self { committer }
+    }
+
+    /// See [`Committer::durable_mark`].
+    pub(super) fn durable_mark(&self) -> u64 {
+        self.committer.durable_mark()
     }
 
     /// Reads everything. A damaged row is an error, never absence: a node that forgot a vote must

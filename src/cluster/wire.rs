@@ -4,21 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::meta::{Founder, LogEntry};
 use crate::paxos::codec::{self, CodecError};
-use crate::types::{ActorId, Ballot, Epoch, Incarnation};
+use crate::types::{ActorId, Ballot, Epoch, VoterId};
 
-/// Format byte of these messages. Predecessors: none.
-const FORMAT: u8 = 1;
+/// Format byte of these messages. Predecessors: 1 knew no voters; never released.
+const FORMAT: u8 = 2;
 
 /// The most entries in one answer.
 pub(super) const MAX_ENTRIES: usize = 256;
-
-/// Who casts a vote: which start of which history.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Voter {
-    pub(super) actor: ActorId,
-    pub(super) incarnation: Incarnation,
-    pub(super) nonce: u64,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum MetaRequest {
@@ -35,6 +27,8 @@ pub(super) enum MetaRequest {
     Learn { first: u64, entries: Vec<LogEntry> },
     /// What comes after this epoch?
     Fetch { after: Epoch },
+    /// "I am the start `start` of `actor`: how far have you heard me to be before?"
+    Recall { actor: ActorId, start: u64 },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,16 +36,16 @@ pub(super) enum MetaResponse {
     Card(Founder),
     Confirmed,
     Promise {
-        voter: Voter,
+        voter: VoterId,
         ballot: Ballot,
         accepted: Option<(Ballot, LogEntry)>,
     },
     Accepted {
-        voter: Voter,
+        voter: VoterId,
         ballot: Ballot,
     },
     Reject {
-        voter: Voter,
+        voter: VoterId,
         ballot: Ballot,
         promised: Ballot,
     },
@@ -67,6 +61,12 @@ pub(super) enum MetaResponse {
     /// What was to be learnt is learnt.
     Learned {
         epoch: Epoch,
+    },
+    /// How far the answerer is in the log, and the greatest mark that it has heard of other starts
+    /// of the asker's actor.
+    Recalled {
+        epoch: Epoch,
+        mark: u64,
     },
     No {
         why: String,

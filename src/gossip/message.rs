@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::meta::Addresses;
 use crate::paxos::codec::{self, CodecError};
-use crate::types::{Epoch, NodeId};
+use crate::types::{ActorId, Epoch, NodeId};
 
 /// No message names more nodes than this, and no node keeps more.
 pub const MAX_MEMBERS: usize = 1024;
 
-/// Format byte of a gossip message. Predecessors: none.
-const FORMAT: u8 = 1;
+/// Format byte of a gossip message. Predecessors: 1 knew no marks; never released.
+const FORMAT: u8 = 2;
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,12 @@ pub struct Heartbeat {
     pub version: u64,
     /// The length of the metadata log that it has applied.
     pub epoch: Epoch,
+    /// The actor of its data directory.
+    pub actor: ActorId,
+    /// Which start of it this life is: random.
+    pub start: u64,
+    /// How many commits that directory is known to hold on stable storage.
+    pub mark: u64,
     /// Where it listens.
     pub addresses: Addresses,
 }

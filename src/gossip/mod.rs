@@ -49,7 +49,7 @@ mod state;
 
 pub use detector::Liveness;
 pub use message::{Digest, Heartbeat, MAX_MEMBERS, Message};
-pub use state::{Gossip, Options};
+pub use state::{Gossip, Heard, Options};
 
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::gossip::detector::{Detector, Thresholds};
 use crate::gossip::{Digest, Heartbeat, Liveness, MAX_MEMBERS, Message};
 use crate::meta::Addresses;
-use crate::types::{Epoch, Mono, NodeId};
+use crate::types::{ActorId, Epoch, Mono, NodeId};
 
 /// A gap between two ticks of more than this many intervals means that this node did not run.
 const OWN_PAUSE: u32 = 4;
@@ -28,6 +28,17 @@ impl Default for Options {
     }
 }
 
+/// What was heard of one actor's marks: how many commits its directory held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// The life heard of last.
+    pub start: u64,
+    /// The greatest mark of that life.
+    pub mark: u64,
+    /// The greatest mark of the lives before.
+    pub before: u64,
+}
+
 #[derive(Clone, Debug)]
 struct Peer {
     heartbeat: Option<Heartbeat>,
@@ -38,23 +49,32 @@ struct Peer {
 ///
 /// - Of each member at most one heartbeat is kept: the newest by (generation, version).
 /// - Nobody is kept who is no member; nobody is dropped who is one.
-/// - The node's own epoch never goes back.
+/// - The node's own epoch and mark never go back, nor does what was heard of an actor's mark.
 #[derive(Clone, Debug)]
 pub struct Gossip {
     options: Options,
     own: Heartbeat,
     peers: BTreeMap<NodeId, Peer>,
+    heard: BTreeMap<ActorId, Heard>,
     last_tick: Option<Mono>,
     impostors: u64,
 }
 
 impl Gossip {
-    /// Gossip of the node `me`, which starts its life number `generation` and listens at
-    /// `addresses`. It knows nobody until [`Gossip::set_members`].
+    /// Gossip of the node `me` in its life number `generation`, the start `start` of `actor`, which
+    /// listens at `addresses`. It knows nobody until [`Gossip::set_members`].
     #[must_use]
-    pub fn new(me: NodeId, generation: u64, addresses: Addresses, options: Options) -> Self {
-        let own = Heartbeat { node: me, generation, version: 0, epoch: Epoch(0), addresses };
-        Self { options, own, peers: BTreeMap::new(), last_tick: None, impostors: 0 }
+    pub fn new(
+        me: NodeId,
+        generation: u64,
+        (actor, start): (ActorId, u64),
+        addresses: Addresses,
+        options: Options,
+    ) -> Self {
+        let (version, epoch, mark) = (0, Epoch(0), 0);
+        let own = Heartbeat { node: me, generation, version, epoch, actor, start, mark, addresses };
+        let (peers, heard) = (BTreeMap::new(), BTreeMap::new());
+        Self { options, own, peers, heard, last_tick: None, impostors: 0 }
     }
 
     /// The members as the metadata log names them, this node included or not. All that is known
@@ -78,6 +98,45 @@ impl Gossip {
             self.own.epoch = epoch;
             self.own.version += 1;
         }
+    }
+
+    /// This node's directory holds `mark` commits on stable storage.
+    pub fn set_mark(&mut self, mark: u64) {
+        self.own.mark = self.own.mark.max(mark);
+    }
+
+    /// The greatest mark heard of `actor` in any of its lives but `start`; 0 if none was. If its
+    /// directory held fewer commits when that life began, it had lost some.
+    #[must_use]
+    pub fn heard_before(&self, actor: ActorId, start: u64) -> u64 {
+        self.heard.get(&actor).map_or(0, |heard| {
+            if heard.start == start { heard.before } else { heard.before.max(heard.mark) }
+        })
+    }
+
+    /// What was heard of each actor's marks.
+    #[must_use]
+    pub fn heard(&self) -> &BTreeMap<ActorId, Heard> {
+        &self.heard
+    }
+
+    /// Takes up what was heard of `actor` in an earlier life of this node.
+    pub fn remember(&mut self, actor: ActorId, heard: Heard) {
+        self.heard.insert(actor, heard);
+    }
+
+    fn hear(&mut self, actor: ActorId, start: u64, mark: u64) {
+        let heard = self.heard.entry(actor).or_insert(Heard { start, mark, before: 0 });
+        if heard.start != start {
+            heard.before = heard.before.max(heard.mark);
+            (heard.start, heard.mark) = (start, mark);
+        }
+        heard.mark = heard.mark.max(mark);
+    }
+
+    /// Forgets all actors but these: no other will ever act again.
+    pub fn forget_all_but(&mut self, actors: &BTreeSet<ActorId>) {
+        self.heard.retain(|actor, _| actors.contains(actor));
     }
 
     /// One beat. Returns what to send to whom: one live peer if there is one, and with the
@@ -199,7 +258,9 @@ impl Gossip {
                 Some(_) | None => {}
             }
             peer.detector.beat(now);
+            let (actor, start, mark) = (beat.actor, beat.start, beat.mark);
             peer.heartbeat = Some(beat);
+            self.hear(actor, start, mark);
         }
     }
 

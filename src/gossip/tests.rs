@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::gossip::{Gossip, Liveness, Message, Options};
 use crate::meta::Addresses;
-use crate::types::{Epoch, Mono, NodeId};
+use crate::types::{ActorId, Epoch, Mono, NodeId};
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
@@ -34,7 +34,9 @@ impl World {
     }
 
     fn start(&mut self, id: NodeId, generation: u64, members: &[NodeId]) {
-        let mut gossip = Gossip::new(id, generation, at("host"), Options::default());
+        let actor = ActorId(id.0 as u64);
+        let start = (actor, generation);
+        let mut gossip = Gossip::new(id, generation, start, at("host"), Options::default());
         gossip.set_members(members.iter().copied());
         self.nodes.insert(id, gossip);
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::meta::{TableName, TableSettings};
 use crate::ring::Member;
-use crate::types::{ActorId, Incarnation, NodeId, TableId};
+use crate::types::{ActorId, Incarnation, NodeId, TableId, VoterId};
 
 /// Where a node can be reached: `host:port` each. May change from start to start.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -24,11 +24,13 @@ pub struct Founder {
     pub member: Member,
     /// Where it can be reached.
     pub addresses: Addresses,
-    /// The actor of its data directory, empty at the founding.
+    /// The voter of its data directory.
+    pub voter: VoterId,
+    /// The actor of its data directory.
     pub actor: ActorId,
     /// How often that directory had been opened.
     pub incarnation: Incarnation,
-    /// Which start of that incarnation it was.
+    /// Which start it was.
     pub nonce: u64,
 }
 
@@ -47,16 +49,22 @@ pub enum Command {
         /// Every member; each has confirmed this very list (rule 20).
         founders: Vec<Founder>,
     },
-    /// A member has started (rule 17).
+    /// A member has started (rule 17). Takes effect only if the start on record is the one that
+    /// this one means to follow: whoever proposes it has looked whether its directory knows of
+    /// that start.
     NodeStarted {
         /// Which.
         node: NodeId,
+        /// The voter of its data directory.
+        voter: VoterId,
         /// The actor of its data directory.
         actor: ActorId,
         /// How often that directory has been opened.
         incarnation: Incarnation,
-        /// Which start of that incarnation this is.
+        /// Which start this is: random.
         nonce: u64,
+        /// The nonce of the start that it follows.
+        after: u64,
         /// Where it can be reached now.
         addresses: Addresses,
     },
@@ -116,21 +124,19 @@ pub enum NotDone {
     /// The node is no member.
     #[error("node {0} is no member of this cluster")]
     NoSuchMember(NodeId),
-    /// A start whose incarnation was used before: its data directory is an older copy.
-    #[error(
-        "the data directory of this node is an older copy: it was opened {given} times and the \
-         cluster has seen {known}"
-    )]
-    OldIncarnation {
-        /// The start's incarnation.
-        given: u64,
-        /// The one on record.
+    /// Another start of the node stands on record than the one that this one follows.
+    #[error("another start of this node is on record by now: number {known}")]
+    Overtaken {
+        /// The incarnation of that start.
         known: u64,
     },
     /// The actor is another member's, or was replaced by a later one: its data directory is an
     /// older copy, or a copy of another node's, and would mint dots a second time (law L3).
     #[error("actor {0} is another member's, or was replaced: this data directory is a copy")]
     ActorTaken(ActorId),
+    /// The same of the voter: it would vote a second time where it has voted before.
+    #[error("voter {0} is another member's, or was replaced: this data directory is a copy")]
+    VoterTaken(VoterId),
     /// The actor is not the member's present one.
     #[error("actor {0} is not this member's present one")]
     OldActor(ActorId),

@@ -9,7 +9,7 @@ use crate::meta::{
     Addresses, Command, Founder, LogEntry, NotDone, Table, TableName, TableSettings, Verdict,
 };
 use crate::ring::{Member, RingSnapshot, claim};
-use crate::types::{ActorId, Epoch, Incarnation, NodeId, TableId};
+use crate::types::{ActorId, Epoch, Incarnation, NodeId, TableId, VoterId};
 
 /// The most tables that a cluster may have: each costs every node memory.
 const MAX_TABLES: usize = 10_000;
@@ -21,11 +21,13 @@ pub struct MemberState {
     pub member: Member,
     /// Where it can be reached.
     pub addresses: Addresses,
-    /// The actor that acts for it. Votes and dots of any other of its actors are refused.
+    /// Whose votes count for it.
+    pub voter: VoterId,
+    /// The actor that acts for it. Dots of any other of its actors are refused.
     pub actor: ActorId,
-    /// The newest start on record.
+    /// How often its directory had been opened at the newest start on record.
     pub incarnation: Incarnation,
-    /// Which start of that incarnation.
+    /// Which start that was.
     pub nonce: u64,
     /// False while its data directory, which began anew, is being refilled: it counts for no read
     /// and no vote (rule 17).
@@ -38,7 +40,8 @@ pub struct MemberState {
 /// - before the founding there are no members and no tables, and the ring is empty;
 /// - after it, the ring's members are exactly [`ClusterState::members`];
 /// - table ids are epochs of their creating entries, so none returns;
-/// - no two members share an actor, and an actor that was replaced never returns (invariant I24).
+/// - no two members share an actor or a voter, and neither returns once it was replaced
+///   (invariant I24).
 #[derive(Clone, Debug)]
 pub struct ClusterState {
     epoch: Epoch,
@@ -49,6 +52,8 @@ pub struct ClusterState {
     members: BTreeMap<NodeId, Arc<MemberState>>,
     /// Actors that acted for a member once.
     replaced: BTreeSet<ActorId>,
+    /// Voters that voted for a member once.
+    replaced_voters: BTreeSet<VoterId>,
     tables: BTreeMap<TableId, Arc<Table>>,
     names: BTreeMap<TableName, TableId>,
 }
@@ -69,6 +74,7 @@ impl ClusterState {
             ring: Arc::new(ring),
             members: BTreeMap::new(),
             replaced: BTreeSet::new(),
+            replaced_voters: BTreeSet::new(),
             tables: BTreeMap::new(),
             names: BTreeMap::new(),
         }
@@ -129,22 +135,22 @@ impl ClusterState {
         self.members.keys().copied().collect()
     }
 
-    /// Whether a vote of `node`, cast by a process that calls itself (`actor`, `incarnation`,
-    /// `nonce`), counts: its directory must be the one on record, no older than the newest start
-    /// on record, and it must not be another start of that very incarnation.
+    /// Whether votes that `voter` casts for `node` count. (An older copy of the voter's directory
+    /// casts none: it sees in the log that it is one.)
     #[must_use]
-    pub fn may_vote(
-        &self,
-        node: NodeId,
-        actor: ActorId,
-        incarnation: Incarnation,
-        nonce: u64,
-    ) -> bool {
-        self.members.get(&node).is_some_and(|member| {
-            member.actor == actor
-                && (incarnation > member.incarnation
-                    || (incarnation == member.incarnation && nonce == member.nonce))
-        })
+    pub fn may_vote(&self, node: NodeId, voter: VoterId) -> bool {
+        self.members.get(&node).is_some_and(|member| member.voter == voter)
+    }
+
+    /// Why `node` can never (again) act as `actor` and vote as `voter`; `None` if it can.
+    #[must_use]
+    pub fn taken(&self, node: NodeId, actor: ActorId, voter: VoterId) -> Option<NotDone> {
+        let mut others = self.members.iter().filter(|(id, _)| **id != node);
+        if self.replaced.contains(&actor) || others.clone().any(|(_, m)| m.actor == actor) {
+            return Some(NotDone::ActorTaken(actor));
+        }
+        let taken = self.replaced_voters.contains(&voter) || others.any(|(_, m)| m.voter == voter);
+        taken.then_some(NotDone::VoterTaken(voter))
     }
 
     /// Whether `actor`, acting for `node`, counts for reads and mints: it is the actor on record
@@ -181,8 +187,9 @@ impl ClusterState {
             }
             Command::Nothing => Ok(Verdict::Done),
             _ if !self.is_founded() => Err(NotDone::NotFounded),
-            Command::NodeStarted { node, actor, incarnation, nonce, addresses } => {
-                self.started(*node, *actor, *incarnation, *nonce, addresses)
+            Command::NodeStarted { node, voter, actor, incarnation, nonce, after, addresses } => {
+                let start = (*voter, *actor, *incarnation, *nonce);
+                self.started(*node, start, *after, addresses)
             }
             Command::Refilled { node, actor } => self.refilled(*node, *actor),
             Command::CreateTable { name, settings } => self.create(name, settings),
@@ -204,7 +211,8 @@ impl ClusterState {
             return Err(NotDone::AlreadyFounded);
         }
         let actors: BTreeSet<ActorId> = founders.iter().map(|f| f.actor).collect();
-        if actors.len() < founders.len() {
+        let voters: BTreeSet<VoterId> = founders.iter().map(|f| f.voter).collect();
+        if actors.len() < founders.len() || voters.len() < founders.len() {
             return Err(NotDone::BadRing("two founders share an actor".to_owned()));
         }
         let members: Vec<Member> = founders.iter().map(|f| f.member.clone()).collect();
@@ -224,6 +232,7 @@ impl ClusterState {
                 let state = MemberState {
                     member: founder.member.clone(),
                     addresses: founder.addresses.clone(),
+                    voter: founder.voter,
                     actor: founder.actor,
                     incarnation: founder.incarnation,
                     nonce: founder.nonce,
@@ -242,33 +251,36 @@ impl ClusterState {
     fn started(
         &mut self,
         node: NodeId,
-        actor: ActorId,
-        incarnation: Incarnation,
-        nonce: u64,
+        (voter, actor, incarnation, nonce): (VoterId, ActorId, Incarnation, u64),
+        after: u64,
         addresses: &Addresses,
     ) -> Result<Verdict, NotDone> {
-        let others = self.members.iter().any(|(&id, m)| id != node && m.actor == actor);
-        let taken = others || self.replaced.contains(&actor);
+        if let Some(taken) = self.taken(node, actor, voter) {
+            return Err(taken);
+        }
         let member = self.member_mut(node)?;
-        if taken {
+        let said_twice = (member.voter, member.actor, member.nonce) == (voter, actor, nonce);
+        if member.nonce != after && !said_twice {
+            return Err(NotDone::Overtaken { known: member.incarnation.0 });
+        }
+        let before = (member.actor, member.voter);
+        if before.0 == actor && before.1 != voter {
+            // Who has lost its votes has lost its dots.
             return Err(NotDone::ActorTaken(actor));
         }
-        let (known, before) = (member.incarnation, member.actor);
-        if member.actor == actor {
-            let same = incarnation == known && nonce == member.nonce;
-            if incarnation <= known && !same {
-                return Err(NotDone::OldIncarnation { given: incarnation.0, known: known.0 });
-            }
-        } else {
-            // The directory's history began anew: whatever the old one held may be gone.
-            member.actor = actor;
-            member.filled = false;
-        }
+        // Under a new actor the directory's history began anew: whatever the old one held may be
+        // gone.
+        member.filled &= before.0 == actor;
+        member.voter = voter;
+        member.actor = actor;
         member.incarnation = incarnation;
         member.nonce = nonce;
         member.addresses = addresses.clone();
-        if before != actor {
-            self.replaced.insert(before);
+        if before.0 != actor {
+            self.replaced.insert(before.0);
+        }
+        if before.1 != voter {
+            self.replaced_voters.insert(before.1);
         }
         Ok(Verdict::Done)
     }
@@ -330,6 +342,7 @@ mod tests {
                 capacity: 1,
             },
             addresses: Addresses::default(),
+            voter: VoterId(id.0 as u64),
             actor: ActorId(id.0 as u64),
             incarnation: Incarnation(1),
             nonce: 7,
@@ -363,12 +376,15 @@ mod tests {
         Command::CreateTable { name: "cart".parse().unwrap(), settings: TableSettings::bucket(3) }
     }
 
-    fn started(name: &str, actor: u64, incarnation: u64, nonce: u64) -> Command {
+    /// A start of `n1` as (voter, actor), after the start `after`.
+    fn started((voter, actor): (u64, u64), nonce: u64, after: u64) -> Command {
         Command::NodeStarted {
-            node: NodeId::derive("c", name),
+            node: NodeId::derive("c", "n1"),
+            voter: VoterId(voter),
             actor: ActorId(actor),
-            incarnation: Incarnation(incarnation),
+            incarnation: Incarnation(nonce),
             nonce,
+            after,
             addresses: Addresses::default(),
         }
     }
@@ -399,44 +415,66 @@ mod tests {
         assert_ne!(id, other);
     }
 
+    fn id_of(name: &str) -> u64 {
+        NodeId::derive("c", name).0 as u64
+    }
+
     #[test]
-    fn an_older_copy_of_a_data_directory_is_refused() {
+    fn a_start_takes_the_place_of_the_one_that_it_follows_and_of_no_other() {
         let mut state = founded();
-        let actor = NodeId::derive("c", "n1").0 as u64;
-        assert_eq!(apply(&mut state, started("n1", actor, 2, 8)), Verdict::Done);
-        let restored = apply(&mut state, started("n1", actor, 2, 9));
-        let old = NotDone::OldIncarnation { given: 2, known: 2 };
-        assert_eq!(restored, Verdict::NotDone(old));
-        assert_eq!(apply(&mut state, started("n1", actor, 2, 8)), Verdict::Done, "said twice");
+        let me = (id_of("n1"), id_of("n1"));
+        assert_eq!(apply(&mut state, started(me, 8, 7)), Verdict::Done);
+        let restored = apply(&mut state, started(me, 9, 7));
+        assert_eq!(restored, Verdict::NotDone(NotDone::Overtaken { known: 8 }));
+        assert_eq!(apply(&mut state, started(me, 8, 7)), Verdict::Done, "said twice");
+        assert_eq!(apply(&mut state, started(me, 9, 8)), Verdict::Done);
+        let late = apply(&mut state, started(me, 8, 7));
+        assert_eq!(late, Verdict::NotDone(NotDone::Overtaken { known: 9 }));
     }
 
     #[test]
     fn an_actor_that_was_replaced_or_is_anothers_never_acts_again() {
         let mut state = founded();
-        let (n1, n2) = (NodeId::derive("c", "n1").0 as u64, NodeId::derive("c", "n2").0 as u64);
-        let taken = |actor| Verdict::NotDone(NotDone::ActorTaken(ActorId(actor)));
-        assert_eq!(apply(&mut state, started("n1", n2, 9, 9)), taken(n2), "a copy of n2's");
-        assert_eq!(apply(&mut state, started("n1", 5, 1, 1)), Verdict::Done, "emptied");
-        assert_eq!(apply(&mut state, started("n1", n1, 9, 9)), taken(n1), "an old backup");
-        assert_eq!(apply(&mut state, started("n1", 5, 2, 2)), Verdict::Done);
+        let (n1, n2) = (id_of("n1"), id_of("n2"));
+        let no_actor = |actor| Verdict::NotDone(NotDone::ActorTaken(ActorId(actor)));
+        let no_voter = |voter| Verdict::NotDone(NotDone::VoterTaken(VoterId(voter)));
+        assert_eq!(apply(&mut state, started((n2, n2), 9, 7)), no_actor(n2), "a copy of n2's");
+        assert_eq!(apply(&mut state, started((n2, 5), 9, 7)), no_voter(n2), "and renewed");
+        assert_eq!(apply(&mut state, started((5, n1), 9, 7)), no_actor(n1), "half a new history");
+        assert_eq!(apply(&mut state, started((5, 5), 8, 7)), Verdict::Done, "emptied");
+        assert_eq!(apply(&mut state, started((n1, n1), 9, 8)), no_actor(n1), "an old backup");
+        assert_eq!(apply(&mut state, started((n1, 6), 9, 8)), no_voter(n1), "half renewed");
+        assert_eq!(apply(&mut state, started((5, 5), 9, 8)), Verdict::Done);
     }
 
     #[test]
     fn an_emptied_directory_counts_for_nothing_until_refilled() {
         let mut state = founded();
         let node = NodeId::derive("c", "n1");
-        let old = ActorId(node.0 as u64);
+        let (voter, old) = (VoterId(id_of("n1")), ActorId(id_of("n1")));
         assert!(state.is_filled(node, old));
-        assert!(state.may_vote(node, old, Incarnation(1), 7));
-        assert!(!state.may_vote(node, ActorId(5), Incarnation(1), 1), "not named yet");
-        assert_eq!(apply(&mut state, started("n1", 5, 1, 1)), Verdict::Done);
+        assert!(state.may_vote(node, voter));
+        assert!(!state.may_vote(node, VoterId(6)), "not named yet");
+        assert_eq!(apply(&mut state, started((6, 5), 8, 7)), Verdict::Done);
         assert!(!state.is_filled(node, ActorId(5)));
         assert!(!state.is_filled(node, old));
-        assert!(state.may_vote(node, ActorId(5), Incarnation(1), 1), "named by an entry");
+        assert!(state.may_vote(node, VoterId(6)), "named by an entry");
+        assert!(!state.may_vote(node, voter));
         let refilled = |actor| Command::Refilled { node, actor };
         assert!(matches!(apply(&mut state, refilled(old)), Verdict::NotDone(_)));
         assert_eq!(apply(&mut state, refilled(ActorId(5))), Verdict::Done);
         assert!(state.is_filled(node, ActorId(5)));
+    }
+
+    /// An unclean stop with periodic syncs: writes may be lost, votes are not.
+    #[test]
+    fn a_new_actor_under_the_same_voter_votes_at_once_and_is_refilled() {
+        let mut state = founded();
+        let node = NodeId::derive("c", "n1");
+        let voter = VoterId(id_of("n1"));
+        assert_eq!(apply(&mut state, started((voter.0, 5), 8, 7)), Verdict::Done);
+        assert!(state.may_vote(node, voter));
+        assert!(!state.is_filled(node, ActorId(5)));
     }
 
     #[test]

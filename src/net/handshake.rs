@@ -5,9 +5,9 @@
 //! logs the reason, since the operator may be looking at either log.
 //!
 //! Three judges look at a hello: [`judge`], about what needs no knowledge (same cluster, another
-//! node, a protocol in common); the transport, which refuses an older incarnation of an actor that
-//! it has met (rule 17) and a node other than the one it dialled; and the node's [`Admission`],
-//! which knows the members. No secret is shown yet: until TLS comes, the network is trusted not to
+//! node, a protocol in common); the transport, which refuses a node other than the one it dialled;
+//! and the node's [`Admission`], which knows the members. An older copy of a member's directory is
+//! let in: only by talking does it learn what it is (rule 17). No secret is shown yet: until TLS comes, the network is trusted not to
 //! lie on purpose, only to be misconfigured, which is why addresses beyond loopback need
 //! `insecure = true`.
 //!

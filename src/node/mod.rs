@@ -4,6 +4,7 @@
 
 mod admission;
 mod backend;
+mod high_water;
 mod numbers;
 mod refill;
 pub mod run;
@@ -25,7 +26,9 @@ use crate::net::{NodeStamps, PeerService, Peers, Transport};
 use crate::repair::hints::{Delivery, HintSettings, HintStore};
 use crate::replica::{Actor, Identity, IdentityError, Opening, Replica};
 use crate::ring::Member;
-use crate::storage::{Committer, CommitterOptions, Durability, Engine, StorageError};
+use crate::storage::{
+    Committer, CommitterOptions, Durability, Engine, HighWater, HighWaterStore, StorageError,
+};
 use crate::types::NodeId;
 
 pub use admission::NodeAdmission;
@@ -66,6 +69,8 @@ pub struct NodeSettings {
     pub max_operations: usize,
     /// Requests of peers that may be under way at once.
     pub max_peer_requests: usize,
+    /// Where the note beside the store is kept, if there is one.
+    pub high_water: Option<Arc<dyn HighWaterStore>>,
 }
 
 /// Why a node does not start.
@@ -85,6 +90,7 @@ pub struct Opened {
     settings: NodeSettings,
     engine: Arc<dyn Engine>,
     identity: Identity,
+    note: HighWater,
     stamps: Arc<NodeStamps>,
 }
 
@@ -103,15 +109,17 @@ pub fn open(
     engine: Arc<dyn Engine>,
     settings: NodeSettings,
 ) -> Result<Opened, StartError> {
+    let note = high_water::load(settings.high_water.as_ref());
     let opening = Opening {
         cluster: settings.cluster.clone(),
         name: settings.name.clone(),
         acks_before_sync: matches!(settings.commit.durability, Durability::Periodic { .. }),
+        high_water: note.mark,
     };
     let identity = Identity::open(engine.as_ref(), &env, &opening)?;
     let clock = HlcClock::new(env.clone(), identity.hlc, settings.max_clock_skew);
     let stamps = Arc::new(NodeStamps::new(clock));
-    Ok(Opened { env, settings, engine, identity, stamps })
+    Ok(Opened { env, settings, engine, identity, note, stamps })
 }
 
 impl Opened {
@@ -132,7 +140,7 @@ impl Opened {
     /// # Errors
     /// [`StartError`].
     pub fn start(self, transport: Arc<dyn Transport>) -> Result<Node, StartError> {
-        let Self { env, settings, engine, identity, stamps } = self;
+        let Self { env, settings, engine, identity, note, stamps } = self;
         let actor = Arc::new(Actor::new(&identity, stamps.clone()));
         let row = actor.clone();
         let committer = Committer::start(env.clone(), engine.clone(), settings.commit)
@@ -149,8 +157,12 @@ impl Opened {
             },
             addresses: settings.addresses.clone(),
             actor: identity.actor,
+            voter: identity.voter,
             incarnation: identity.incarnation,
             nonce: identity.nonce,
+            starts: identity.starts().iter().copied().collect(),
+            mark: identity.held,
+            heard: high_water::heard(&note),
             founders: settings.founders.clone(),
             partitions: settings.partitions,
             gossip: settings.gossip,
@@ -185,7 +197,22 @@ impl Opened {
         env.spawn("deliver hints", delivery.run());
         let refill = refill::Refill::new(env.clone(), cluster.clone(), peers.clone());
         env.spawn("refill", refill.run());
-        Ok(Node { env, engine, identity, committer, cluster, replica, service, coordinator, hints })
+        let high_water = settings.high_water;
+        if let Some(store) = high_water.clone() {
+            env.spawn("high-water", high_water::keep(env.clone(), cluster.clone(), store));
+        }
+        Ok(Node {
+            env,
+            engine,
+            identity,
+            committer,
+            cluster,
+            replica,
+            service,
+            coordinator,
+            hints,
+            high_water,
+        })
     }
 }
 
@@ -201,6 +228,7 @@ pub struct Node {
     service: Arc<NodeService>,
     coordinator: Coordinator,
     hints: Arc<HintStore>,
+    high_water: Option<Arc<dyn HighWaterStore>>,
 }
 
 impl std::fmt::Debug for Node {
@@ -301,12 +329,14 @@ impl Node {
         self.coordinator.stop(STOP_PATIENCE).await;
         self.committer.flush().await?;
         let (engine, batch) = (self.engine.clone(), self.identity.clean_stop());
-        self.env
-            .blocking("clean-stop", move || {
-                engine.apply(&batch)?;
-                engine.sync()
-            })
-            .await
-            .unwrap_or(Ok(()))
+        let stopped = self.env.blocking("clean-stop", move || {
+            engine.apply(&batch)?;
+            engine.sync()
+        });
+        stopped.await.unwrap_or(Ok(()))?;
+        if let Some(store) = &self.high_water {
+            high_water::last(&self.env, &self.cluster, store).await;
+        }
+        Ok(())
     }
 }

@@ -23,8 +23,8 @@ use crate::repair::hints::HintSettings;
 use crate::server::http::listen::Listener;
 use crate::server::http::{Door, HttpLimits};
 use crate::storage::{
-    CommitterOptions, Durability, Engine, FjallEngine, FjallOptions, MemEngine, SledEngine,
-    SledOptions, StorageError,
+    CommitterOptions, Durability, Engine, FjallEngine, FjallOptions, HighWaterFile, HighWaterStore,
+    MemEngine, SledEngine, SledOptions, StorageError,
 };
 use crate::types::NodeId;
 
@@ -332,6 +332,9 @@ fn settings(config: &Config, http_address: SocketAddr) -> NodeSettings {
         },
         max_operations: config.limits.max_inflight_requests,
         max_peer_requests: config.limits.peer_inflight,
+        high_water: (config.storage.engine != EngineKind::Memory).then(|| {
+            Arc::new(HighWaterFile::new(&config.node.data_dir)) as Arc<dyn HighWaterStore>
+        }),
     }
 }
 

@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use proptest::prelude::*;
 
 use crate::paxos::{AcceptReply, Acceptor, Electorate, PrepareReply, Proposer, Step};
-use crate::types::{ActorId, Ballot};
+use crate::types::{ActorId, Ballot, VoterId};
 
 type Value = u8;
 
@@ -59,8 +59,8 @@ struct World {
     refusals: Refusals,
 }
 
-fn actor(index: usize) -> ActorId {
-    ActorId(index as u64 + 1)
+fn voter(index: usize) -> VoterId {
+    VoterId(index as u64 + 1)
 }
 
 /// 64 bits stand for a state: among a million states two collide with probability 10^-7.
@@ -74,7 +74,7 @@ impl World {
     /// Attempt `i` runs at ballot time `i + 1`, for proposer `owners[i]`, whose value is its own
     /// number.
     fn new(owners: &[u8], crashes: u8, refusals: Refusals) -> Self {
-        let voters = || Electorate::majority((0..ACCEPTORS).map(actor), ACCEPTORS).unwrap();
+        let voters = || Electorate::majority((0..ACCEPTORS).map(voter), ACCEPTORS).unwrap();
         let proposers: Vec<_> = owners
             .iter()
             .zip(1..)
@@ -119,18 +119,18 @@ impl World {
             Message::Promise { from, reply } => match reply.clone() {
                 PrepareReply::Promise { ballot, accepted } => {
                     let accepted = if mistake == Mistake::IgnoreAccepted { None } else { accepted };
-                    self.step(ballot, |p| p.on_promise(actor(*from), ballot, accepted));
+                    self.step(ballot, |p| p.on_promise(voter(*from), ballot, accepted));
                 }
                 PrepareReply::Reject { ballot, promised } => {
-                    self.step(ballot, |p| p.on_reject(actor(*from), ballot, promised));
+                    self.step(ballot, |p| p.on_reject(voter(*from), ballot, promised));
                 }
             },
             Message::Vote { from, reply } => match *reply {
                 AcceptReply::Accepted { ballot } => {
-                    self.step(ballot, |p| p.on_accepted(actor(*from), ballot));
+                    self.step(ballot, |p| p.on_accepted(voter(*from), ballot));
                 }
                 AcceptReply::Reject { ballot, promised } => {
-                    self.step(ballot, |p| p.on_reject(actor(*from), ballot, promised));
+                    self.step(ballot, |p| p.on_reject(voter(*from), ballot, promised));
                 }
             },
         }

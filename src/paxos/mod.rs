@@ -32,7 +32,8 @@
 //! - Ballots are unique and grow, over restarts too (invariant I7). A ballot names the proposing
 //!   *actor* (rule 16). An easy way that needs no clock: a proposer first makes the acceptor next
 //!   to it promise, durably, and always starts above what that one has promised.
-//! - Say who may vote ([`Electorate`]), and let no reply through from anyone whose state may have
+//! - Say who may vote ([`Electorate`]: votes are of *voters*, which outlive their actors where only
+//!   unsynced writes were lost), and let no reply through from anyone whose state may have
 //!   been lost (rule 17): Paxos does not survive one acceptor that forgets.
 //! - Give up after a time, and wait a random while before the next attempt: two proposers that
 //!   always interrupt each other decide nothing (safe, but useless).

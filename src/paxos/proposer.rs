@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::types::{ActorId, Ballot};
+use crate::types::{Ballot, VoterId};
 
 /// Who may vote in one instance, and how many votes decide.
 ///
@@ -10,7 +10,7 @@ use crate::types::{ActorId, Ballot};
 ///   the time being: who lost its state is not heard, but is not subtracted either.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct Electorate {
-    voters: BTreeSet<ActorId>,
+    voters: BTreeSet<VoterId>,
     quorum: usize,
 }
 
@@ -30,10 +30,10 @@ impl Electorate {
     /// # Errors
     /// [`BadElectorate`] when there are no members, or fewer members than voters.
     pub fn majority(
-        voters: impl IntoIterator<Item = ActorId>,
+        voters: impl IntoIterator<Item = VoterId>,
         members: usize,
     ) -> Result<Self, BadElectorate> {
-        let voters: BTreeSet<ActorId> = voters.into_iter().collect();
+        let voters: BTreeSet<VoterId> = voters.into_iter().collect();
         if members == 0 || voters.len() > members {
             return Err(BadElectorate { voters: voters.len(), members });
         }
@@ -42,7 +42,7 @@ impl Electorate {
 
     /// Those whose votes count.
     #[must_use]
-    pub fn voters(&self) -> &BTreeSet<ActorId> {
+    pub fn voters(&self) -> &BTreeSet<VoterId> {
         &self.voters
     }
 
@@ -83,8 +83,8 @@ pub enum Step<V> {
 
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 enum Phase<V> {
-    Preparing { promises: BTreeSet<ActorId>, highest: Option<(Ballot, V)> },
-    Accepting { votes: BTreeSet<ActorId>, value: V, own: bool },
+    Preparing { promises: BTreeSet<VoterId>, highest: Option<(Ballot, V)> },
+    Accepting { votes: BTreeSet<VoterId>, value: V, own: bool },
     Over,
 }
 
@@ -99,7 +99,7 @@ pub struct Proposer<V> {
     own: V,
     electorate: Electorate,
     phase: Phase<V>,
-    rejections: BTreeSet<ActorId>,
+    rejections: BTreeSet<VoterId>,
     above: Ballot,
 }
 
@@ -146,7 +146,7 @@ impl<V: Clone> Proposer<V> {
     /// Takes a promise of `from` for `ballot`, with what it had accepted.
     pub fn on_promise(
         &mut self,
-        from: ActorId,
+        from: VoterId,
         ballot: Ballot,
         accepted: Option<(Ballot, V)>,
     ) -> Step<V> {
@@ -177,7 +177,7 @@ impl<V: Clone> Proposer<V> {
     }
 
     /// Takes a vote of `from` for what was proposed at `ballot`.
-    pub fn on_accepted(&mut self, from: ActorId, ballot: Ballot) -> Step<V> {
+    pub fn on_accepted(&mut self, from: VoterId, ballot: Ballot) -> Step<V> {
         if ballot != self.ballot || !self.electorate.voters.contains(&from) {
             return Step::Wait;
         }
@@ -195,7 +195,7 @@ impl<V: Clone> Proposer<V> {
 
     /// Takes a refusal of `ballot` by `from`, in either phase: it has promised `promised`.
     /// A single refusal ends nothing; only when a quorum is out of reach is it time to restart.
-    pub fn on_reject(&mut self, from: ActorId, ballot: Ballot, promised: Ballot) -> Step<V> {
+    pub fn on_reject(&mut self, from: VoterId, ballot: Ballot, promised: Ballot) -> Step<V> {
         if ballot != self.ballot || !self.electorate.voters.contains(&from) {
             return Step::Wait;
         }

@@ -1,14 +1,14 @@
 //! Conversations between proposers and acceptors, to be read aloud.
 
 use crate::paxos::{AcceptReply, Acceptor, Electorate, PrepareReply, Proposer, Step};
-use crate::types::{ActorId, Ballot};
+use crate::types::{ActorId, Ballot, VoterId};
 
-const A: ActorId = ActorId(1);
-const B: ActorId = ActorId(2);
-const C: ActorId = ActorId(3);
+const A: VoterId = VoterId(1);
+const B: VoterId = VoterId(2);
+const C: VoterId = VoterId(3);
 
-fn ballot(time: u64, actor: ActorId) -> Ballot {
-    Ballot { time, actor }
+fn ballot(time: u64, actor: VoterId) -> Ballot {
+    Ballot { time, actor: ActorId(actor.0) }
 }
 
 fn three() -> Electorate {
@@ -24,7 +24,7 @@ struct Table {
 }
 
 impl Table {
-    fn seat(&mut self, who: ActorId) -> &mut Acceptor<&'static str> {
+    fn seat(&mut self, who: VoterId) -> &mut Acceptor<&'static str> {
         match who {
             A => &mut self.a,
             B => &mut self.b,
@@ -32,7 +32,7 @@ impl Table {
         }
     }
 
-    fn prepare(&mut self, p: &mut Proposer<&'static str>, who: ActorId) -> Step<&'static str> {
+    fn prepare(&mut self, p: &mut Proposer<&'static str>, who: VoterId) -> Step<&'static str> {
         match self.seat(who).on_prepare(p.ballot()).after_persist() {
             PrepareReply::Promise { ballot, accepted } => p.on_promise(who, ballot, accepted),
             PrepareReply::Reject { ballot, promised } => p.on_reject(who, ballot, promised),
@@ -42,7 +42,7 @@ impl Table {
     fn accept(
         &mut self,
         p: &mut Proposer<&'static str>,
-        who: ActorId,
+        who: VoterId,
         value: &'static str,
     ) -> Step<&'static str> {
         match self.seat(who).on_accept(p.ballot(), value).after_persist() {
@@ -97,11 +97,11 @@ fn a_voter_that_answers_twice_counts_once_and_a_stranger_never() {
     let mut p = Proposer::new(ballot(1, A), "x", three());
     assert_eq!(p.on_promise(A, ballot(1, A), None), Step::Wait);
     assert_eq!(p.on_promise(A, ballot(1, A), None), Step::Wait);
-    assert_eq!(p.on_promise(ActorId(77), ballot(1, A), None), Step::Wait);
+    assert_eq!(p.on_promise(VoterId(77), ballot(1, A), None), Step::Wait);
     assert!(matches!(p.on_promise(B, ballot(1, A), None), Step::SendAccept { .. }));
     assert_eq!(p.on_accepted(B, ballot(1, A)), Step::Wait);
     assert_eq!(p.on_accepted(B, ballot(1, A)), Step::Wait);
-    assert_eq!(p.on_accepted(ActorId(77), ballot(1, A)), Step::Wait);
+    assert_eq!(p.on_accepted(VoterId(77), ballot(1, A)), Step::Wait);
     assert!(matches!(p.on_accepted(C, ballot(1, A)), Step::Chosen { .. }));
 }
 

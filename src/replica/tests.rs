@@ -98,8 +98,12 @@ fn key() -> Key {
 impl Alone {
     fn new() -> Self {
         let (engine, env) = (Arc::new(Moody::default()), tokio_env());
-        let opening =
-            Opening { cluster: "c".to_owned(), name: "n".to_owned(), acks_before_sync: false };
+        let opening = Opening {
+            cluster: "c".to_owned(),
+            name: "n".to_owned(),
+            acks_before_sync: false,
+            high_water: 0,
+        };
         let identity = Identity::open(engine.as_ref(), &env, &opening).unwrap();
         let clock = HlcClock::new(env.clone(), Hlc(0), Duration::from_secs(1));
         let stamps = Arc::new(NodeStamps::new(clock));

@@ -192,6 +192,7 @@ impl SimCluster {
             hints: HintSettings::default(),
             max_operations: 1_024,
             max_peer_requests: 4_096,
+            high_water: None,
         }
     }
 

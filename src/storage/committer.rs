@@ -115,7 +115,19 @@ pub enum SubmitError {
 
 /// One more row for each group, made just before the group is applied: the node's own high-water
 /// marks, which must move in the same atomic batch as the records that they cover.
-pub type Trailer = Box<dyn Fn() -> Option<(Bytes, Bytes)> + Send + Sync>;
+pub type Trailer = Box<dyn Fn() -> Option<TrailerRow> + Send + Sync>;
+
+/// What a [`Trailer`] adds to a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrailerRow {
+    /// The row's key.
+    pub key: Bytes,
+    /// Its value.
+    pub value: Bytes,
+    /// The group's number in the history of the directory, which stands in the row; it grows from
+    /// group to group. See [`Committer::durable_mark`].
+    pub mark: u64,
+}
 
 /// Called when a full disk has refused all batches above the given number (and none at or below
 /// it): whoever staged them must now forget them. No batch is taken while it runs, so nothing can
@@ -184,6 +196,7 @@ struct Shared {
     wake: Notify,
     durable_seq: AtomicU64,
     acked_seq: AtomicU64,
+    durable_mark: AtomicU64,
 }
 
 #[derive(Default)]
@@ -232,8 +245,11 @@ impl Committer {
             wake: Notify::new(),
             durable_seq: AtomicU64::new(0),
             acked_seq: AtomicU64::new(0),
+            durable_mark: AtomicU64::new(0),
         });
-        let task = Task { env: env.clone(), engine, shared: shared.clone(), unsynced: None };
+        let shared_too = shared.clone();
+        let task =
+            Task { env: env.clone(), engine, shared: shared_too, unsynced: None, applied_mark: 0 };
         env.spawn("committer", task.run());
         Self { handle: Arc::new(Handle { shared }) }
     }
@@ -298,6 +314,12 @@ impl Committer {
     #[must_use]
     pub fn acked_seq(&self) -> u64 {
         self.handle.shared.acked_seq.load(Ordering::Acquire)
+    }
+
+    /// The greatest [`TrailerRow::mark`] that is on stable storage; 0 before the first.
+    #[must_use]
+    pub fn durable_mark(&self) -> u64 {
+        self.handle.shared.durable_mark.load(Ordering::Acquire)
     }
 
     /// The failure that stopped the committer for good, if one did.
@@ -370,6 +392,7 @@ struct Group {
     last_seq: u64,
     bytes: usize,
     flush: bool,
+    mark: Option<u64>,
 }
 
 /// The commit loop's own state.
@@ -379,6 +402,8 @@ struct Task {
     shared: Arc<Shared>,
     /// With periodic syncs: since when, and up to which number, applied batches await a sync.
     unsynced: Option<(Mono, u64)>,
+    /// The greatest mark that is applied.
+    applied_mark: u64,
 }
 
 /// Whether the loop goes on.
@@ -453,15 +478,16 @@ impl Task {
             return None;
         }
         if !group.batch.is_empty()
-            && let Some((key, value)) = trailer.and_then(|trailer| trailer())
+            && let Some(row) = trailer.and_then(|trailer| trailer())
         {
-            group.batch.put(key, value);
+            group.batch.put(row.key, row.value);
+            group.mark = Some(row.mark);
         }
         Some(group)
     }
 
     async fn commit(&mut self, group: Group) -> Step {
-        let Group { batch, mut tickets, last_seq, bytes, flush } = group;
+        let Group { batch, mut tickets, last_seq, bytes, flush, mark } = group;
         let periodic = matches!(self.shared.options.durability, Durability::Periodic { .. });
         let due = self.until_sync().is_some_and(|left| left.is_zero());
         let sync = !periodic || flush || due;
@@ -486,9 +512,11 @@ impl Task {
                 return Err(error);
             }
         }
+        self.applied_mark = mark.unwrap_or(self.applied_mark);
         if sync {
             self.unsynced = None;
             self.shared.durable_seq.store(last_seq, Ordering::Release);
+            self.shared.durable_mark.store(self.applied_mark, Ordering::Release);
         } else {
             self.await_sync(last_seq);
         }
@@ -542,6 +570,7 @@ impl Task {
         self.on_disk(Batch::new(), true).await?;
         if let Some((_, last_seq)) = self.unsynced.take() {
             self.shared.durable_seq.store(last_seq, Ordering::Release);
+            self.shared.durable_mark.store(self.applied_mark, Ordering::Release);
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ mod contain;
 mod dirs;
 mod engine;
 mod fjall_engine;
+mod high_water;
 pub mod keys;
 mod lock_wait;
 mod mem;
@@ -22,7 +23,7 @@ mod store;
 
 pub use committer::{
     CommitTicket, Committer, CommitterOptions, CommitterStats, Durability, Rollback, SubmitError,
-    Trailer,
+    Trailer, TrailerRow,
 };
 pub use contain::panic_is_contained;
 pub use dirs::create_durable_dir;
@@ -31,6 +32,7 @@ pub use engine::{
     ScanVisitor, StorageError, check_batch,
 };
 pub use fjall_engine::{FjallEngine, FjallOptions};
+pub use high_water::{HighWater, HighWaterFile, HighWaterStore};
 pub use mem::MemEngine;
 pub use sled_engine::{SledEngine, SledOptions};
 pub use space::DEFAULT_RESERVE_BYTES;

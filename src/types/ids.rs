@@ -89,6 +89,25 @@ impl FromStr for ActorId {
     }
 }
 
+/// One unbroken history of one node's votes. An empty or an older data directory begins a new one,
+/// as it begins a new [`ActorId`]; an unclean stop that may have lost acknowledged *writes* does
+/// not, because votes are on stable storage before they are answered, whatever the durability of
+/// writes (law L9). Shown as 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct VoterId(pub u64);
+
+impl fmt::Display for VoterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for VoterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{:016x}", self.0)
+    }
+}
+
 /// One event of one actor: the `counter`-th that it minted over all keys (rule 1 of the design:
 /// one counter per actor, never one per key). Counters start at 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -133,8 +152,8 @@ impl fmt::Display for Epoch {
 }
 
 /// How many times a data directory has been opened by a starting node, this start included.
-/// Kept on disk and in the metadata log (rule 17): a restored older directory finds its number
-/// already used.
+/// Kept on disk and in the metadata log, for people to read; what tells an older copy is which
+/// starts it knows of (rule 17).
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
 )]

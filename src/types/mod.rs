@@ -10,7 +10,9 @@ mod token;
 
 pub use consistency::{Consistency, ParseConsistencyError};
 pub use digest::{Digest, PartitionDigest};
-pub use ids::{ActorId, Ballot, Dot, Epoch, Incarnation, NodeId, OpId, ParseIdError, TableId};
+pub use ids::{
+    ActorId, Ballot, Dot, Epoch, Incarnation, NodeId, OpId, ParseIdError, TableId, VoterId,
+};
 pub use key::{Key, KeyError, MAX_KEY_BYTES};
 pub use time::{Hlc, Mono, WallMicros};
 pub use token::{PartitionId, Token};

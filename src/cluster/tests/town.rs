@@ -16,7 +16,7 @@ use crate::sim::engine::SimEngine;
 use crate::sim::executor::{Executor, GroupId, MachineId, Schedule, World};
 use crate::sim::rng::{Ppm, Rng};
 use crate::storage::{Committer, CommitterOptions, Engine, StorageError};
-use crate::types::{ActorId, Epoch, Hlc, Incarnation, Mono, NodeId};
+use crate::types::{ActorId, Epoch, Hlc, Incarnation, Mono, NodeId, VoterId};
 
 /// How bad the network is: chances in millionths.
 #[derive(Clone, Copy)]
@@ -159,7 +159,9 @@ pub(super) struct Site {
     pub(super) machine: MachineId,
     pub(super) disk: SimDisk,
     pub(super) actor: u64,
+    pub(super) voter: u64,
     pub(super) incarnation: u64,
+    pub(super) starts: BTreeSet<u64>,
     pub(super) founders: Vec<String>,
     pub(super) commit: CommitterOptions,
     pub(super) engine: Option<Arc<SimEngine>>,
@@ -203,7 +205,9 @@ impl Town {
                     machine: world.add_machine(),
                     disk: SimDisk::new(Rng::new(rng.next_u64())),
                     actor: rng.next_u64(),
+                    voter: rng.next_u64(),
                     incarnation: 0,
+                    starts: BTreeSet::new(),
                     founders: founders.clone(),
                     commit: CommitterOptions::default(),
                     engine: None,
@@ -261,6 +265,7 @@ impl Town {
         let (world, net) = (self.world.clone(), self.net.clone());
         let site = self.sites.get_mut(name).unwrap();
         site.incarnation += 1;
+        site.starts.insert(nonce);
         let (group, env) = world.start(site.machine);
         let me = id(name);
         let sim_engine = Arc::new(SimEngine::open(&site.disk)?);
@@ -281,8 +286,12 @@ impl Town {
             },
             addresses: Addresses { peer: address(name), ..Addresses::default() },
             actor: ActorId(site.actor),
+            voter: VoterId(site.voter),
             incarnation: Incarnation(site.incarnation),
             nonce,
+            starts: site.starts.clone(),
+            mark: 0,
+            heard: BTreeMap::new(),
             founders: site
                 .founders
                 .iter()
@@ -316,11 +325,18 @@ impl Town {
     /// The node's disk is replaced by an empty one.
     pub(super) fn wipe(&mut self, name: &str) {
         self.crash(name, PowerLoss::LoseAll);
-        let actor = self.rng.next_u64();
+        self.new_history(name);
         let site = self.sites.get_mut(name).unwrap();
         site.disk.wipe();
-        site.actor = actor;
         site.incarnation = 0;
+        site.starts.clear();
+    }
+
+    /// The node's next start has new ids.
+    pub(super) fn new_history(&mut self, name: &str) {
+        let (actor, voter) = (self.rng.next_u64(), self.rng.next_u64());
+        let site = self.sites.get_mut(name).unwrap();
+        (site.actor, site.voter) = (actor, voter);
     }
 
     /// Nothing passes between `name` and the others any more.

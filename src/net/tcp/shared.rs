@@ -37,8 +37,6 @@ pub(super) struct Shared {
     pub(super) service: OnceLock<Arc<dyn PeerService>>,
     pub(super) latency: LatencyTracker,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
-    /// The newest process of each node that was met. Only admitted nodes get in.
-    met: Mutex<BTreeMap<NodeId, Identity>>,
     loads: Mutex<BTreeMap<NodeId, Arc<Load>>>,
     pub(super) inbound: Mutex<BTreeMap<u64, Inbound>>,
     next_inbound: AtomicU64,
@@ -83,7 +81,6 @@ impl Shared {
             service: OnceLock::new(),
             latency: LatencyTracker::new(),
             peers: Mutex::default(),
-            met: Mutex::default(),
             loads: Mutex::default(),
             inbound: Mutex::default(),
             next_inbound: AtomicU64::new(0),
@@ -119,18 +116,6 @@ impl Shared {
     pub(super) fn meet(&self, ours: &Hello, theirs: &Hello) -> Result<(), String> {
         judge(ours, theirs)?;
         self.admission.admit(theirs)?;
-        let mut met = lock(&self.met);
-        if let Some((actor, incarnation)) = met.get(&theirs.node)
-            && *actor == theirs.actor
-            && *incarnation > theirs.incarnation
-        {
-            return Err(format!(
-                "the node {} has been started anew since (start {}, this is start {}): \
-                 a copy of its data directory is running",
-                theirs.node, incarnation.0, theirs.incarnation.0
-            ));
-        }
-        met.insert(theirs.node, (theirs.actor, theirs.incarnation));
         Ok(())
     }
 

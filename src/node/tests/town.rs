@@ -29,7 +29,9 @@ use crate::sim::executor::{Executor, GroupId, MachineId, Schedule, World};
 use crate::sim::net::{Delivery, LinkProfile, SimNet};
 use crate::sim::rng::{Ppm, Rng};
 use crate::storage::keys::{self, Kind};
-use crate::storage::{CommitterOptions, Durability, KeyRange};
+use crate::storage::{
+    CommitterOptions, Durability, HighWater, HighWaterStore, KeyRange, StorageError,
+};
 use crate::types::{Consistency, Key, Mono, NodeId, OpId};
 
 pub(super) const ABC: [&str; 3] = ["a", "b", "c"];
@@ -179,7 +181,23 @@ struct Site {
     machine: MachineId,
     disk: SimDisk,
     durability: Durability,
+    note: Option<Arc<Note>>,
     life: Option<Life>,
+}
+
+/// A note beside the store, on a disk of its own.
+#[derive(Debug, Default)]
+pub(super) struct Note(Mutex<Option<HighWater>>);
+
+impl HighWaterStore for Note {
+    fn load(&self) -> Result<Option<HighWater>, StorageError> {
+        Ok(self.0.lock().unwrap().clone())
+    }
+
+    fn save(&self, note: &HighWater) -> Result<(), StorageError> {
+        *self.0.lock().unwrap() = Some(note.clone());
+        Ok(())
+    }
 }
 
 /// A value that a test waits for.
@@ -254,6 +272,7 @@ impl Town {
                     machine: world.add_machine(),
                     disk: SimDisk::new(Rng::new(rng.next_u64())),
                     durability: Durability::GroupCommit,
+                    note: None,
                     life: None,
                 };
                 ((*name).to_owned(), site)
@@ -312,6 +331,23 @@ impl Town {
         self.sites.get_mut(name).unwrap().durability = durability;
     }
 
+    /// Gives every node a note beside its store from its next start on.
+    pub(super) fn keep_notes(&mut self) {
+        for site in self.sites.values_mut() {
+            site.note = Some(Arc::default());
+        }
+    }
+
+    /// What stands in a node's note.
+    pub(super) fn note(&self, name: &str) -> Option<HighWater> {
+        self.sites[name].note.as_ref().and_then(|note| note.load().unwrap())
+    }
+
+    /// Puts another note in its place.
+    pub(super) fn set_note(&self, name: &str, note: Option<HighWater>) {
+        *self.sites[name].note.as_ref().unwrap().0.lock().unwrap() = note;
+    }
+
     fn settings(&self, name: &str) -> NodeSettings {
         let address = |name: &str| format!("{name}:7000");
         NodeSettings {
@@ -336,6 +372,7 @@ impl Town {
             hints: self.hints,
             max_operations: 1_024,
             max_peer_requests: 4_096,
+            high_water: self.sites[name].note.clone().map(|note| note as Arc<dyn HighWaterStore>),
         }
     }
 

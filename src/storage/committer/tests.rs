@@ -327,7 +327,8 @@ async fn the_trailer_joins_every_group_and_sees_all_of_its_submits() {
     let minted = Arc::new(AtomicU64::new(0));
     let seen = minted.clone();
     let committer = start(&engine, CommitterOptions::default()).with_trailer(Box::new(move || {
-        Some((Bytes::from("counter"), Bytes::from(seen.load(Ordering::SeqCst).to_string())))
+        let mark = seen.load(Ordering::SeqCst);
+        Some(TrailerRow { key: "counter".into(), value: mark.to_string().into(), mark })
     }));
     let first = occupy(&engine, &committer).await;
     let tickets: Vec<CommitTicket> = (0..10)
@@ -341,6 +342,7 @@ async fn the_trailer_joins_every_group_and_sees_all_of_its_submits() {
     for ticket in tickets {
         ticket.await.unwrap();
     }
+    assert_eq!(committer.durable_mark(), 10);
     let groups = engine.groups();
     assert_eq!(groups.len(), 2);
     assert!(groups.iter().all(|keys| keys.last().unwrap() == "counter"));
