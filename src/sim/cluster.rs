@@ -58,8 +58,6 @@ pub struct SimNode {
     pub held_down: u32,
     /// Times that synced data was taken from its disk.
     pub losses: u32,
-    /// Restored, and not yet known for what it is: spared by faults.
-    pub spared: bool,
     /// Starts that failed.
     pub failed_starts: u32,
     /// Lives so far.
@@ -105,7 +103,6 @@ impl SimCluster {
                 last_engine: None,
                 held_down: 0,
                 losses: 0,
-                spared: false,
                 failed_starts: 0,
                 lives: 0,
             }

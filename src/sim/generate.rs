@@ -122,7 +122,6 @@ pub fn generate(seed: u64, size: Size) -> Plan {
         max_clock_skew_ms: 60_000,
         timeout_ms: rng.between(400, 1_500),
         gossip_ms: rng.between(100, 500),
-        strike_restored: false,
         faults: faults(&mut fault_rng, &swarm, size.faults, length_ms),
         script,
     }

@@ -4,14 +4,10 @@
 //! that met a block, operations that a disk refused, a process that was alive to be killed. Only
 //! those that took effect count.
 //!
-//! A known limit of the design: what betrays a restored copy is that its next incarnation was used
-//! already. A copy that was made in the node's *present* life is followed by an incarnation that
-//! nobody has used, exactly like a crash; so such copies are not put back here.
-//!
-//! A known gap of the implementation: each start raises the incarnation in the directory, on record
-//! or not. A restored copy that is killed before its first start is on record comes back with a
-//! number above the one on record and passes for the real one (then I24 and W5.5 fire). Until that
-//! is mended, faults spare such a node, unless the plan says `strike_restored`.
+//! Limits of what a restored copy can be told by are kept to: a copy of the node's *present* life
+//! is put back only where scenarios of [`crate::node`] do it, since others have heard of what it
+//! lacks only a gossip round later; and a copy is not put back while another node has not heard of
+//! the start that tells it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -98,40 +94,7 @@ fn cut_directions(fault: &Fault, nodes: u32) -> Vec<(u32, u32)> {
     all.filter(|&(a, b)| is_cut(a, b)).collect()
 }
 
-/// The nodes whose process or disk a fault strikes.
-fn struck(fault: &Fault, nodes: u32) -> Vec<u32> {
-    match *fault {
-        Fault::Kill { node }
-        | Fault::Flap { node, .. }
-        | Fault::Stop { node }
-        | Fault::DiskErrors { node, .. }
-        | Fault::DiskFull { node }
-        | Fault::SyncError { node }
-        | Fault::Wipe { node }
-        | Fault::Restore { node } => vec![node],
-        Fault::PowerLoss { nodes: hit, .. } => (0..nodes).filter(|n| hit >> n & 1 == 1).collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn spares(cluster: &SimCluster, fault: &Fault) -> bool {
-    let mut struck = struck(fault, cluster.plan().nodes).into_iter();
-    !cluster.plan().strike_restored
-        && struck.any(|n| {
-            let serves = cluster.life(n).is_some_and(|life| {
-                let part = life.node.cluster();
-                part.may_serve(&part.state())
-            });
-            let node = &mut cluster.nodes()[n as usize];
-            node.spared &= !serves;
-            node.spared
-        })
-}
-
 fn begin(cluster: &SimCluster, planned: &PlannedFault) -> Probe {
-    if spares(cluster, &planned.fault) {
-        return Probe::Over { effect: false };
-    }
     let net = cluster.net();
     match &planned.fault {
         fault @ (Fault::Isolate { .. }
@@ -297,7 +260,7 @@ fn flap(cluster: &SimCluster, n: u32, times: u32) -> Probe {
     for round in 1..times {
         let again = cluster.clone();
         cluster.world().call_after(Duration::from_millis(u64::from(round) * 15), move |_| {
-            if !spares(&again, &Fault::Kill { node: n }) && again.kill(n, true) {
+            if again.kill(n, true) {
                 again.start(n);
             }
         });
@@ -433,10 +396,18 @@ fn others_are_whole(cluster: &SimCluster, n: u32) -> bool {
     })
 }
 
+/// True when every node that runs knows the start `nonce` of node `n` to be the one on record.
+fn all_know(cluster: &SimCluster, n: u32, nonce: u64) -> bool {
+    (0..cluster.plan().nodes).filter_map(|other| cluster.life(other)).all(|life| {
+        let state = life.node.cluster().state();
+        state.member(cluster.id(n)).is_some_and(|member| member.nonce == nonce)
+    })
+}
+
 fn restore(cluster: &SimCluster, n: u32, image: &DiskImage, lives: u32) -> bool {
     let on_record = cluster.life(n).is_some_and(|life| {
         let part = life.node.cluster();
-        part.may_serve(&part.state())
+        part.may_serve(&part.state()) && all_know(cluster, n, life.node.identity().nonce)
     });
     let lives_on = on_record && cluster.nodes()[n as usize].lives > lives;
     if !lives_on || !others_are_whole(cluster, n) || image.is_empty() {
@@ -448,10 +419,6 @@ fn restore(cluster: &SimCluster, n: u32, image: &DiskImage, lives: u32) -> bool 
         let mut nodes = cluster.nodes();
         nodes[n as usize].disk.restore(image);
         nodes[n as usize].losses += 1;
-        if !cluster.plan().strike_restored {
-            nodes[n as usize].spared = true;
-            nodes[n as usize].disk.set_faults(crate::sim::disk::DiskFaults::default());
-        }
     }
     let again = cluster.clone();
     let wait = Duration::from_millis(cluster.plan().timeout_ms + 1_000);

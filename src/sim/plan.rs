@@ -301,10 +301,6 @@ pub struct Plan {
     pub timeout_ms: u64,
     /// Pace of gossip, in milliseconds.
     pub gossip_ms: u64,
-    /// Lets faults strike a restored node before its start is on record. Off by default: such a
-    /// node, once killed, is not known for an older copy any more (see [`crate::sim::inject`]).
-    #[serde(default)]
-    pub strike_restored: bool,
     /// What the clients do, each in this order.
     pub script: Vec<Step>,
     /// What goes wrong, by time.
