@@ -71,7 +71,9 @@ fn writes_of_one_key_are_one_hint_however_many_they_are() {
         let seen = town.read("a", &table, "k", Consistency::Quorum).unwrap().record.context();
         town.put("a", &table, "k", &format!("v{n}"), Write::seen(&seen)).unwrap();
     }
-    town.until(10, "all are stored", |town| counted(town, "a", |c| &c.stored) == 21);
+    // Each is kept when its call has failed; one that comes after a later one brings nothing new.
+    town.run(10 * SECOND);
+    assert!(counted(&town, "a", |c| &c.stored) > 1);
     let many = pending(&town, "a")[0];
     assert_eq!(many.count, 1);
     assert!(many.bytes < one.bytes * 20 && many.oldest >= one.oldest, "{many:?} {one:?}");
