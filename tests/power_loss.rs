@@ -260,6 +260,14 @@ fn check(engine: &dyn Engine) {
     for kind in ["a", "b"] {
         let outcome = engine.scan(&KeyRange::prefix(kind.as_bytes()), &mut |key, found| {
             let slot: u64 = std::str::from_utf8(&key[1..]).expect("text").parse().expect("a slot");
+            let found = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    println!("wrong {kind}{slot}: {error}");
+                    failed = true;
+                    return ControlFlow::Continue(());
+                }
+            };
             let stamp = found
                 .get(..8)
                 .map_or(0, |stamp| u64::from_be_bytes(stamp.try_into().expect("eight bytes")));
@@ -276,7 +284,7 @@ fn check(engine: &dyn Engine) {
     }
     for (kind, wanted) in [("e", &b""[..]), ("o", b"1")] {
         let outcome = engine.scan(&KeyRange::prefix(kind.as_bytes()), &mut |key, found| {
-            if found == wanted {
+            if found == Ok(wanted) {
                 println!("found {kind} {} 0", String::from_utf8_lossy(&key[1..]));
             }
             ControlFlow::Continue(())

@@ -57,7 +57,10 @@ impl MetaStore {
                 problem = Some(corrupt(format!("entry {} is missing", entries.len() + 1)));
                 return ControlFlow::Break(());
             }
-            match codec::unseal("a metadata entry", ENTRY_FORMAT, value) {
+            let entry = value.map_err(|error| error.to_string()).and_then(|value| {
+                codec::unseal("a metadata entry", ENTRY_FORMAT, value).map_err(|e| e.to_string())
+            });
+            match entry {
                 Ok(entry) => entries.push(entry),
                 Err(error) => {
                     problem = Some(corrupt(error));

@@ -3,7 +3,8 @@
 //! Each partition is read like a key: one replica gives records, the others digests, and a key on
 //! which they differ is read (and repaired) by itself. A page is *short-read safe*: where one
 //! replica's page ends earlier than another's, only the part that all of them cover is used, so a
-//! key that only the later part of one page would show is never skipped.
+//! key that only the later part of one page would show is never skipped. A key of which a replica
+//! shows that its copy is damaged is read by itself too, and so from the other replicas.
 //!
 //! A page may be short, or empty, and still not be the last: it ends at its number of keys, at a
 //! bound on the bytes held for it, or when half of its time is over, whichever comes first; and the
@@ -250,7 +251,7 @@ async fn combine(
     shown: &BTreeMap<NodeId, Shown>,
 ) -> Result<Part, Stop> {
     let next = shown.values().filter_map(|shown| shown.next.clone()).min();
-    let mut keys: BTreeMap<Position, Vec<(Digest, Bytes)>> = BTreeMap::new();
+    let mut keys: BTreeMap<Position, Vec<(Option<Digest>, Bytes)>> = BTreeMap::new();
     for row in shown.values().flat_map(|shown| &shown.rows) {
         let position = (row.token, row.key.clone());
         if next.as_ref().is_none_or(|next| position <= *next) {

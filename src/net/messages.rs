@@ -156,9 +156,10 @@ pub struct Row {
     pub token: Token,
     /// The key.
     pub key: Key,
-    /// The record's digest.
-    pub digest: Digest,
-    /// The record, if records were wanted; else empty.
+    /// The record's digest. `None`: the replica's copy is damaged, so it cannot say what it holds
+    /// under this key; it does hold something (rule 2).
+    pub digest: Option<Digest>,
+    /// The record, if records were wanted and it can be read; else empty.
     pub record: Bytes,
 }
 

@@ -9,6 +9,10 @@
 //! Copying is merging: it may be cut off and begun again at any point, beside any writes. What was
 //! copied once need not be copied again, however often a replica fails to answer in between: all
 //! that this node acknowledges after its start is on its disk.
+//!
+//! A record that a source cannot read is passed over, and said so in the log: waiting for it would
+//! wait for ever, since the source is healed by the merge of all other replicas, of which this one
+//! is. What other sources hold of it is copied from them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -125,6 +129,13 @@ impl Refill {
         let mut copied = self.copied.get(&source).cloned().unwrap_or_default();
         while !copied.whole {
             let (rows, next) = self.page(source, copied.after.take()).await?;
+            let damaged = rows.iter().filter(|row| row.digest.is_none()).count();
+            if damaged > 0 {
+                tracing::warn!(
+                    source = %source.node, damaged,
+                    "passed over records that a replica cannot read; the others' copies count"
+                );
+            }
             self.store(table, rows).await?;
             copied = Copied { whole: next.is_none(), after: next };
             self.copied.insert(source, copied.clone());
@@ -159,7 +170,7 @@ impl Refill {
     async fn store(&mut self, table: &Table, rows: Vec<Row>) -> Result<(), String> {
         let (peers, me) = (self.peers.clone(), self.cluster.me());
         let deadline = self.env.mono() + PAGE_TIME;
-        let merges = rows.into_iter().map(|row| {
+        let merges = rows.into_iter().filter(|row| row.digest.is_some()).map(|row| {
             let apply = Apply { table: table.id, key: row.key, record: row.record, heals: false };
             peers.call(me, Request::Apply(apply), deadline)
         });

@@ -9,6 +9,7 @@ use crate::net::messages::{PageRequest, Row, Want};
 use crate::net::{Refusal, Response};
 use crate::record;
 use crate::replica::{Replica, shard_of};
+use crate::storage::StorageError;
 use crate::storage::keys::{self, Kind};
 use crate::types::{Digest, Epoch, Key, PartitionDigest, PartitionId, TableId, Token};
 
@@ -40,9 +41,13 @@ struct PageBuilder {
 impl Replica {
     /// Answers [`PageRequest`]. Blocks on the disk: call it through `Env::blocking`.
     ///
+    /// A row that cannot be read, by the engine or by its checksum, is counted and stands in the
+    /// page with neither digest nor record: left out, it would be taken for absent by a listing
+    /// whose other replicas never had it.
+    ///
     /// # Errors
-    /// A [`Refusal`]. A damaged row is left out of the page, counted, and left to healing: a
-    /// listing at a quorum has it from the others.
+    /// A [`Refusal`]. [`Refusal::Damaged`] for the whole page only when the engine cannot say which
+    /// rows there are (a damaged index, or a storage key that is none).
     pub(crate) fn page(&self, span: TokenSpan, page: &PageRequest) -> Result<Response, Refusal> {
         let mut range = keys::token_rows(Kind::Record, page.table, span.first, span.last);
         if let Some((token, key)) = &page.after {
@@ -78,7 +83,7 @@ impl Replica {
         limit: usize,
         out: &mut PageBuilder,
         row: &[u8],
-        stored: &[u8],
+        stored: Result<&[u8], StorageError>,
     ) -> ControlFlow<()> {
         if out.rows.len() >= limit || out.bytes >= MAX_PAGE_BYTES || out.looked_at >= MAX_PAGE_SCAN
         {
@@ -102,18 +107,26 @@ impl Replica {
             overlay.shown(row, self.committer.acked_seq())
         };
         let bytes = match shown {
-            None => Bytes::copy_from_slice(stored),
-            Some(Some(bytes)) => bytes,
+            None => stored.map(Bytes::copy_from_slice),
+            Some(Some(bytes)) => Ok(bytes),
             Some(None) => return ControlFlow::Continue(()),
         };
-        match record::verify(&bytes, &record::address(page.table, &parsed.key)) {
-            Err(error) => drop(self.refuse_damaged(row, &error)),
-            Ok(digest) => {
-                let record = if page.want == Want::Record { bytes } else { Bytes::new() };
-                out.bytes += record.len() + parsed.key.as_bytes().len();
-                out.rows.push(Row { token: parsed.token, key: parsed.key, digest, record });
+        let checked = bytes.map_err(|error| self.refuse_storage(&error)).and_then(|bytes| {
+            let digest = record::verify(&bytes, &record::address(page.table, &parsed.key))
+                .map_err(|error| self.refuse_damaged(row, &error))?;
+            Ok((digest, bytes))
+        });
+        let (digest, record) = match checked {
+            Ok((digest, bytes)) if page.want == Want::Record => (Some(digest), bytes),
+            Ok((digest, _)) => (Some(digest), Bytes::new()),
+            Err(Refusal::Damaged) => (None, Bytes::new()),
+            Err(refusal) => {
+                out.refusal = Some(refusal);
+                return ControlFlow::Break(());
             }
-        }
+        };
+        out.bytes += record.len() + parsed.key.as_bytes().len();
+        out.rows.push(Row { token: parsed.token, key: parsed.key, digest, record });
         ControlFlow::Continue(())
     }
 
@@ -144,7 +157,9 @@ impl Replica {
             let Response::Page { rows, next } = self.page(span, &request)? else { break };
             for row in rows {
                 digest.records += 1;
-                digest.root ^= leaf(table.id, &row.key, row.digest);
+                // A row that cannot be read is like none of another replica's.
+                let held = row.digest.unwrap_or(Digest(u128::MAX));
+                digest.root ^= leaf(table.id, &row.key, held);
             }
             match next {
                 Some(next) => request.after = Some(next),

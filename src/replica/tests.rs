@@ -9,16 +9,16 @@ use bytes::Bytes;
 
 use crate::env::{HlcClock, tokio_env};
 use crate::meta::{ConflictMode, Table, TableSettings};
-use crate::net::messages::{Action, Apply, Mint, Minted, Read, Want};
+use crate::net::messages::{Action, Apply, Mint, Minted, PageRequest, Read, Want};
 use crate::net::{NodeStamps, Refusal, Response};
 use crate::record::{self, Record, RecordKind};
-use crate::replica::{Actor, Identity, Opening, Replica};
+use crate::replica::{Actor, Identity, Opening, Replica, TokenSpan};
 use crate::ring::token_of;
 use crate::storage::{
     Batch, Committer, CommitterOptions, Engine, EngineStats, KeyRange, MemEngine, ScanVisitor,
     StorageError,
 };
-use crate::types::{Hlc, Key, Mono, OpId, TableId, WallMicros};
+use crate::types::{Hlc, Key, Mono, OpId, PartitionId, TableId, Token, WallMicros};
 
 #[derive(Default)]
 struct Moody {
@@ -53,7 +53,11 @@ impl Engine for Moody {
     }
 
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
-        self.rows.scan(range, visit)
+        let unreadable = self.unreadable.lock().unwrap().clone();
+        self.rows.scan(range, &mut |key, value| {
+            let damage = StorageError::Corrupt { what: "a test".to_owned() };
+            visit(key, if unreadable.contains(key) { Err(damage) } else { value })
+        })
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
@@ -289,6 +293,41 @@ async fn a_row_that_the_engine_cannot_read_is_healed_by_the_merge_of_all_others(
     alone.engine.gate(false);
     assert!(matches!(healing.await, Ok(Response::Applied { .. })));
     assert_eq!(alone.values(), ["v"]);
+}
+
+/// One row that cannot be read neither ends the page nor is missing from it.
+#[tokio::test]
+async fn a_page_marks_the_rows_that_cannot_be_read_and_goes_on() {
+    let alone = Alone::new();
+    let mut keys = Vec::new();
+    for name in [&b"k"[..], b"l", b"m"] {
+        let key = Key::new(name).unwrap();
+        let mint = Mint { key: key.clone(), ..alone.mint_of("v") };
+        made(alone.replica.mint(&alone.table, token_of(name), mint).await);
+        keys.push((token_of(name), key));
+    }
+    keys.sort();
+    let (token, key) = &keys[1];
+    let place = alone.replica.place(&alone.table, *token, key);
+    alone.engine.unreadable.lock().unwrap().insert(place.row);
+    let page = PageRequest {
+        table: alone.table.id,
+        partition: PartitionId(0),
+        after: None,
+        prefix: Bytes::new(),
+        limit: 10,
+        want: Want::Record,
+        refill: false,
+    };
+    let span = TokenSpan { first: Token(i64::MIN), last: Token(i64::MAX) };
+    let Ok(Response::Page { rows, next: None }) = alone.replica.page(span, &page) else {
+        panic!("a page")
+    };
+    let shown: Vec<_> = rows.iter().map(|row| (row.token, row.key.clone())).collect();
+    assert_eq!(shown, keys);
+    let sound: Vec<_> =
+        rows.iter().map(|row| (row.digest.is_some(), row.record.len() > 0)).collect();
+    assert_eq!(sound, [(true, true), (false, false), (true, true)]);
 }
 
 #[tokio::test]

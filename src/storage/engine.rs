@@ -209,8 +209,9 @@ pub struct EngineStats {
     pub syncs: u64,
 }
 
-/// Called for each entry of a scan, in key order; `Break` ends it.
-pub type ScanVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+/// Called for each entry of a scan, in key order, with its value or why that cannot be read;
+/// `Break` ends the scan. One damaged value must not hide the entries after it.
+pub type ScanVisitor<'a> = dyn FnMut(&[u8], Result<&[u8], StorageError>) -> ControlFlow<()> + 'a;
 
 /// Ordered bytes with an atomic batch and a true sync.
 ///
@@ -237,10 +238,12 @@ pub trait Engine: Send + Sync + 'static {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
 
     /// Shows the entries of `range` to `visit`, in key order, from a view that need not be a
-    /// snapshot: a concurrent batch may be seen in part.
+    /// snapshot: a concurrent batch may be seen in part. A value that cannot be read is shown as
+    /// its error, and the scan goes on.
     ///
     /// # Errors
-    /// Any [`StorageError`]; entries before it may already have been shown.
+    /// Any [`StorageError`] of the store as a whole; entries before it may already have been
+    /// shown.
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError>;
 
     /// Applies `batch` atomically.

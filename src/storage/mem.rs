@@ -48,7 +48,7 @@ impl Engine for MemEngine {
                 page.map(|(key, value)| (key.clone(), value.clone())).collect()
             };
             for (key, value) in &page {
-                if visit(key, value) == ControlFlow::Break(()) {
+                if visit(key, Ok(value)) == ControlFlow::Break(()) {
                     return Ok(());
                 }
             }

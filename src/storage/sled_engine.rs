@@ -28,7 +28,7 @@ use crate::storage::lock_wait::{LOCK_TRIES, pause};
 use crate::storage::rows::CHUNK_BYTES;
 use crate::storage::sled_barrier;
 use crate::storage::space::{DEFAULT_RESERVE_BYTES, SpaceGuard};
-use crate::storage::store::{RawOp, RawStore, Store};
+use crate::storage::store::{RawOp, RawStore, RawVisitor, Store};
 use crate::storage::{Batch, Engine, EngineStats, KeyRange, ScanVisitor, StorageError};
 
 /// sled refuses more; see the module's head for why it must not be less.
@@ -178,12 +178,7 @@ impl RawStore for SledStore {
         Ok(found.map(|value| Bytes::copy_from_slice(&value)))
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        visit: &mut ScanVisitor<'_>,
-    ) -> Result<(), StorageError> {
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut RawVisitor<'_>) -> Result<(), StorageError> {
         let mut rows = self.db.range(from..to);
         while let Some((key, value)) = call("scanning rows", || rows.next().transpose())? {
             if visit(&key, &value).is_break() {
@@ -289,6 +284,15 @@ mod tests {
         drop(raw);
         let engine = SledEngine::open(dir.path(), options()).unwrap();
         assert!(matches!(engine.get(b"k"), Err(StorageError::Corrupt { .. })));
+        put(&engine, "l", b"after it");
+        let mut shown = Vec::new();
+        let scanned = engine.scan(&KeyRange::prefix(b""), &mut |key, value| {
+            shown.push((key.to_vec(), value.map(<[u8]>::to_vec)));
+            std::ops::ControlFlow::Continue(())
+        });
+        assert_eq!(scanned, Ok(()), "one damaged value does not end a scan");
+        assert!(matches!(&shown[0], (key, Err(StorageError::Corrupt { .. })) if key == b"k"));
+        assert_eq!(shown[1], (b"l".to_vec(), Ok(b"after it".to_vec())));
         put(&engine, "k", b"a new value heals it");
         assert!(engine.get(b"k").unwrap().is_some());
     }
@@ -366,7 +370,9 @@ mod tests {
             let Ok(engine) = SledEngine::open(dir.path(), options()) else { continue };
             let _ = engine.scan(&KeyRange::prefix(b"key-"), &mut |key, value| {
                 let n: u64 = std::str::from_utf8(&key[4..]).unwrap().parse().unwrap();
-                assert_eq!(value, conformance::filler(n, 2_000));
+                if let Ok(value) = value {
+                    assert_eq!(value, conformance::filler(n, 2_000));
+                }
                 std::ops::ControlFlow::Continue(())
             });
         }

@@ -20,13 +20,15 @@ use crate::storage::{
 /// An entry to write: its new value, or `None` to remove it.
 pub(super) type RawOp = (Bytes, Option<Bytes>);
 
+/// Called for each raw entry, in key order; `Break` ends the scan.
+pub(super) type RawVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// An ordered store of entries up to some ten KiB.
 pub(super) trait RawStore: Send + Sync + 'static {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
 
     /// Shows the entries `from ≤ key < to` in order. `visit` may call the store.
-    fn scan(&self, from: &[u8], to: &[u8], visit: &mut ScanVisitor<'_>)
-    -> Result<(), StorageError>;
+    fn scan(&self, from: &[u8], to: &[u8], visit: &mut RawVisitor<'_>) -> Result<(), StorageError>;
 
     /// The greatest key with `from ≤ key < to`.
     fn last_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Bytes>, StorageError>;
@@ -191,24 +193,19 @@ impl<R: RawStore> Engine for Store<R> {
             Some(end) => rows::row_key(end),
             None => Bytes::from_static(rows::ROWS_END),
         };
-        let mut failed = None;
         self.raw.scan(&from, &to, &mut |row, stored| {
             let key = row.get(1..).unwrap_or_default();
             let shown = match RowValue::decode(stored) {
-                Ok(RowValue::Inline(value)) => return visit(key, value),
+                Ok(RowValue::Inline(value)) => return visit(key, Ok(value)),
                 Ok(RowValue::Chunked(_)) => self.get_row(row),
                 Err(error) => Err(error),
             };
             match shown {
-                Ok(Some(value)) => visit(key, &value),
+                Ok(Some(value)) => visit(key, Ok(&value)),
                 Ok(None) => ControlFlow::Continue(()),
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
+                Err(error) => visit(key, Err(error)),
             }
-        })?;
-        failed.map_or(Ok(()), Err)
+        })
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {

@@ -173,7 +173,8 @@ impl Engine for SimEngine {
         loop {
             let page = self.state().page(&self.disk, (from, to.clone()), PAGE)?;
             for (key, value) in &page {
-                if visit(key, &value.clone()?) == ControlFlow::Break(()) {
+                let value = value.as_ref().map(|value| &value[..]).map_err(StorageError::clone);
+                if visit(key, value) == ControlFlow::Break(()) {
                     return Ok(());
                 }
             }

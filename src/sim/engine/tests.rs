@@ -22,7 +22,8 @@ fn contents(engine: &SimEngine) -> BTreeMap<Bytes, Bytes> {
     let mut found = BTreeMap::new();
     engine
         .scan(&all(), &mut |key, value| {
-            found.insert(Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            let value = Bytes::copy_from_slice(value.unwrap());
+            found.insert(Bytes::copy_from_slice(key), value);
             ControlFlow::Continue(())
         })
         .unwrap();
