@@ -24,10 +24,12 @@ use henge::meta::{Table, TableName, TableSettings};
 use henge::metrics::Registry;
 use henge::node::run;
 use henge::record::{Action, Mint, Mutation, Record, RecordKind, Value};
-use henge::server::http::backend::{Backend, ClusterView, Creation, NotReady, RingView};
+use henge::server::http::backend::{
+    Alteration, Backend, ClusterView, Creation, NotReady, RingView,
+};
 use henge::server::http::listen::Listener;
 use henge::server::http::{Door, HttpLimits};
-use henge::types::{ActorId, Dot, Hlc, Key, OpId, PartitionId, TableId, WallMicros};
+use henge::types::{ActorId, Dot, Epoch, Hlc, Key, OpId, PartitionId, TableId, WallMicros};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -133,6 +135,7 @@ async fn door_alone() -> SocketAddr {
         id: TableId(1),
         name: "b".parse().expect("a name"),
         settings: TableSettings::bucket(1),
+        version: Epoch(1),
     });
     let mut record = Record::empty(RecordKind::Siblings);
     let mutation = Mutation {
@@ -238,7 +241,7 @@ impl Backend for Constant {
         &self,
         _: Arc<Table>,
         _: TableSettings,
-    ) -> BoxFuture<'_, Result<Arc<Table>, OpError>> {
+    ) -> BoxFuture<'_, Result<Alteration, OpError>> {
         Box::pin(async { Err(OpError::NoSuchTable) })
     }
     fn drop_table(&self, _: Arc<Table>) -> BoxFuture<'_, Result<(), OpError>> {

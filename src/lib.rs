@@ -8,10 +8,12 @@
 //! ```
 //!
 //! Reading order, from the bottom (pure) to the top (wiring):
-//! [`types`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`], [`meta`];
-//! then [`env`] and [`storage`]; [`net`]; [`replica`], [`coordinator`], [`cluster`], [`repair`];
-//! [`server`].
+//! [`types`], [`binary`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`],
+//! [`meta`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`], [`repair`],
+//! [`coordinator`]; [`config`], [`server`], [`node`]; [`client`], [`cli`]. No module names one that
+//! comes later: `tests/layers.rs` has the whole map, and checks it.
 
+pub mod binary;
 pub mod causality;
 pub mod cli;
 pub mod client;

@@ -7,7 +7,14 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Log, LogFormat};
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Says what is wrong with `level`, a level or `tracing` filter directives.
 ///
@@ -30,12 +37,12 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
     EnvFilter::builder().parse(level).map_err(|error| format!("{error}: {EXPECTED}"))
 }
 
-/// Starts logging for the whole process. Later calls change nothing, so that several nodes may
-/// live in one process.
-pub fn init(log: &Log) {
-    let filter = filter(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+/// Starts logging for the whole process, with a `level` that passes [`check_filter`]. Later calls
+/// change nothing, so that several nodes may live in one process.
+pub fn init(level: &str, format: LogFormat) {
+    let filter = filter(level).unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match log.format {
+    let started = match format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).try_init(),
     };

@@ -4,6 +4,7 @@ mod http_support;
 
 use std::sync::atomic::Ordering;
 
+use henge::meta::TableSettings;
 use http_support::World;
 use serde_json::json;
 
@@ -63,6 +64,23 @@ async fn patch_changes_what_may_change() {
     let same = r#"{"conflict": "siblings", "replication_factor": 3}"#;
     assert_eq!(w.send("PATCH", "/v1/buckets/b", &[], same).await.status, 200);
     w.send("PATCH", "/v1/buckets/none", &[], "{}").await.refused("bucket-not-found");
+}
+
+/// Two nodes, or two clients, change one bucket at the same time: neither undoes the other.
+#[tokio::test]
+async fn changes_at_the_same_time_are_merged() {
+    let w = World::with_bucket().await;
+    let others = |ttl_s| TableSettings { ttl_s, ..TableSettings::bucket(3) };
+    w.fake.others_changes.lock().unwrap().push_back(others(60));
+    let reply = w.send("PATCH", "/v1/buckets/b", &[], r#"{"max_siblings": 5}"#).await;
+    assert_eq!(reply.status, 200);
+    let json = w.get("/v1/buckets/b", &[]).await.json();
+    assert_eq!((&json["ttl_s"], &json["max_siblings"]), (&json!(60), &json!(5)));
+    // Whoever is always overtaken is told so in the end.
+    w.fake.others_changes.lock().unwrap().extend((0..100).map(others));
+    let refused = w.send("PATCH", "/v1/buckets/b", &[], r#"{"max_siblings": 6}"#).await;
+    let json = refused.refused("overloaded");
+    assert!(json["detail"].as_str().unwrap().contains("nothing was changed"), "{json}");
 }
 
 #[tokio::test]

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 
-use hyper::http::Method;
 use serde_json::Value;
 
 use super::args::{BucketsCommand, ClientArgs, ConfigArgs, RingArgs, WhereArgs, bytes_of};
 use super::exit::{Exit, Failure};
 use super::output::{self, cell};
-use crate::client::{BucketSettings, Call, ClientError, Repeat, encode_key};
+use crate::client::{BucketSettings, ClientError, encode_key};
 use crate::config::Config;
 
 /// The columns that come first in a table of nodes.
@@ -215,10 +214,8 @@ async fn drop_bucket(client: &ClientArgs, name: &str, yes: bool) -> Result<(), F
             return Err(Failure::new(Exit::Failure, "nothing was dropped"));
         }
     }
-    let call = Call::new(Method::DELETE, bucket_path(name));
-    let result = client.client()?.ask(&call, Repeat::Always).await;
-    match result {
-        Ok(_) => output::line("dropped"),
+    match client.client()?.drop_bucket(name).await {
+        Ok(()) => output::line("dropped"),
         Err(error @ ClientError::Invalid(_)) => Err(Failure::read(&error)),
         Err(error) => Err(Failure::write(&error)),
     }

@@ -11,16 +11,18 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::{join_all, select_all, try_join_all};
 use hyper::http::Method;
 
 use super::args::ClientArgs;
 use super::exit::{Exit, Failure};
 use super::local::{Layout, node_config};
 use super::{nodes, output};
-use crate::client::{Call, Client};
-use crate::config::{Config, Log, LogFormat};
-use crate::telemetry;
+use crate::client::{
+    BucketSettings, Call, Client, ClientError, FoundValue, ReadOptions, WriteOptions,
+};
+use crate::config::Config;
+use crate::telemetry::{self, LogFormat};
 
 /// How long the cluster may take to be ready.
 const READY: Duration = Duration::from_secs(30);
@@ -42,30 +44,30 @@ pub struct DevArgs {
     /// Keep nothing (what happens without --data, too).
     #[arg(long)]
     pub ephemeral: bool,
-    /// What the nodes log to stderr: error, warn, info, debug, trace, or filter directives. Without
-    /// it, warnings, except that nodes cannot reach each other yet.
-    #[arg(
-        long,
-        value_name = "LEVEL",
-        default_value = "warn,henge::net::tcp::link=error",
-        hide_default_value = true
-    )]
+    /// What the nodes log to stderr: error, warn, info, debug, trace, or filter directives.
+    #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log: String,
 }
 
 /// `henge dev`.
 pub fn dev(client: &ClientArgs, args: &DevArgs) -> Result<(), Failure> {
     telemetry::check_filter(&args.log).map_err(Failure::usage)?;
-    telemetry::init(&Log { level: args.log.clone(), format: LogFormat::Text });
+    telemetry::init(&args.log, LogFormat::Text);
     telemetry::abort_on_panic();
     nodes::plant()?;
     let began = Instant::now();
     let data = Data::open(args)?;
     let layout = layout(args, &data)?;
-    nodes::runtime()?.block_on(run(client.json, &data, &layout, began))
+    match nodes::runtime()?.block_on(run(client.json, &data, &layout, began))? {
+        End::Asked => Ok(()),
+        End::Anew => {
+            drop(data);
+            Err(nodes::start_anew())
+        }
+    }
 }
 
-async fn run(json: bool, data: &Data, layout: &Layout, began: Instant) -> Result<(), Failure> {
+async fn run(json: bool, data: &Data, layout: &Layout, began: Instant) -> Result<End, Failure> {
     let mut base = Config::default();
     base.cluster.name = "dev".to_owned();
     base.storage.cache_mb = 64;
@@ -73,16 +75,46 @@ async fn run(json: bool, data: &Data, layout: &Layout, began: Instant) -> Result
         .map(|index| nodes::start(node_config(&base, layout, index, &data.path)));
     let running =
         try_join_all(starting).await.map_err(|message| Failure::new(Exit::Failure, message))?;
-    let result = tokio::select! {
+    let end = tokio::select! {
         biased;
-        stopped = nodes::asked_to_stop() => stopped.map(drop),
-        ready = serve(json, data, layout, began) => ready,
+        stopped = nodes::asked_to_stop() => stopped.map(|_| End::Asked),
+        trouble = first_trouble(&running) => trouble,
+        never = serve(json, data, layout, began) => never.map(|()| End::Asked),
     };
-    if result.is_ok() {
+    if matches!(end, Ok(End::Asked)) {
         output::note("stopping");
     }
     join_all(running.into_iter().map(nodes::RunningNode::stop)).await;
-    result
+    end
+}
+
+/// How a cluster comes to its end.
+enum End {
+    /// By Ctrl-C.
+    Asked,
+    /// It has to be started again, on the same data.
+    Anew,
+}
+
+/// Completes when one of the nodes cannot go on.
+async fn first_trouble(running: &[nodes::RunningNode]) -> Result<End, Failure> {
+    let troubles = running.iter().enumerate().map(|(index, node)| {
+        Box::pin(async move {
+            tokio::select! {
+                biased;
+                why = node.storage_failed() => {
+                    let cure = "start it again once the disk is well";
+                    let message = format!("node n{}: {why}; {cure}", index + 1);
+                    Err(Failure::new(Exit::Failure, message))
+                }
+                why = node.must_restart() => {
+                    tracing::warn!(node = index + 1, why, "starting anew");
+                    Ok(End::Anew)
+                }
+            }
+        })
+    });
+    select_all(troubles).await.0
 }
 
 /// Waits for the cluster, says so, and then waits for ever.
@@ -91,7 +123,9 @@ async fn serve(json: bool, data: &Data, layout: &Layout, began: Instant) -> Resu
     if json {
         output::json(&serde_json::json!({ "nodes": layout.urls(), "data": data.path }))?;
     } else {
-        print_tour(data, layout, began.elapsed())?;
+        print_nodes(data, layout, began.elapsed())?;
+        show_it_working(layout).await?;
+        print_tour(data, layout)?;
     }
     std::future::pending().await
 }
@@ -175,10 +209,59 @@ fn layout(args: &DevArgs, data: &Data) -> Result<Layout, Failure> {
     }
 }
 
-fn print_tour(data: &Data, layout: &Layout, time: Duration) -> Result<(), Failure> {
+/// The bucket of [`show_it_working`]. It goes again.
+const CHECK_BUCKET: &str = "henge_self_check";
+
+/// Writes through the first node, reads through the last one, and says what came of it.
+async fn show_it_working(layout: &Layout) -> Result<(), Failure> {
     let urls = layout.urls();
-    let (first, last) = (&urls[0], &urls[urls.len() - 1]);
+    let client = |url: &String| {
+        let client = Client::new([url]).map_err(|error| Failure::read(&error))?;
+        Ok::<_, Failure>(client.with_patience(READY))
+    };
+    let (first, last) = (client(&urls[0])?, client(&urls[urls.len() - 1])?);
+    let failed = |error: ClientError| Failure::read(&error);
+    first.create_bucket(CHECK_BUCKET, &BucketSettings::default()).await.map_err(failed)?;
+    let (key, value) = (b"stone", "a ring of equal stones");
+    let options = WriteOptions { receipt: true, ..WriteOptions::default() };
+    let written = first.put(CHECK_BUCKET, key, value, &options).await.map_err(failed)?;
+    let options = ReadOptions { receipt: true, ..ReadOptions::default() };
+    let found = last.get(CHECK_BUCKET, key, &options).await.map_err(failed)?;
+    let arrived = match &found.value {
+        FoundValue::One(stored) => stored.value == value.as_bytes(),
+        // Left by an earlier start that was cut off right here.
+        FoundValue::Siblings(siblings) => siblings.iter().any(|sibling| sibling.value == value),
+        FoundValue::Absent => false,
+    };
+    first.drop_bucket(CHECK_BUCKET).await.map_err(failed)?;
+    if !arrived {
+        let message = format!("the self-check failed: n{} does not show what n1 wrote", urls.len());
+        return Err(Failure::new(Exit::Failure, message));
+    }
     let count = urls.len();
+    output::line(format!(
+        "\nChecked: wrote {value:?} through n1 ({}), read it through n{count} ({}).",
+        told(written.receipt.as_deref()),
+        told(found.receipt.as_deref())
+    ))
+}
+
+/// A consistency receipt in a few words.
+fn told(receipt: Option<&str>) -> String {
+    let receipt: serde_json::Value =
+        receipt.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let number = |name: &str| receipt[name].as_u64().unwrap_or(0);
+    format!(
+        "{}: {} of {} replicas, {:.1} ms",
+        receipt["level"].as_str().unwrap_or("quorum"),
+        number("received"),
+        number("n"),
+        number("total_us") as f64 / 1000.0
+    )
+}
+
+fn print_nodes(data: &Data, layout: &Layout, time: Duration) -> Result<(), Failure> {
+    let count = layout.places.len();
     output::line(format!(
         "A cluster of {count} node{} is ready, after {} ms.\n",
         if count == 1 { "" } else { "s" },
@@ -190,7 +273,12 @@ fn print_tour(data: &Data, layout: &Layout, time: Duration) -> Result<(), Failur
         let directory = if data.kept { shown(&data.path.join(&name)) } else { "-".to_owned() };
         table.add_row([name, format!("http://{}", place.http), place.peer.to_string(), directory]);
     }
-    output::print(&table)?;
+    output::print(&table)
+}
+
+fn print_tour(data: &Data, layout: &Layout) -> Result<(), Failure> {
+    let urls = layout.urls();
+    let (first, last) = (&urls[0], &urls[urls.len() - 1]);
     let option = if first == crate::client::DEFAULT_NODE {
         String::new()
     } else {

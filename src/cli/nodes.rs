@@ -91,3 +91,28 @@ pub async fn asked_to_stop() -> Result<&'static str, Failure> {
         Ok("Ctrl-C")
     }
 }
+
+/// Puts a fresh process of the same command in this one's place: nothing of the old node, above
+/// all no task that could still write, outlives it.
+#[cfg(unix)]
+pub fn start_anew() -> Failure {
+    use std::os::unix::process::CommandExt as _;
+    let error = match std::env::current_exe() {
+        Ok(program) => {
+            let mut arguments = std::env::args_os();
+            let mut command = std::process::Command::new(program);
+            if let Some(name) = arguments.next() {
+                command.arg0(name);
+            }
+            // Returns only if it fails.
+            command.args(arguments).exec()
+        }
+        Err(error) => error,
+    };
+    Failure::new(Exit::Failure, format!("the node must be started again ({error})"))
+}
+
+#[cfg(not(unix))]
+pub fn start_anew() -> Failure {
+    Failure::new(Exit::Failure, "the node must be started again: run the same command")
+}

@@ -24,7 +24,7 @@ pub struct StartArgs {
 /// `henge start`.
 pub fn start(args: &StartArgs) -> Result<(), Failure> {
     let loaded = Config::load(&args.config).map_err(|error| Failure::usage(error.to_string()))?;
-    telemetry::init(&loaded.config.log);
+    telemetry::init(&loaded.config.log.level, loaded.config.log.format);
     telemetry::abort_on_panic();
     nodes::plant()?;
     for warning in &loaded.warnings {
@@ -59,34 +59,9 @@ pub fn start(args: &StartArgs) -> Result<(), Failure> {
         };
         node.stop().await;
         if again {
-            return Err(start_anew());
+            return Err(nodes::start_anew());
         }
         tracing::info!("stopped");
         Ok(())
     })
-}
-
-/// Puts a fresh process of the same command in this one's place: nothing of the old node, above
-/// all no task that could still write, outlives it.
-#[cfg(unix)]
-fn start_anew() -> Failure {
-    use std::os::unix::process::CommandExt as _;
-    let error = match std::env::current_exe() {
-        Ok(program) => {
-            let mut arguments = std::env::args_os();
-            let mut command = std::process::Command::new(program);
-            if let Some(name) = arguments.next() {
-                command.arg0(name);
-            }
-            // Returns only if it fails.
-            command.args(arguments).exec()
-        }
-        Err(error) => error,
-    };
-    Failure::new(Exit::Failure, format!("the node must be started again ({error})"))
-}
-
-#[cfg(not(unix))]
-fn start_anew() -> Failure {
-    Failure::new(Exit::Failure, "the node must be started again: run the same command")
 }

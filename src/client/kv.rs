@@ -468,6 +468,15 @@ impl Client {
         Ok(self.ask(&call, Repeat::Always).await?.status.as_u16() == 201)
     }
 
+    /// Deletes a bucket and everything in it.
+    ///
+    /// # Errors
+    /// As [`Client::ask`]; `bucket-not-found`.
+    pub async fn drop_bucket(&self, bucket: &str) -> Result<(), ClientError> {
+        let target = format!("/v1/buckets/{}", encode_key(bucket.as_bytes()));
+        self.ask(&Call::new(Method::DELETE, target), Repeat::Always).await.map(drop)
+    }
+
     /// The JSON that a node serves at `path` (`/v1/cluster`, `/v1/ring`, …).
     ///
     /// # Errors

@@ -53,11 +53,12 @@ impl Cluster {
                         .and_then(|reply| gossip.on_message(node, reply, now));
                 }
                 Ok(_) => {}
-                Err(CallError::NotSent { .. }) => {
+                Err(CallError::NotSent { unreachable: true, .. }) => {
                     let now = self.env.mono();
                     self.gossip().unreachable(node, now);
                 }
-                Err(CallError::Lost { .. }) => {}
+                // That this node is too busy to ask says nothing about the other.
+                Err(CallError::NotSent { .. } | CallError::Lost { .. }) => {}
             }
         }
     }

@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::cluster::Cluster;
+use crate::binary;
 use crate::cluster::wire::{MetaRequest, MetaResponse};
+use crate::cluster::Cluster;
 use crate::meta::{Command, Founder, LogEntry};
-use crate::paxos::codec;
 use crate::types::{Digest, NodeId};
 
 /// How long one try may take.
@@ -59,7 +59,7 @@ impl Cluster {
         let mut names: Vec<&str> =
             self.config.founders.iter().map(|founder| founder.name.as_str()).collect();
         names.sort_unstable();
-        Digest::of(&codec::body(&(&self.config.cluster, names, self.config.partitions))).0
+        Digest::of(&binary::body(&(&self.config.cluster, names, self.config.partitions))).0
     }
 
     fn card(&self) -> Founder {
@@ -131,7 +131,7 @@ impl Cluster {
     fn digest_of(&self, cards: &[Founder]) -> u128 {
         let mut essence: Vec<_> = cards.iter().map(|card| (&card.member, card.voter)).collect();
         essence.sort_by_key(|(member, _)| member.id);
-        Digest::of(&codec::body(&(self.names(), essence))).0
+        Digest::of(&binary::body(&(self.names(), essence))).0
     }
 
     /// True when `entry` founds the cluster of the cards whose digest is `founding`.

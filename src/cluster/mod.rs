@@ -35,12 +35,12 @@ use tokio::sync::watch;
 
 use crate::env::Env;
 use crate::gossip::{self, Gossip, Heard, Liveness};
-use crate::meta::{Addresses, ClusterState, LogEntry, Verdict};
+use crate::meta::{ClusterState, LogEntry, Verdict};
 use crate::net::{NodeStamps, Peers, Request, Response};
 use crate::paxos::Acceptor;
 use crate::ring::Member;
 use crate::storage::{Committer, Engine, StorageError};
-use crate::types::{ActorId, Epoch, Incarnation, Mono, NodeId, VoterId};
+use crate::types::{ActorId, Addresses, Epoch, Incarnation, Mono, NodeId, VoterId};
 
 pub use log::AppendError;
 use store::MetaStore;

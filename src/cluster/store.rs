@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::binary;
 use crate::meta::LogEntry;
-use crate::paxos::{Acceptor, codec};
+use crate::paxos::Acceptor;
 use crate::storage::{Batch, Committer, Engine, StorageError, keys};
 
 const ENTRY: u8 = 1;
@@ -58,7 +59,7 @@ impl MetaStore {
                 return ControlFlow::Break(());
             }
             let entry = value.map_err(|error| error.to_string()).and_then(|value| {
-                codec::unseal("a metadata entry", ENTRY_FORMAT, value).map_err(|e| e.to_string())
+                binary::unseal("a metadata entry", ENTRY_FORMAT, value).map_err(|e| e.to_string())
             });
             match entry {
                 Ok(entry) => entries.push(entry),
@@ -78,7 +79,7 @@ impl MetaStore {
         };
         let founding = match engine.get(&keys::meta_row(FOUNDING, 0))? {
             Some(bytes) => {
-                Some(codec::unseal("the founding list", ENTRY_FORMAT, &bytes).map_err(corrupt)?)
+                Some(binary::unseal("the founding list", ENTRY_FORMAT, &bytes).map_err(corrupt)?)
             }
             None => None,
         };
@@ -115,7 +116,7 @@ impl MetaStore {
         entry: &LogEntry,
     ) -> Result<(), StorageError> {
         let mut batch = Batch::new();
-        batch.put(keys::meta_row(ENTRY, index), codec::seal(ENTRY_FORMAT, entry));
+        batch.put(keys::meta_row(ENTRY, index), binary::seal(ENTRY_FORMAT, entry));
         batch.delete(keys::meta_row(VOTE, index));
         self.commit(batch).await
     }
@@ -123,7 +124,7 @@ impl MetaStore {
     /// Stores which founding this node has agreed to; durable on return.
     pub(super) async fn save_founding(&self, cards: u128) -> Result<(), StorageError> {
         let mut batch = Batch::new();
-        let bytes: Bytes = codec::seal(ENTRY_FORMAT, &cards).into();
+        let bytes: Bytes = binary::seal(ENTRY_FORMAT, &cards).into();
         batch.put(keys::meta_row(FOUNDING, 0), bytes);
         self.commit(batch).await
     }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::binary::{self, SealError};
 use crate::meta::{Founder, LogEntry};
-use crate::paxos::codec::{self, CodecError};
 use crate::types::{ActorId, Ballot, Epoch, VoterId};
 
 /// Format byte of these messages. Predecessors: 1 knew no voters; never released.
@@ -73,37 +73,25 @@ pub(super) enum MetaResponse {
     },
 }
 
-fn seal<T: Serialize>(message: &T) -> Vec<u8> {
-    let mut out = vec![FORMAT];
-    out.append(&mut codec::body(message));
-    out
-}
-
-fn open<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    let what = "a metadata message";
-    match bytes.split_first() {
-        Some((&FORMAT, body)) => codec::parse_body(what, body),
-        Some((&found, _)) => Err(CodecError::UnknownFormat { what, found, known: FORMAT }),
-        None => Err(CodecError::Damaged { what, bytes: 0 }),
-    }
-}
+/// What the messages are called in errors.
+const WHAT: &str = "a metadata message";
 
 impl MetaRequest {
     pub(super) fn encode(&self) -> Vec<u8> {
-        seal(self)
+        binary::pack(FORMAT, self)
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        open(bytes)
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, SealError> {
+        binary::unpack(WHAT, FORMAT, bytes)
     }
 }
 
 impl MetaResponse {
     pub(super) fn encode(&self) -> Vec<u8> {
-        seal(self)
+        binary::pack(FORMAT, self)
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        open(bytes)
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, SealError> {
+        binary::unpack(WHAT, FORMAT, bytes)
     }
 }

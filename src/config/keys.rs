@@ -233,6 +233,15 @@ pub const KEYS: &[KeySpec] = &[
         ]
     ),
     key!(
+        listen.advertise_http,
+        Node,
+        |v: &Option<String>| v.as_deref().map_or(Ok(()), host_and_port),
+        [
+            "\"host:port\" under which HTTP clients reach this node, where that differs from",
+            "listen.http. Empty: listen.http; if that is 0.0.0.0, the host that peers are told.",
+        ]
+    ),
+    key!(
         listen.insecure,
         Node,
         any,

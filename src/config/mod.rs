@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::telemetry::LogFormat;
 use crate::types::NodeId;
 
 pub use keys::{Agree, KEYS, KeySpec};
@@ -108,6 +109,8 @@ pub struct Listen {
     pub cql: SocketAddr,
     /// Where other nodes find this one, `host:port`, if not at `peer`.
     pub advertise_address: Option<String>,
+    /// Where HTTP clients find this node, `host:port`, if not at `http`.
+    pub advertise_http: Option<String>,
     /// Consent to listen beyond this machine without authentication.
     pub insecure: bool,
 }
@@ -185,15 +188,6 @@ pub struct Limits {
     pub max_frame_mb: u64,
 }
 
-/// The form of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// `[log]`: what is logged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
@@ -224,6 +218,7 @@ impl Default for Config {
                 peer: SocketAddr::from(([127, 0, 0, 1], 7000)),
                 cql: SocketAddr::from(([127, 0, 0, 1], 9042)),
                 advertise_address: None,
+                advertise_http: None,
                 insecure: false,
             },
             storage: Storage {
@@ -267,6 +262,32 @@ impl Config {
     #[must_use]
     pub fn peer_address(&self) -> String {
         self.listen.advertise_address.clone().unwrap_or_else(|| self.listen.peer.to_string())
+    }
+
+    /// The address under which HTTP clients reach this node, whose door is bound to `bound`. A
+    /// door on all of the machine's addresses is told by the host of
+    /// [`Config::peer_address`].
+    #[must_use]
+    pub fn http_address(&self, bound: SocketAddr) -> String {
+        match &self.listen.advertise_http {
+            Some(address) => address.clone(),
+            None => self.dialable(bound),
+        }
+    }
+
+    /// The address under which CQL drivers would reach this node.
+    #[must_use]
+    pub fn cql_address(&self) -> String {
+        self.dialable(self.listen.cql)
+    }
+
+    /// `bound` as others can dial it.
+    fn dialable(&self, bound: SocketAddr) -> String {
+        let peer = self.peer_address();
+        match peer.rsplit_once(':') {
+            Some((host, _)) if bound.ip().is_unspecified() => format!("{host}:{}", bound.port()),
+            _ => bound.to_string(),
+        }
     }
 
     /// True if this node is one of the cluster's founders.

@@ -194,3 +194,17 @@ fn every_key_is_documented_and_its_variable_is_its_own() {
         assert!(spec.value(&Config::default()).len() < 80, "{spec:?}");
     }
 }
+
+/// What goes on record is what others can dial, never 0.0.0.0.
+#[test]
+fn a_door_on_all_addresses_is_told_by_one_that_can_be_dialled() {
+    let text = "[listen]\ninsecure = true\nhttp = \"0.0.0.0:8098\"\npeer = \"0.0.0.0:7000\"\n\
+                advertise_address = \"n1.example:7001\"\n";
+    let bound = "0.0.0.0:8098".parse().unwrap();
+    let config = parse(text).unwrap();
+    assert_eq!(config.http_address(bound), "n1.example:8098");
+    let named = parse(&format!("{text}advertise_http = \"web.example:80\"\n")).unwrap();
+    assert_eq!(named.http_address(bound), "web.example:80");
+    assert_eq!(Config::default().http_address("127.0.0.1:9".parse().unwrap()), "127.0.0.1:9");
+    assert!(parse("[listen]\nadvertise_http = \"nowhere\"\n").is_err());
+}

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use toml::de::DeValue;
 
-use super::{Durability, EngineKind, Founder, LogFormat};
+use super::{Durability, EngineKind, Founder};
+use crate::telemetry::LogFormat;
 
 /// A value before its type is known.
 #[derive(Debug, Clone, PartialEq)]

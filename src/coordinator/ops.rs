@@ -294,7 +294,10 @@ pub enum OpError {
     #[error("this operation id is older than all that the key remembers; it is not run again")]
     OperationExpired,
     /// The replicas' disks are full.
-    #[error("no space left on the replicas' data disks")]
+    #[error(
+        "no space left on the replicas' data disks but what storage.reserve_mb keeps free: make room \
+         there, and writes go on by themselves"
+    )]
     DiskFull,
     /// The node is stopping; nothing was sent.
     #[error("the node is shutting down")]

@@ -2,9 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::meta::Addresses;
-use crate::paxos::codec::{self, CodecError};
-use crate::types::{ActorId, Epoch, NodeId};
+use crate::binary::{self, SealError};
+use crate::types::{ActorId, Addresses, Epoch, NodeId};
 
 /// No message names more nodes than this, and no node keeps more.
 pub const MAX_MEMBERS: usize = 1024;
@@ -77,24 +76,16 @@ impl Message {
     /// The bytes on the wire (the frame around them has a checksum).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
-        out.append(&mut codec::body(self));
-        out
+        binary::pack(FORMAT, self)
     }
 
     /// Reads the bytes of a message.
     ///
     /// # Errors
-    /// Any [`CodecError`], also for a message that names more than [`MAX_MEMBERS`] nodes.
-    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+    /// Any [`SealError`], also for a message that names more than [`MAX_MEMBERS`] nodes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, SealError> {
         let what = "a gossip message";
-        let message = match bytes.split_first() {
-            Some((&FORMAT, body)) => codec::parse_body(what, body)?,
-            Some((&found, _)) => {
-                return Err(CodecError::UnknownFormat { what, found, known: FORMAT });
-            }
-            None => return Err(CodecError::Damaged { what, bytes: 0 }),
-        };
+        let message = binary::unpack(what, FORMAT, bytes)?;
         let named = match &message {
             Self::Syn { digests } => digests.len(),
             Self::Ack { newer, wanted } => newer.len().max(wanted.len()),
@@ -102,7 +93,15 @@ impl Message {
         };
         if named > MAX_MEMBERS {
             let why = format!("{named} nodes are named, at most {MAX_MEMBERS} may be");
-            return Err(CodecError::Malformed { what, why });
+            return Err(SealError::Malformed { what, why });
+        }
+        let heartbeats = match &message {
+            Self::Syn { .. } => &[][..],
+            Self::Ack { newer, .. } | Self::Ack2 { newer } => newer,
+        };
+        if heartbeats.iter().any(|beat| beat.addresses.longest() > Addresses::MAX_BYTES) {
+            let why = format!("an address of more than {} bytes", Addresses::MAX_BYTES);
+            return Err(SealError::Malformed { what, why });
         }
         Ok(message)
     }

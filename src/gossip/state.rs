@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use crate::gossip::detector::{Detector, Thresholds};
 use crate::gossip::{Digest, Heartbeat, Liveness, MAX_MEMBERS, Message};
-use crate::meta::Addresses;
-use crate::types::{ActorId, Epoch, Mono, NodeId};
+use crate::types::{ActorId, Addresses, Epoch, Mono, NodeId};
 
 /// A gap between two ticks of more than this many intervals means that this node did not run.
 const OWN_PAUSE: u32 = 4;

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::gossip::{Gossip, Liveness, Message, Options};
-use crate::meta::Addresses;
-use crate::types::{ActorId, Epoch, Mono, NodeId};
+use crate::types::{ActorId, Addresses, Epoch, Mono, NodeId};
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);

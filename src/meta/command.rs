@@ -4,18 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::meta::{TableName, TableSettings};
 use crate::ring::Member;
-use crate::types::{ActorId, Incarnation, NodeId, TableId, VoterId};
-
-/// Where a node can be reached: `host:port` each. May change from start to start.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Addresses {
-    /// By other nodes.
-    pub peer: String,
-    /// By HTTP clients.
-    pub http: String,
-    /// By CQL clients.
-    pub cql: String,
-}
+use crate::types::{ActorId, Addresses, Epoch, Incarnation, NodeId, TableId, VoterId};
 
 /// A member of the founding list.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -87,6 +76,9 @@ pub enum Command {
     AlterTable {
         /// Which.
         id: TableId,
+        /// The entry that had last set its settings when these were made from them: of two
+        /// changes made at once, the second one is told that it missed the first.
+        expected: Epoch,
         /// All its settings from now on.
         settings: TableSettings,
     },
@@ -157,6 +149,15 @@ pub enum NotDone {
     /// Too many tables.
     #[error("the cluster has {0} tables, which is the most it may have")]
     TooManyTables(usize),
+    /// The table's settings were changed since they were read.
+    #[error("the table's settings were changed meanwhile, by entry {version} of the metadata log")]
+    TableChanged {
+        /// The entry that set them.
+        version: Epoch,
+    },
+    /// The command holds more than a node may be made to keep.
+    #[error("out of bounds: {0}")]
+    OutOfBounds(String),
 }
 
 /// What became of an entry when it was applied.

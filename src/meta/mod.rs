@@ -13,12 +13,13 @@
 //!
 //! Pure: no IO, no clock, no randomness. What a command needs of these comes inside it.
 
+mod bounds;
 mod command;
 #[cfg(test)]
 mod properties;
 mod state;
 mod table;
 
-pub use command::{Addresses, Command, Founder, LogEntry, NotDone, Verdict};
+pub use command::{Command, Founder, LogEntry, NotDone, Verdict};
 pub use state::{ClusterState, MemberState};
 pub use table::{ConflictMode, NameError, Table, TableName, TableSettings};

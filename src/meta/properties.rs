@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use crate::meta::{
-    Addresses, ClusterState, Command, ConflictMode, Founder, LogEntry, TableSettings, Verdict,
-};
-use crate::paxos::codec;
+use crate::binary;
+use crate::meta::{ClusterState, Command, ConflictMode, Founder, LogEntry, TableSettings, Verdict};
 use crate::ring::Member;
-use crate::types::{ActorId, Incarnation, NodeId, TableId, VoterId};
+use crate::types::{ActorId, Addresses, Epoch, Incarnation, NodeId, TableId, VoterId};
 
 fn founder(name: &str, actor: u64) -> Founder {
     Founder {
@@ -66,8 +64,9 @@ fn command() -> impl Strategy<Value = Command> {
     let name = prop_oneof![Just("t"), Just("u"), Just("k.v")].prop_map(|n| n.parse().unwrap());
     let create = (name, settings.clone())
         .prop_map(|(name, settings)| Command::CreateTable { name, settings });
-    let alter = (1u32..20, settings)
-        .prop_map(|(id, settings)| Command::AlterTable { id: TableId(id), settings });
+    let alter = (1u32..20, 1u64..20, settings).prop_map(|(id, expected, settings)| {
+        Command::AlterTable { id: TableId(id), expected: Epoch(expected), settings }
+    });
     let drop = (1u32..20).prop_map(|id| Command::DropTable { id: TableId(id) });
     prop_oneof![1 => Just(found()), 5 => started, 3 => refilled, 6 => create, 3 => alter, 4 => drop]
 }
@@ -104,8 +103,8 @@ proptest! {
             let verdict = state.apply(&entry);
 
             // Another node, that read the entry from its disk, comes to the same.
-            let bytes = codec::seal(1, &entry);
-            let read: LogEntry = codec::unseal("an entry", 1, &bytes).unwrap();
+            let bytes = binary::seal(1, &entry);
+            let read: LogEntry = binary::unseal("an entry", 1, &bytes).unwrap();
             prop_assert_eq!(&verdict, &again.apply(&read));
             prop_assert_eq!(content(&state), content(&again));
 
@@ -187,14 +186,14 @@ fn the_stored_form_of_every_command_is_what_it_was() {
         },
         Command::Refilled { node: NodeId(5), actor: ActorId(6) },
         Command::CreateTable { name: "k.v".parse().unwrap(), settings: settings.clone() },
-        Command::AlterTable { id: TableId(4), settings },
+        Command::AlterTable { id: TableId(4), expected: Epoch(9), settings },
         Command::DropTable { id: TableId(4) },
         Command::Nothing,
     ];
     let digests: Vec<String> = commands
         .into_iter()
         .map(|command| {
-            let bytes = codec::seal(2, &LogEntry { id: 1, command });
+            let bytes = binary::seal(2, &LogEntry { id: 1, command });
             format!("{} {:016x}", bytes.len(), xxhash_rust::xxh3::xxh3_64(&bytes))
         })
         .collect();

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::meta::{
-    Addresses, Command, Founder, LogEntry, NotDone, Table, TableName, TableSettings, Verdict,
+    Command, Founder, LogEntry, NotDone, Table, TableName, TableSettings, Verdict, bounds,
 };
 use crate::ring::{Member, RingSnapshot, claim};
-use crate::types::{ActorId, Epoch, Incarnation, NodeId, TableId, VoterId};
+use crate::types::{ActorId, Addresses, Epoch, Incarnation, NodeId, TableId, VoterId};
 
 /// The most tables that a cluster may have: each costs every node memory.
 const MAX_TABLES: usize = 10_000;
@@ -181,7 +181,12 @@ impl ClusterState {
     /// Applies the next entry. Deterministic: equal states and equal entries give equal results.
     pub fn apply(&mut self, entry: &LogEntry) -> Verdict {
         self.epoch = self.epoch.next();
-        let done = match &entry.command {
+        let done = bounds::check(&entry.command).and_then(|()| self.carry_out(entry));
+        done.unwrap_or_else(Verdict::NotDone)
+    }
+
+    fn carry_out(&mut self, entry: &LogEntry) -> Result<Verdict, NotDone> {
+        match &entry.command {
             Command::Found { cluster, secret, q, founders } => {
                 self.found(entry.id, cluster, *secret, *q, founders)
             }
@@ -193,10 +198,9 @@ impl ClusterState {
             }
             Command::Refilled { node, actor } => self.refilled(*node, *actor),
             Command::CreateTable { name, settings } => self.create(name, settings),
-            Command::AlterTable { id, settings } => self.alter(*id, settings),
+            Command::AlterTable { id, expected, settings } => self.alter(*id, *expected, settings),
             Command::DropTable { id } => self.drop_table(*id),
-        };
-        done.unwrap_or_else(Verdict::NotDone)
+        }
     }
 
     fn found(
@@ -304,18 +308,29 @@ impl ClusterState {
             return Err(full);
         }
         let id = TableId(u32::try_from(self.epoch.0).map_err(|_| full)?);
-        let table = Table { id, name: name.clone(), settings: settings.clone() };
+        let table =
+            Table { id, name: name.clone(), settings: settings.clone(), version: self.epoch };
         self.tables.insert(id, Arc::new(table));
         self.names.insert(name.clone(), id);
         Ok(Verdict::Created(id))
     }
 
-    fn alter(&mut self, id: TableId, settings: &TableSettings) -> Result<Verdict, NotDone> {
+    fn alter(
+        &mut self,
+        id: TableId,
+        expected: Epoch,
+        settings: &TableSettings,
+    ) -> Result<Verdict, NotDone> {
         let table = self.tables.get_mut(&id).ok_or(NotDone::NoSuchTable)?;
         if !table.settings.may_become(settings) {
             return Err(NotDone::Immutable);
         }
-        Arc::make_mut(table).settings = settings.clone();
+        if table.version != expected {
+            return Err(NotDone::TableChanged { version: table.version });
+        }
+        let table = Arc::make_mut(table);
+        table.settings = settings.clone();
+        table.version = self.epoch;
         Ok(Verdict::Done)
     }
 
@@ -482,10 +497,67 @@ mod tests {
         let mut state = founded();
         let Verdict::Created(id) = apply(&mut state, create()) else { panic!("not created") };
         let settings = TableSettings { ttl_s: 60, ..TableSettings::bucket(3) };
-        let alter = Command::AlterTable { id, settings: settings.clone() };
+        let expected = state.table(id).unwrap().version;
+        let alter = Command::AlterTable { id, expected, settings: settings.clone() };
         assert_eq!(apply(&mut state, alter), Verdict::Done);
+        let expected = state.table(id).unwrap().version;
         let settings = TableSettings { conflict: ConflictMode::Lww, ..settings };
-        let alter = Command::AlterTable { id, settings };
+        let alter = Command::AlterTable { id, expected, settings };
         assert_eq!(apply(&mut state, alter), Verdict::NotDone(NotDone::Immutable));
+    }
+
+    #[test]
+    fn of_two_changes_of_a_table_at_once_the_second_is_told_of_the_first() {
+        let mut state = founded();
+        let Verdict::Created(id) = apply(&mut state, create()) else { panic!("not created") };
+        let expected = state.table(id).unwrap().version;
+        let change = |ttl_s, max_siblings| Command::AlterTable {
+            id,
+            expected,
+            settings: TableSettings { ttl_s, max_siblings, ..TableSettings::bucket(3) },
+        };
+        assert_eq!(apply(&mut state, change(60, 64)), Verdict::Done);
+        let overtaken = NotDone::TableChanged { version: state.epoch() };
+        assert_eq!(apply(&mut state, change(0, 5)), Verdict::NotDone(overtaken));
+        assert_eq!(state.table(id).unwrap().settings.ttl_s, 60, "the first one stands");
+    }
+
+    #[test]
+    fn what_no_node_could_keep_for_ever_is_refused() {
+        let out_of_bounds = |state: &mut ClusterState, command| {
+            let verdict = apply(state, command);
+            assert!(matches!(verdict, Verdict::NotDone(NotDone::OutOfBounds(_))), "{verdict:?}");
+        };
+        let long = || "x".repeat(1000);
+        let mut state = unfounded();
+        for change in [
+            |founder: &mut Founder, long: String| founder.member.name = long,
+            |founder: &mut Founder, long: String| founder.member.rack = long,
+            |founder: &mut Founder, long: String| founder.addresses.http = long,
+        ] {
+            let Command::Found { cluster, secret, q, mut founders } = found() else { return };
+            change(&mut founders[1], long());
+            out_of_bounds(&mut state, Command::Found { cluster, secret, q, founders });
+        }
+        for partitions in [0, 48, 1 << 31] {
+            let Command::Found { cluster, secret, founders, .. } = found() else { return };
+            out_of_bounds(&mut state, Command::Found { cluster, secret, q: partitions, founders });
+        }
+        let mut state = founded();
+        let addresses = Addresses { peer: long(), ..Addresses::default() };
+        let node = NodeId::derive("c", "n1");
+        let (actor, incarnation) = (ActorId(node.0 as u64), Incarnation(2));
+        out_of_bounds(
+            &mut state,
+            Command::NodeStarted { node, actor, incarnation, nonce: 1, addresses },
+        );
+        let settings = TableSettings::bucket(3);
+        let name = TableName { keyspace: long(), table: "kv".to_owned() };
+        out_of_bounds(&mut state, Command::CreateTable { name, settings: settings.clone() });
+        let factors = (0..1000).map(|n| (format!("dc{n}"), 1)).collect();
+        let settings = TableSettings::new(crate::ring::Replication::NetworkTopology { factors });
+        let name: TableName = "t".parse().unwrap();
+        out_of_bounds(&mut state, Command::CreateTable { name, settings });
+        assert!(state.tables().is_empty());
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::record::RecordKind;
 use crate::ring::Replication;
-use crate::types::{Consistency, TableId};
+use crate::types::{Consistency, Epoch, TableId};
 
 /// How concurrent writes of one key meet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -61,6 +61,11 @@ fn is_name(text: &str) -> bool {
 }
 
 impl TableName {
+    /// True of a name that parsing gives; one that was decoded may be anything.
+    pub(super) fn is_well_formed(&self) -> bool {
+        is_name(&self.keyspace) && is_name(&self.table)
+    }
+
     /// The table that the bucket `name` is.
     ///
     /// # Errors
@@ -153,6 +158,8 @@ pub struct Table {
     pub name: TableName,
     /// How it behaves.
     pub settings: TableSettings,
+    /// The entry of the log that set its settings last.
+    pub version: Epoch,
 }
 
 impl Table {

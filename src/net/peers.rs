@@ -122,7 +122,10 @@ impl Peers {
         if to == inner.me {
             let Some(local) = inner.local.get().cloned() else {
                 return Box::pin(async {
-                    Err(CallError::NotSent { why: "the node is still starting".to_owned() })
+                    {
+                        let why = "the node is still starting".to_owned();
+                        Err(CallError::NotSent { why, unreachable: false })
+                    }
                 });
             };
             let work = local.serve(inner.me, header, request);

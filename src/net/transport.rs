@@ -13,6 +13,9 @@ pub enum CallError {
     NotSent {
         /// No route, connection refused, queue full.
         why: String,
+        /// There is no connection to the node, and none could be made. False where the reason is
+        /// this node's own: a bound that was met, a deadline, its stop.
+        unreachable: bool,
     },
     /// The request may have arrived and may yet take effect.
     #[error("no answer: {why}")]

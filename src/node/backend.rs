@@ -15,7 +15,8 @@ use crate::meta::{ClusterState, Command, NotDone, Table, TableName, TableSetting
 use crate::net::Refusal;
 use crate::node::Node;
 use crate::server::http::backend::{
-    Backend, ClusterView, Creation, HintsView, NodeView, NotReady, PartitionView, RingView,
+    Alteration, Backend, ClusterView, Creation, HintsView, NodeView, NotReady, PartitionView,
+    RingView,
 };
 use crate::types::{Consistency, Key, NodeId, PartitionId};
 
@@ -217,12 +218,17 @@ impl Backend for NodeBackend {
         &self,
         table: Arc<Table>,
         settings: TableSettings,
-    ) -> BoxFuture<'_, Result<Arc<Table>, OpError>> {
+    ) -> BoxFuture<'_, Result<Alteration, OpError>> {
         Box::pin(async move {
-            match self.append(Command::AlterTable { id: table.id, settings }).await? {
+            let id = table.id;
+            let command = Command::AlterTable { id, expected: table.version, settings };
+            let verdict = self.append(command).await?;
+            let now = || self.state().table(id).cloned().ok_or(OpError::NoSuchTable);
+            match verdict {
                 Verdict::NotDone(NotDone::NoSuchTable) => Err(OpError::NoSuchTable),
+                Verdict::NotDone(NotDone::TableChanged { .. }) => Ok(Alteration::Overtaken(now()?)),
                 Verdict::NotDone(why) => Err(OpError::NotSupported(why.to_string())),
-                _ => self.state().table(table.id).cloned().ok_or(OpError::NoSuchTable),
+                Verdict::Done | Verdict::Created(_) => Ok(Alteration::Done(now()?)),
             }
         })
     }

@@ -21,7 +21,6 @@ use crate::cluster::{Cluster, ClusterConfig, FounderName, MustRestart};
 use crate::coordinator::Coordinator;
 use crate::env::{Env, HlcClock};
 use crate::gossip;
-use crate::meta::Addresses;
 use crate::net::{NodeStamps, PeerService, Peers, Transport};
 use crate::repair::hints::{Delivery, HintSettings, HintStore};
 use crate::replica::{Actor, Identity, IdentityError, Opening, Replica};
@@ -29,7 +28,7 @@ use crate::ring::Member;
 use crate::storage::{
     Committer, CommitterOptions, Durability, Engine, HighWater, HighWaterStore, StorageError,
 };
-use crate::types::NodeId;
+use crate::types::{Addresses, NodeId};
 
 pub use admission::NodeAdmission;
 pub use backend::NodeBackend;

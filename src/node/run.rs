@@ -12,7 +12,6 @@ use crate::cluster::{FounderName, MustRestart};
 use crate::config::{Config, Durability as ConfiguredDurability, EngineKind};
 use crate::env::Env;
 use crate::gossip;
-use crate::meta::Addresses;
 use crate::metrics::Registry;
 use crate::net::{TcpOptions, TcpTransport, TransportError};
 use crate::node::admission::NodeAdmission;
@@ -20,13 +19,14 @@ use crate::node::backend::NodeBackend;
 use crate::node::numbers;
 use crate::node::{Node, NodeSettings, StartError};
 use crate::repair::hints::HintSettings;
+use crate::replica::IdentityError;
 use crate::server::http::listen::Listener;
 use crate::server::http::{Door, HttpLimits};
 use crate::storage::{
     CommitterOptions, Durability, Engine, FjallEngine, FjallOptions, HighWaterFile, HighWaterStore,
     MemEngine, SledEngine, SledOptions, StorageError,
 };
-use crate::types::NodeId;
+use crate::types::{Addresses, NodeId};
 
 /// How often the storage is looked at.
 const STORAGE_WATCH: Duration = Duration::from_millis(500);
@@ -55,7 +55,7 @@ pub enum RunError {
         path: PathBuf,
     },
     /// The engine cannot open its store.
-    #[error("the store in {path} cannot be opened: {error}")]
+    #[error("the store in {path} cannot be opened: {error}{}", cure(error))]
     Store {
         /// The engine's directory.
         path: PathBuf,
@@ -76,8 +76,12 @@ pub enum RunError {
         asked: &'static str,
     },
     /// The node's identity or metadata.
-    #[error(transparent)]
-    Start(#[from] StartError),
+    #[error("{error}{}", cure_of_start(error))]
+    Start {
+        /// What is wrong with it.
+        #[from]
+        error: StartError,
+    },
     /// The peer port.
     #[error(transparent)]
     Peer(#[from] TransportError),
@@ -92,6 +96,29 @@ pub enum RunError {
     /// The node found its directory to be an older copy again and again.
     #[error("the data directory is an older copy, and a new history could not be begun: {0}")]
     OlderCopy(String),
+}
+
+/// What to do about a store that cannot be read, for the end of a message.
+fn cure(error: &StorageError) -> &'static str {
+    match error {
+        StorageError::Corrupt { .. } => {
+            "; move the data directory away and start again: the node is refilled from the other \
+             replicas (where there are none, put a backup in its place)"
+        }
+        StorageError::Full => {
+            "; a start has to be put on record: make room there (storage.reserve_mb is kept free)"
+        }
+        _ => "",
+    }
+}
+
+fn cure_of_start(error: &StartError) -> &'static str {
+    match error {
+        StartError::Storage(error) | StartError::Identity(IdentityError::Storage(error)) => {
+            cure(error)
+        }
+        StartError::Identity(IdentityError::Foreign { .. }) => "",
+    }
 }
 
 /// A node with its ports open.
@@ -306,8 +333,8 @@ fn settings(config: &Config, http_address: SocketAddr) -> NodeSettings {
         capacity: config.topology.capacity,
         addresses: Addresses {
             peer: config.peer_address(),
-            http: http_address.to_string(),
-            cql: config.listen.cql.to_string(),
+            http: config.http_address(http_address),
+            cql: config.cql_address(),
         },
         founders: config
             .cluster

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::paxos::codec::{self, CodecError};
+use crate::binary::{self, SealError};
 use crate::types::Ballot;
 
 /// Format byte of a stored acceptor. Predecessors: none.
@@ -166,18 +166,18 @@ impl<V: Clone + PartialEq + Serialize + DeserializeOwned> Acceptor<V> {
     /// The stored form: versioned and with a checksum.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        codec::seal(FORMAT, self)
+        binary::seal(FORMAT, self)
     }
 
     /// Reads the stored form.
     ///
     /// # Errors
-    /// Any [`CodecError`]: what this acceptor promised and accepted is then lost, and it must not
+    /// Any [`SealError`]: what this acceptor promised and accepted is then lost, and it must not
     /// vote in this instance again.
-    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+    pub fn decode(bytes: &[u8]) -> Result<Self, SealError> {
         let what = "an acceptor's state";
-        let (promised, accepted) = codec::unseal(what, FORMAT, bytes)?;
+        let (promised, accepted) = binary::unseal(what, FORMAT, bytes)?;
         Self::restore(promised, accepted)
-            .map_err(|broken| CodecError::Malformed { what, why: broken.to_string() })
+            .map_err(|broken| SealError::Malformed { what, why: broken.to_string() })
     }
 }

@@ -42,7 +42,6 @@
 //! log runs one instance per entry ([`crate::meta`]), lightweight transactions one per key.
 
 mod acceptor;
-pub mod codec;
 mod proposer;
 
 #[cfg(test)]

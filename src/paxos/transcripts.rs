@@ -184,7 +184,7 @@ fn an_acceptor_reads_back_from_disk_and_impossible_ones_are_refused() {
     let _ = acceptor.on_prepare(ballot(6, B)).after_persist();
     assert_eq!(Acceptor::decode(&acceptor.encode()), Ok(acceptor));
     assert!(Acceptor::restore(ballot(1, A), Some((ballot(2, A), 0u8))).is_err());
-    let forged = super::codec::seal(1, &(ballot(1, A), Some((ballot(2, A), "x".to_owned()))));
+    let forged = crate::binary::seal(1, &(ballot(1, A), Some((ballot(2, A), "x".to_owned()))));
     assert!(Acceptor::<String>::decode(&forged).is_err());
 }
 

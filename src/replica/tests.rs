@@ -18,7 +18,7 @@ use crate::storage::{
     Batch, Committer, CommitterOptions, Engine, EngineStats, KeyRange, MemEngine, ScanVisitor,
     StorageError,
 };
-use crate::types::{Hlc, Key, Mono, OpId, PartitionId, TableId, Token, WallMicros};
+use crate::types::{Epoch, Hlc, Key, Mono, OpId, PartitionId, TableId, Token, WallMicros};
 
 #[derive(Default)]
 struct Moody {
@@ -118,6 +118,7 @@ impl Alone {
             id: TableId(3),
             name: "t".parse().unwrap(),
             settings: TableSettings::bucket(3),
+            version: Epoch(3),
         };
         Self { engine, replica: Arc::new(replica), table, ops: std::cell::Cell::new(0) }
     }
@@ -303,7 +304,7 @@ async fn a_page_marks_the_rows_that_cannot_be_read_and_goes_on() {
     for name in [&b"k"[..], b"l", b"m"] {
         let key = Key::new(name).unwrap();
         let mint = Mint { key: key.clone(), ..alone.mint_of("v") };
-        made(alone.replica.mint(&alone.table, token_of(name), mint).await);
+        made(alone.replica.mint(&alone.table, token_of(name), mint, Mono(u64::MAX)).await);
         keys.push((token_of(name), key));
     }
     keys.sort();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::cluster::FounderName;
 use crate::env::Env;
 use crate::gossip;
-use crate::meta::{Addresses, Table, TableName};
+use crate::meta::{Table, TableName};
 use crate::node::{self, Node, NodeAdmission, NodeSettings};
 use crate::repair::hints::HintSettings;
 use crate::sim::disk::SimDisk;
@@ -19,7 +19,7 @@ use crate::sim::net::SimNet;
 use crate::sim::oracle::{Inspector, Oracle};
 use crate::sim::plan::Plan;
 use crate::storage::CommitterOptions;
-use crate::types::NodeId;
+use crate::types::{Addresses, NodeId};
 
 /// The name of every simulated cluster.
 pub const CLUSTER: &str = "sim";

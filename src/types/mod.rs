@@ -1,6 +1,7 @@
 //! The small words of the system: ids, tokens, dots, epochs, levels. Newtypes only; no behaviour
 //! beyond ordering, parsing and printing. Pure.
 
+mod addresses;
 mod consistency;
 mod digest;
 mod ids;
@@ -8,6 +9,7 @@ mod key;
 mod time;
 mod token;
 
+pub use addresses::Addresses;
 pub use consistency::{Consistency, ParseConsistencyError};
 pub use digest::{Digest, PartitionDigest};
 pub use ids::{

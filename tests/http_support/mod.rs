@@ -1,7 +1,7 @@
 //! A node in memory behind the real HTTP door, and a client that needs no socket.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use henge::metrics::Registry;
 use henge::record::{Action, Mint, Mutation, OpMemory, Record, RecordKind, Value};
 use henge::ring::token_of;
 use henge::server::http::backend::{
-    ClusterView, Creation, NodeView, NotReady, PartitionView, RingView,
+    Alteration, ClusterView, Creation, NodeView, NotReady, PartitionView, RingView,
 };
 use henge::server::http::{Backend, Door, HttpLimits};
 use henge::types::{
@@ -51,6 +51,8 @@ pub struct Fake {
     /// A listing's pages hold at most this many keys, whatever was asked.
     pub page_keys: AtomicU32,
     pub writes: AtomicU64,
+    /// Settings that somebody else gives a table just before the next changes of it.
+    pub others_changes: Mutex<VecDeque<TableSettings>>,
 }
 
 impl Fake {
@@ -74,6 +76,7 @@ impl Fake {
             gate: None,
             page_keys: AtomicU32::new(u32::MAX),
             writes: AtomicU64::new(0),
+            others_changes: Mutex::default(),
         }
     }
 
@@ -284,7 +287,7 @@ impl Backend for Fake {
             }
             let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
             let id = TableId(epoch as u32);
-            let table = Arc::new(Table { id, name: name.clone(), settings });
+            let table = Arc::new(Table { id, name: name.clone(), settings, version: Epoch(epoch) });
             tables.insert(name, table.clone());
             Ok(Creation::Created(table))
         })
@@ -294,12 +297,18 @@ impl Backend for Fake {
         &self,
         table: Arc<Table>,
         settings: TableSettings,
-    ) -> BoxFuture<'_, Result<Arc<Table>, OpError>> {
+    ) -> BoxFuture<'_, Result<Alteration, OpError>> {
         Box::pin(async move {
             self.failure()?;
+            let mut tables = self.tables.lock().unwrap();
+            if let Some(other) = self.others_changes.lock().unwrap().pop_front() {
+                let altered = Arc::new(Table { settings: other, ..Table::clone(&table) });
+                tables.insert(table.name.clone(), altered.clone());
+                return Ok(Alteration::Overtaken(altered));
+            }
             let altered = Arc::new(Table { settings, ..Table::clone(&table) });
-            self.tables.lock().unwrap().insert(table.name.clone(), altered.clone());
-            Ok(altered)
+            tables.insert(table.name.clone(), altered.clone());
+            Ok(Alteration::Done(altered))
         })
     }
 

@@ -279,17 +279,25 @@ impl LocalCluster {
         }
     }
 
-    fn check_alive(&mut self, node: usize) -> Result<(), LocalError> {
+    /// How a node that was started has ended by itself; `None` while it runs.
+    ///
+    /// # Errors
+    /// [`LocalError`] if it was not started, or was stopped or killed from here.
+    pub fn ended(&mut self, node: usize) -> Result<Option<ExitStatus>, LocalError> {
         let ended = match &mut self.processes[node] {
             Some(process) => process.try_wait().map_err(LocalError::of("wait"))?,
             None => return Err(LocalError(format!("node {} does not run", node + 1))),
         };
-        match ended {
+        if ended.is_some() {
+            self.processes[node] = None;
+        }
+        Ok(ended)
+    }
+
+    fn check_alive(&mut self, node: usize) -> Result<(), LocalError> {
+        match self.ended(node)? {
             None => Ok(()),
-            Some(status) => {
-                self.processes[node] = None;
-                Err(self.trouble(node, &format!("ended ({status})")))
-            }
+            Some(status) => Err(self.trouble(node, &format!("ended ({status})"))),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::cluster::{AppendError, Cluster, ClusterConfig, FounderName};
 use crate::env::{BoxFuture, Env, HlcClock};
 use crate::gossip;
-use crate::meta::{Addresses, Command, TableSettings, Verdict};
+use crate::meta::{Command, TableSettings, Verdict};
 use crate::net::messages::Header;
 use crate::net::{CallError, NodeStamps, PeerService, Peers, Request, Response, Transport};
 use crate::ring::Member;
@@ -16,7 +16,7 @@ use crate::sim::engine::SimEngine;
 use crate::sim::executor::{Executor, GroupId, MachineId, Schedule, World};
 use crate::sim::rng::{Ppm, Rng};
 use crate::storage::{Committer, CommitterOptions, Engine, StorageError};
-use crate::types::{ActorId, Epoch, Hlc, Incarnation, Mono, NodeId, VoterId};
+use crate::types::{ActorId, Addresses, Epoch, Hlc, Incarnation, Mono, NodeId, VoterId};
 
 /// How bad the network is: chances in millionths.
 #[derive(Clone, Copy)]
@@ -104,7 +104,7 @@ impl Transport for Wire {
         Box::pin(async move {
             let lost = || CallError::Lost { why: "lost".to_owned() };
             if !net.state().lines.contains_key(&to) {
-                return Err(CallError::NotSent { why: "refused".to_owned() });
+                return Err(CallError::NotSent { why: "refused".to_owned(), unreachable: true });
             }
             if net.chance(|weather| weather.repeat) {
                 let (net, request, wait) = (net.clone(), request.clone(), net.delay() * 50);

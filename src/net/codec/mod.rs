@@ -13,10 +13,8 @@
 //! fails as a whole. TCP's own sixteen bits let through about one damaged segment in 65,536
 //! (Stone and Partridge, "When the CRC and TCP checksum disagree", 2000).
 //!
-//! The payload is [`Header`] and message in bincode (variable-length integers). bincode is named
-//! in this module only. It is no longer developed, which is no harm as long as its input is checked
-//! elsewhere: the length before a byte is stored for it, and every inner length before anything is
-//! allocated ([`strict`]).
+//! The payload is [`Header`] and message as [`crate::binary`] encodes plain data. Its length is
+//! checked before a byte is stored for it, and every inner length before anything is allocated.
 //!
 //! Encoding and decoding copy a value once each. A frame is built whole, in one buffer of its own,
 //! since it may wait in a queue; scattered writes that spare large values that copy are left out
@@ -24,16 +22,13 @@
 //!
 //! No IO here: the simulator's transport sends the very same frames through memory.
 
-mod strict;
-
-use bincode::enc::write::Writer;
 use bytes::{Bytes, BytesMut};
 use serde::Serialize;
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer};
+use serde::de::DeserializeOwned;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
+use crate::binary::{self, BinaryError};
 use crate::net::messages::{Header, Request, Response};
-use strict::Strict;
 
 /// Bytes before the payload.
 pub const FRAME_HEAD_BYTES: usize = 28;
@@ -96,6 +91,12 @@ pub enum CodecError {
         /// The decoder's words.
         what: String,
     },
+}
+
+impl From<BinaryError> for CodecError {
+    fn from(error: BinaryError) -> Self {
+        Self::Payload { what: error.to_string() }
+    }
 }
 
 /// What a frame carries.
@@ -285,12 +286,12 @@ pub fn encode_message<T: Serialize>(
     message: &T,
     max_payload_bytes: usize,
 ) -> Result<Bytes, CodecError> {
-    let bytes = encoded_bytes(message)?;
+    let bytes = binary::measure(message)?;
     if bytes > max_payload_bytes {
         return Err(CodecError::TooLarge { max: max_payload_bytes, got: bytes });
     }
     let mut frame = begin_frame(bytes);
-    write_payload(message, &mut frame)?;
+    binary::append(message, &mut frame)?;
     finish_frame(frame, kind, stream, max_payload_bytes)
 }
 
@@ -299,13 +300,7 @@ pub fn encode_message<T: Serialize>(
 /// # Errors
 /// [`CodecError::Payload`] when it is something else, or bytes are left over.
 pub fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, CodecError> {
-    let (value, used) = decode_prefix(payload)?;
-    if used != payload.len() {
-        return Err(CodecError::Payload {
-            what: format!("{} bytes are left over", payload.len() - used),
-        });
-    }
-    Ok(value)
+    Ok(binary::decode(payload)?)
 }
 
 /// The message at the start of a payload, and how many bytes it takes: for the handshake, whose
@@ -314,79 +309,7 @@ pub fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<T, CodecErr
 /// # Errors
 /// [`CodecError::Payload`].
 pub fn decode_prefix<T: DeserializeOwned>(payload: &[u8]) -> Result<(T, usize), CodecError> {
-    let seed = Strict(Seed(std::marker::PhantomData::<T>));
-    bincode::serde::seed_decode_from_slice(seed, payload, bincode::config::standard())
-        .map_err(|error| CodecError::Payload { what: error.to_string() })
-}
-
-/// `value` on its own: the format byte and its encoding, without length or checksum. For what is
-/// carried inside something that has both.
-///
-/// # Errors
-/// [`CodecError::Payload`] when the type cannot be encoded (a sequence of unknown length).
-pub fn to_bytes<T: Serialize>(value: &T) -> Result<Bytes, CodecError> {
-    let mut bytes = BytesMut::with_capacity(1 + encoded_bytes(value)?);
-    bytes.extend_from_slice(&[FORMAT]);
-    write_payload(value, &mut bytes)?;
-    Ok(bytes.freeze())
-}
-
-/// What [`to_bytes`] encoded.
-///
-/// # Errors
-/// [`CodecError`] when `bytes` are anything else.
-pub fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> {
-    match bytes.split_first() {
-        Some((&FORMAT, payload)) => decode_payload(payload),
-        Some((&found, _)) => Err(CodecError::Format { found }),
-        None => Err(CodecError::Length { expected: 1, got: 0 }),
-    }
-}
-
-struct Seed<T>(std::marker::PhantomData<T>);
-
-impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Seed<T> {
-    type Value = T;
-
-    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<T, D::Error> {
-        T::deserialize(inner)
-    }
-}
-
-/// Appends to a frame under construction. Room was made by measuring first.
-struct Append<'a>(&'a mut BytesMut);
-
-impl Writer for Append<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
-        self.0.extend_from_slice(bytes);
-        Ok(())
-    }
-}
-
-/// Only counts: measuring costs nanoseconds, since values are not looked at, and spares a buffer
-/// that grows by copying, as well as one that is built only to be found too large.
-struct Count<'a>(&'a mut usize);
-
-impl Writer for Count<'_> {
-    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
-        *self.0 += bytes.len();
-        Ok(())
-    }
-}
-
-fn encoded_bytes<T: Serialize>(value: &T) -> Result<usize, CodecError> {
-    let mut bytes = 0;
-    write_with(value, Count(&mut bytes))?;
-    Ok(bytes)
-}
-
-fn write_payload<T: Serialize>(value: &T, to: &mut BytesMut) -> Result<(), CodecError> {
-    write_with(value, Append(to))
-}
-
-fn write_with<T: Serialize>(value: &T, writer: impl Writer) -> Result<(), CodecError> {
-    bincode::serde::encode_into_writer(value, writer, bincode::config::standard())
-        .map_err(|error| CodecError::Payload { what: error.to_string() })
+    Ok(binary::decode_prefix(payload)?)
 }
 
 fn begin_frame(payload_bytes: usize) -> BytesMut {

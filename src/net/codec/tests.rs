@@ -103,7 +103,7 @@ proptest! {
     fn random_payloads_never_panic(payload in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = decode_payload::<(Header, Request)>(&payload);
         let _ = decode_payload::<(Header, Response)>(&payload);
-        let _ = from_bytes::<Request>(&payload);
+        let _ = decode_payload::<Request>(&payload);
         let _ = read_head(&payload, MAX);
         let _ = open_frame(&payload, MAX);
     }
@@ -113,11 +113,11 @@ proptest! {
         request in any_request(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
         cut in any::<prop::sample::Index>(),
     ) {
-        let mut payload = to_bytes(&request).expect("encodes").to_vec();
+        let mut payload = binary::body(&request);
         let at = at.index(payload.len());
         payload[at] = byte;
-        let _ = from_bytes::<Request>(&payload);
-        let _ = from_bytes::<Request>(&payload[..cut.index(payload.len())]);
+        let _ = decode_payload::<Request>(&payload);
+        let _ = decode_payload::<Request>(&payload[..cut.index(payload.len())]);
     }
 }
 
@@ -158,10 +158,10 @@ fn an_answer_is_not_taken_for_a_request() {
 
 #[test]
 fn left_over_bytes_are_refused() {
-    let mut bytes = to_bytes(&Request::Ping).expect("encodes").to_vec();
-    assert_eq!(from_bytes(&bytes), Ok(Request::Ping));
+    let mut bytes = binary::body(&Request::Ping);
+    assert_eq!(decode_payload(&bytes), Ok(Request::Ping));
     bytes.push(0);
-    assert!(from_bytes::<Request>(&bytes).is_err());
+    assert!(decode_payload::<Request>(&bytes).is_err());
 }
 
 /// Two buffers and strings each announce 2^60 bytes and bring none: before [`strict`], bincode

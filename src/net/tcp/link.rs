@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::closer::{Closer, duplex, let_others};
 use super::greet::{self, GreetEnd};
-use super::peer::{LinkEnd, Outcome, Peer};
+use super::peer::{LinkEnd, News, Outcome, Peer};
 use super::shared::{Phase, Shared};
 use super::wire::{FrameReader, ReadEnd, is_busy, write_frames};
 use crate::net::codec::{self, FrameKind};
@@ -26,9 +26,12 @@ pub(super) async fn run(shared: Arc<Shared>, peer: Arc<Peer>) {
         end = connect(&shared, &peer) => end,
     };
     let jitter = shared.env.random("peer-backoff");
-    if peer.disconnected(shared.env.mono(), &end, jitter) {
-        let LinkEnd { why, established, .. } = &end;
-        tracing::warn!(peer = %peer.node, why, established, "no connection to a peer");
+    let news = peer.disconnected(shared.env.mono(), &end, jitter);
+    let (peer, why) = (peer.node, end.why);
+    match news {
+        News::None => tracing::debug!(%peer, why, "no connection to a peer"),
+        News::Ended => tracing::info!(%peer, why, "the connection to a peer has ended"),
+        News::Unreachable => tracing::warn!(%peer, why, "no connection to a peer"),
     }
     shared.settle();
 }

@@ -60,7 +60,7 @@ pub use options::{InboundStats, PeerStats, TcpOptions, TransportStats};
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The port cannot be had.
-    #[error("cannot listen for peers on {address}: {error} (see the setting for the peer address)")]
+    #[error("cannot listen for peers on {address}: {error} (see listen.peer)")]
     Listen {
         /// What was asked for.
         address: String,
@@ -167,7 +167,7 @@ async fn call(
     request: Request,
     deadline: Mono,
 ) -> Outcome {
-    let not_sent = |why: &str| CallError::NotSent { why: why.to_owned() };
+    let not_sent = |why: &str| CallError::NotSent { why: why.to_owned(), unreachable: false };
     let Some(peer) = shared.peer(to) else {
         return Err(not_sent("no address of that node is known"));
     };

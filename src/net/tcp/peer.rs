@@ -59,6 +59,10 @@ struct State {
     backoff: Duration,
     /// Why the last attempt or connection ended; `None` once a connection stands again.
     last_why: Option<String>,
+    /// Since when there has been no connection, although one was wanted.
+    down_since: Option<Mono>,
+    /// The reason that was reported last, of this time without a connection.
+    reported: Option<String>,
     queue: SendQueue,
     pending: BTreeMap<u64, Pending>,
     counts: Counts,
@@ -100,6 +104,20 @@ struct Counts {
     mean_answer_ns: u64,
 }
 
+/// What the end of a connection, or of an attempt to get one, is worth in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// Nothing: nodes that start together, or one after the other, miss each other at first.
+    None,
+    /// A connection that stood has ended.
+    Ended,
+    /// There has been none for [`UNREACHABLE`], for a reason that was not reported yet.
+    Unreachable,
+}
+
+/// How long a peer is out of reach before that is worth a warning.
+const UNREACHABLE: Duration = Duration::from_secs(5);
+
 /// A call that was accepted for sending.
 #[derive(Debug)]
 pub(super) struct Accepted {
@@ -120,7 +138,11 @@ pub(super) struct LinkEnd {
 }
 
 fn not_sent(why: impl Into<String>) -> CallError {
-    CallError::NotSent { why: why.into() }
+    CallError::NotSent { why: why.into(), unreachable: false }
+}
+
+fn unreachable(why: impl Into<String>) -> CallError {
+    CallError::NotSent { why: why.into(), unreachable: true }
 }
 
 impl Peer {
@@ -130,6 +152,8 @@ impl Peer {
             link: Link::Idle,
             backoff: limits.min_backoff,
             last_why: None,
+            down_since: None,
+            reported: None,
             queue: SendQueue::default(),
             pending: BTreeMap::new(),
             counts: Counts::default(),
@@ -292,13 +316,15 @@ impl Peer {
         let mut state = self.lock();
         state.link = Link::Up { identity, closer };
         state.last_why = None;
+        state.down_since = None;
+        state.reported = None;
         state.counts.connects += 1;
     }
 
     /// The connection or the attempt has ended: every call under way ends with it, and the next
     /// attempt may begin after a pause of which `jitter` (0 … 2^64−1) chooses the length between a
-    /// half and the whole. True when the reason is worth a line in the log: it is a new one.
-    pub(super) fn disconnected(&self, now: Mono, end: &LinkEnd, jitter: u64) -> bool {
+    /// half and the whole. Says what that is worth in the log.
+    pub(super) fn disconnected(&self, now: Mono, end: &LinkEnd, jitter: u64) -> News {
         let mut state = self.lock();
         let pause = if end.established { self.limits.min_backoff } else { state.backoff };
         state.backoff = (pause * 2).min(self.limits.max_backoff);
@@ -308,7 +334,8 @@ impl Peer {
         state.counts.garbage += u64::from(end.garbage);
         state.link = Link::Down { retry_at };
         state.fail_all(&end.why, &end.untouched);
-        state.last_why.replace(end.why.clone()).as_ref() != Some(&end.why)
+        state.last_why = Some(end.why.clone());
+        state.news(now, end)
     }
 
     /// Gives the connection up if it leads to another process than `identity`.
@@ -363,7 +390,7 @@ impl State {
         {
             let left_ms = retry_at.since(now).as_millis();
             let why = self.last_why.as_deref().unwrap_or("no connection");
-            return Err(not_sent(format!("{why} (next attempt in {left_ms} ms)")));
+            return Err(unreachable(format!("{why} (next attempt in {left_ms} ms)")));
         }
         if self.pending.len() >= limits.inflight {
             return Err(not_sent(format!("{} calls to that node are under way", limits.inflight)));
@@ -375,11 +402,23 @@ impl State {
         Ok(())
     }
 
+    fn news(&mut self, now: Mono, end: &LinkEnd) -> News {
+        let since = *self.down_since.get_or_insert(now);
+        if end.established {
+            return News::Ended;
+        }
+        if now.since(since) < UNREACHABLE || self.reported.as_ref() == Some(&end.why) {
+            return News::None;
+        }
+        self.reported = Some(end.why.clone());
+        News::Unreachable
+    }
+
     fn fail_all(&mut self, why: &str, untouched: &BTreeSet<u64>) {
         for (stream, pending) in std::mem::take(&mut self.pending) {
             let error = if self.queue.contains(stream) || untouched.contains(&stream) {
                 self.counts.not_sent += 1;
-                not_sent(why)
+                unreachable(why)
             } else {
                 self.counts.lost += 1;
                 CallError::Lost { why: why.to_owned() }
@@ -513,16 +552,17 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_logged_once_until_a_connection_stands_again() {
+    fn a_peer_that_stays_away_is_news_once_for_each_reason() {
         let peer = peer();
-        let is_news = || {
-            let news = peer.disconnected(Mono(0), &end(false, []), 0);
-            peer.set_address("elsewhere:1");
-            news
-        };
-        assert_eq!([is_news(), is_news()], [true, false]);
+        let at = |seconds| Mono(0) + Duration::from_secs(seconds);
+        let fails = |seconds| peer.disconnected(at(seconds), &end(false, []), 0);
+        assert_eq!([fails(0), fails(4)], [News::None; 2], "it may just be starting");
+        assert_eq!([fails(5), fails(6)], [News::Unreachable, News::None]);
+        let other = LinkEnd { why: "refused".to_owned(), ..end(false, []) };
+        assert_eq!(peer.disconnected(at(7), &other, 0), News::Unreachable, "another reason");
         up(&peer);
-        assert!(peer.disconnected(Mono(0), &end(false, []), 0));
+        assert_eq!(peer.disconnected(at(8), &end(true, []), 0), News::Ended);
+        assert_eq!([fails(9), fails(13)], [News::None, News::Unreachable]);
     }
 
     #[test]

@@ -187,7 +187,7 @@ fn answer_of(outcome: Outcome) -> Response {
 #[track_caller]
 fn assert_not_sent(outcome: Outcome, expected: &str) {
     match outcome {
-        Err(CallError::NotSent { why }) if why.contains(expected) => {}
+        Err(CallError::NotSent { why, .. }) if why.contains(expected) => {}
         other => panic!("{expected:?} was expected, not {other:?}"),
     }
 }

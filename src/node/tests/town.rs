@@ -15,7 +15,7 @@ use crate::coordinator::{
 };
 use crate::env::{BoxFuture, Env};
 use crate::gossip;
-use crate::meta::{Addresses, Command, ConflictMode, MemberState, Table, TableName, TableSettings};
+use crate::meta::{Command, ConflictMode, MemberState, Table, TableName, TableSettings};
 use crate::net::messages::{Header, Read, Want};
 use crate::net::{CallError, Peers, Request, Response, Transport};
 use crate::node::admission::NodeAdmission;
@@ -32,7 +32,7 @@ use crate::storage::keys::{self, Kind};
 use crate::storage::{
     CommitterOptions, Durability, HighWater, HighWaterStore, KeyRange, StorageError,
 };
-use crate::types::{Consistency, Key, Mono, NodeId, OpId};
+use crate::types::{Addresses, Consistency, Key, Mono, NodeId, OpId};
 
 pub(super) const ABC: [&str; 3] = ["a", "b", "c"];
 pub(super) const SECOND: Duration = Duration::from_secs(1);

@@ -29,6 +29,15 @@ pub enum Creation {
     Exists(Arc<Table>),
 }
 
+/// What came of changing a table's settings.
+#[derive(Debug, Clone)]
+pub enum Alteration {
+    /// They are changed.
+    Done(Arc<Table>),
+    /// Somebody else has changed them since the given table was read. It is now this one.
+    Overtaken(Arc<Table>),
+}
+
 /// A node, as `/v1/cluster` shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct NodeView {
@@ -139,12 +148,13 @@ pub trait Backend: Send + Sync + 'static {
         name: TableName,
         settings: TableSettings,
     ) -> BoxFuture<'_, Result<Creation, OpError>>;
-    /// Changes a table's settings. Completes when every live node knows them.
+    /// Changes a table's settings, made from those of `table`, unless somebody has changed them
+    /// since. Completes when every live node knows them.
     fn alter_table(
         &self,
         table: Arc<Table>,
         settings: TableSettings,
-    ) -> BoxFuture<'_, Result<Arc<Table>, OpError>>;
+    ) -> BoxFuture<'_, Result<Alteration, OpError>>;
     /// Drops a table. Completes when every live node knows it.
     fn drop_table(&self, table: Arc<Table>) -> BoxFuture<'_, Result<(), OpError>>;
     /// Members of the cluster.

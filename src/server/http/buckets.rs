@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use crate::meta::{ConflictMode, Table, TableName, TableSettings};
 use crate::ring::Replication;
 use crate::server::Principal;
-use crate::server::http::backend::Creation;
+use crate::server::http::backend::{Alteration, Creation};
 use crate::server::http::body::{DoorBody, Reading};
 use crate::server::http::door::Inner;
 use crate::server::http::path::is_bucket_name;
@@ -30,6 +30,9 @@ const MEMBERS: &[&str] =
 const MAX_SIBLINGS: u32 = 10_000;
 /// Longest `ttl_s` of a bucket, in seconds: ten years.
 const MAX_TTL_S: u64 = 10 * 366 * 24 * 3600;
+
+/// How often a change of settings is made anew because others were faster.
+const MAX_OVERTAKEN: u32 = 8;
 
 /// A bucket's settings.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -198,6 +201,9 @@ pub(super) async fn put(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answ
 }
 
 /// Change what may be changed: `r`, `w`, `ttl_s`, `max_siblings`, `sloppy`.
+///
+/// Changes of different settings at the same time all take effect, at whichever node; of one
+/// setting, the later one stands.
 #[utoipa::path(patch, path = "/v1/buckets/{bucket}", operation_id = "change_bucket", tag = "Buckets",
     params(super::openapi::BucketPath),
     request_body(content = BucketSettings, description = "Only the settings to be changed"),
@@ -206,22 +212,31 @@ pub(super) async fn put(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answ
         (status = "default", response = super::openapi::ProblemResponse),
     ))]
 pub(super) async fn patch(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answer {
-    let table = inner.bucket(name_in(&parts))?;
+    let mut table = inner.bucket(name_in(&parts))?;
     inner.permit(Principal::of(&parts), &table)?;
     let members = members(&inner, &parts, &mut body).await?;
-    let wanted = apply(&table.settings, &members, None)?;
-    let fixed = [
-        ("replication_factor", wanted.replication != table.settings.replication),
-        ("conflict", wanted.conflict != table.settings.conflict),
-    ];
-    if let Some((name, _)) = fixed.iter().find(|(_, changed)| *changed) {
-        return Err(Problem::bad_parameter(name, "is fixed when the bucket is made"));
+    // Made anew from what stands when somebody else was faster.
+    for _ in 0..MAX_OVERTAKEN {
+        let wanted = apply(&table.settings, &members, None)?;
+        let fixed = [
+            ("replication_factor", wanted.replication != table.settings.replication),
+            ("conflict", wanted.conflict != table.settings.conflict),
+        ];
+        if let Some((name, _)) = fixed.iter().find(|(_, changed)| *changed) {
+            return Err(Problem::bad_parameter(name, "is fixed when the bucket is made"));
+        }
+        if wanted == table.settings {
+            return json_answer(StatusCode::OK, &shown(&table));
+        }
+        match inner.backend.alter_table(table, wanted).await? {
+            Alteration::Done(table) => return json_answer(StatusCode::OK, &shown(&table)),
+            Alteration::Overtaken(now) => table = now,
+        }
     }
-    if wanted == table.settings {
-        return json_answer(StatusCode::OK, &shown(&table));
-    }
-    let table = inner.backend.alter_table(table, wanted).await?;
-    json_answer(StatusCode::OK, &shown(&table))
+    Err(Problem::new(
+        Kind::Overloaded,
+        "others keep changing this bucket's settings: nothing was changed; try again",
+    ))
 }
 
 /// Delete a bucket and everything in it.

@@ -36,6 +36,10 @@ pub(super) struct Session {
     arrivals: [u64; 2],
 }
 
+fn unreachable(why: &str) -> CallError {
+    CallError::NotSent { why: why.to_owned(), unreachable: true }
+}
+
 impl SimNet {
     /// Takes a call's frame: sends it, lets it wait for the handshake, or refuses.
     pub(super) fn enqueue(
@@ -60,7 +64,7 @@ impl SimNet {
                 return Ok(());
             }
             Some(Session { link: Link::Down { until }, .. }) if now < *until => {
-                return Err(CallError::NotSent { why: "no connection".to_owned() });
+                return Err(unreachable("no connection"));
             }
             Some(session) => session.backoff,
             None => BACKOFF.0,
@@ -176,7 +180,7 @@ impl SimNet {
                 session.link = Link::Down { until: now + session.backoff / 2 + pause };
                 session.backoff = (session.backoff * 2).min(BACKOFF.1);
                 for stream in waiting {
-                    state.finish(caller, stream, Err(CallError::NotSent { why: why.clone() }));
+                    state.finish(caller, stream, Err(unreachable(&why)));
                 }
             }
         }

@@ -113,7 +113,7 @@ impl Transport for SimTransport {
 }
 
 fn not_sent(why: &str) -> CallError {
-    CallError::NotSent { why: why.to_owned() }
+    CallError::NotSent { why: why.to_owned(), unreachable: false }
 }
 
 /// A call under way, whose future may be dropped at any time.
