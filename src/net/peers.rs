@@ -1,7 +1,7 @@
 //! Calls to any node of the cluster, this one included.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::task::Poll;
 
 use crate::env::{BoxFuture, Env, HlcClock};
@@ -46,7 +46,8 @@ struct Inner {
     env: Env,
     stamps: Arc<NodeStamps>,
     transport: Arc<dyn Transport>,
-    local: OnceLock<Arc<dyn PeerService>>,
+    /// Not held: the service holds what calls its peers, and a node that was dropped must go.
+    local: OnceLock<Weak<dyn PeerService>>,
 }
 
 impl std::fmt::Debug for Peers {
@@ -67,9 +68,10 @@ impl Peers {
         Self { inner: Arc::new(Inner { me, env, stamps, transport, local: OnceLock::new() }) }
     }
 
-    /// Names the service that answers calls to the node itself. Only the first call counts.
-    pub fn set_local(&self, service: Arc<dyn PeerService>) {
-        let _ = self.inner.local.set(service);
+    /// Names the service that answers calls to the node itself, as long as somebody holds it. Only
+    /// the first call counts.
+    pub fn set_local(&self, service: &Arc<dyn PeerService>) {
+        let _ = self.inner.local.set(Arc::downgrade(service));
     }
 
     /// The node itself.
@@ -120,13 +122,9 @@ impl Peers {
             budget_ms: u32::try_from(left_ms).unwrap_or(u32::MAX),
         };
         if to == inner.me {
-            let Some(local) = inner.local.get().cloned() else {
-                return Box::pin(async {
-                    {
-                        let why = "the node is still starting".to_owned();
-                        Err(CallError::NotSent { why, unreachable: false })
-                    }
-                });
+            let Some(local) = inner.local.get().and_then(Weak::upgrade) else {
+                let why = "the node is starting or stopping".to_owned();
+                return Box::pin(async { Err(CallError::NotSent { why, unreachable: false }) });
             };
             let work = local.serve(inner.me, header, request);
             return Box::pin(async move { serve_here(&inner.env, work, deadline).await });

@@ -177,7 +177,8 @@ impl Opened {
             replica.clone(),
             settings.max_peer_requests,
         ));
-        peers.set_local(Arc::new(SharedService(service.clone())));
+        let answers: Arc<dyn PeerService> = Arc::new(SharedService(service.clone()));
+        peers.set_local(&answers);
         let hints = HintStore::open(env.clone(), engine.clone(), committer.clone(), settings.hints);
         let coordinator = Coordinator::new(
             env.clone(),
@@ -208,6 +209,7 @@ impl Opened {
             cluster,
             replica,
             service,
+            answers,
             coordinator,
             hints,
             high_water,
@@ -225,6 +227,8 @@ pub struct Node {
     cluster: Arc<Cluster>,
     replica: Arc<Replica>,
     service: Arc<NodeService>,
+    /// The same, as peers see it.
+    answers: Arc<dyn PeerService>,
     coordinator: Coordinator,
     hints: Arc<HintStore>,
     high_water: Option<Arc<dyn HighWaterStore>>,
@@ -258,7 +262,7 @@ impl Node {
     /// What answers peers; for the transport.
     #[must_use]
     pub fn service(&self) -> Arc<dyn PeerService> {
-        Arc::new(SharedService(self.service.clone()))
+        self.answers.clone()
     }
 
     /// The node's own answers about its data.

@@ -297,7 +297,7 @@ impl Running {
         let count = |wanted: fn(&Outcome) -> bool| {
             history.operations.iter().filter(|o| wanted(&o.outcome)).count() as u64
         };
-        Report {
+        let report = Report {
             seed: cluster.plan().seed,
             violations,
             trace_hash: executor.trace_hash(),
@@ -312,7 +312,12 @@ impl Running {
             renewals: cluster.oracle().renewals(),
             recent: executor.recent_events(),
             history,
+        };
+        // Nodes and their network hold each other: without this, each run would stay in memory.
+        for n in 0..cluster.plan().nodes {
+            cluster.kill(n, false);
         }
+        report
     }
 }
 

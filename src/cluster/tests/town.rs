@@ -302,7 +302,7 @@ impl Town {
         };
         let cluster = Cluster::start(env.clone(), &engine, committer, peers.clone(), config)?;
         let service: Arc<dyn PeerService> = Arc::new(Service(cluster.clone()));
-        peers.set_local(service.clone());
+        peers.set_local(&service);
         net.state().lines.insert(me, Line { env: env.clone(), service });
         site.engine = Some(sim_engine);
         site.life = Some((group, env, cluster));

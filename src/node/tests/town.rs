@@ -403,7 +403,7 @@ impl Town {
         });
         let node = opened.start(scripted.clone()).expect("it starts");
         let peers = Peers::new(id(name), env.clone(), stamps, scripted);
-        peers.set_local(node.service());
+        peers.set_local(&node.service());
         admission.set_cluster(node.cluster().clone());
         transport.set_service(node.service());
         site.life = Some(Life { group, env, node, engine, peers });
