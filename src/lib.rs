@@ -9,8 +9,8 @@
 //!
 //! Reading order, from the bottom (pure) to the top (wiring):
 //! [`types`], [`binary`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`],
-//! [`meta`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`], [`repair`],
-//! [`coordinator`]; [`config`], [`server`], [`node`]; [`client`], [`cli`]. No module names one that
+//! [`meta`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`], [`coordinator`],
+//! [`repair`]; [`config`], [`server`], [`node`]; [`client`], [`cli`]. No module names one that
 //! comes later: `tests/layers.rs` has the whole map, and checks it.
 
 pub mod binary;

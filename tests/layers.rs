@@ -44,6 +44,22 @@ const LAYERS: &[(&str, &[&str])] = &[
             "types",
         ],
     ),
+    (
+        "repair",
+        &[
+            "cluster",
+            "coordinator",
+            "env",
+            "gossip",
+            "meta",
+            "net",
+            "plants",
+            "record",
+            "ring",
+            "storage",
+            "types",
+        ],
+    ),
     // The process: logs (which know of storage that its panics are contained), numbers, settings.
     ("metrics", &[]),
     ("telemetry", &["storage"]),
@@ -75,6 +91,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "meta",
             "metrics",
             "net",
+            "repair",
             "replica",
             "ring",
             "server",
@@ -97,12 +114,21 @@ const LAYERS: &[(&str, &[&str])] = &[
             "net",
             "node",
             "record",
+            "repair",
             "ring",
             "storage",
             "types",
         ],
     ),
 ];
+
+/// Arrows that point upwards, each with its reason. There should be none.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[(
+    "coordinator",
+    "repair",
+    "a coordinator keeps hints in the store that delivers them, and delivery heals through the \
+     coordinator; undone by moving the store of hints below both",
+)];
 
 fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
@@ -191,6 +217,9 @@ fn the_code_is_as_the_table_says() {
             &mut found,
         );
         found.remove(*module);
+        for (from, to, _) in EXCEPTIONS {
+            assert!(from != module || found.remove(*to), "{from} does not name {to} any more");
+        }
         found.retain(|name| modules().contains(name));
         let uses: BTreeSet<String> = uses.iter().map(|name| (*name).to_owned()).collect();
         let new: Vec<_> = found.difference(&uses).cloned().collect();

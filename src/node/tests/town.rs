@@ -130,7 +130,8 @@ impl Transport for Scripted {
             let until_deadline = || env.sleep(deadline.since(env.mono()));
             match fate {
                 Fate::NotSent => {
-                    return Err(CallError::NotSent { why: "the script says so".to_owned() });
+                    let why = "the script says so".to_owned();
+                    return Err(CallError::NotSent { why, unreachable: true });
                 }
                 Fate::LoseRequest => {}
                 Fate::LoseAnswer => drop(inner.call(to, header, request, deadline).await),

@@ -1,7 +1,7 @@
 //! Reading hint rows past damage.
 //!
-//! An engine that meets damage reports it and ends the scan, without saying under which key. The
-//! rows behind it must not be lost to delivery for that. So the scan goes on from the nearest place
+//! A value that is damaged is shown as such and passed by. An engine whose index is damaged reports
+//! it and ends the scan, without saying under which key. The rows behind it must not be lost to delivery for that. So the scan goes on from the nearest place
 //! where the engine can read again, which a search by halves finds in at most a few hundred short
 //! scans: places are numbered by (target, table, token), the first 28 bytes after the kind.
 
@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::storage::keys::Kind;
-use crate::storage::{Engine, KeyRange, ScanVisitor, StorageError};
+use crate::storage::{Engine, KeyRange, StorageError};
 
 /// Bytes of a row's key that number its place, after the kind.
 const PLACE_BYTES: usize = 28;
@@ -49,6 +49,9 @@ impl Place {
     }
 }
 
+/// Called for each row that can be read; `Break` ends the scan.
+pub(super) type RowVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// What a scan that passes damage came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Passed {
@@ -64,14 +67,20 @@ pub(super) struct Passed {
 pub(super) fn scan(
     engine: &dyn Engine,
     range: &KeyRange,
-    visit: &mut ScanVisitor<'_>,
+    visit: &mut RowVisitor<'_>,
 ) -> Result<Passed, StorageError> {
     let (mut range, mut passed) = (range.clone(), Passed::default());
     loop {
         let mut last = Place::of(&range.start);
         let scanned = engine.scan(&range, &mut |row, value| {
             last = Place::of(row);
-            visit(row, value)
+            match value {
+                Ok(value) => visit(row, value),
+                Err(_) => {
+                    passed.gaps += 1;
+                    ControlFlow::Continue(())
+                }
+            }
         });
         match scanned {
             Ok(()) => return Ok(passed),
