@@ -21,8 +21,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use crate::binary;
-use crate::cluster::wire::{MetaRequest, MetaResponse};
 use crate::cluster::Cluster;
+use crate::cluster::wire::{MetaRequest, MetaResponse};
 use crate::meta::{Command, Founder, LogEntry};
 use crate::types::{Digest, NodeId};
 

@@ -545,12 +545,11 @@ mod tests {
         }
         let mut state = founded();
         let addresses = Addresses { peer: long(), ..Addresses::default() };
-        let node = NodeId::derive("c", "n1");
-        let (actor, incarnation) = (ActorId(node.0 as u64), Incarnation(2));
-        out_of_bounds(
-            &mut state,
-            Command::NodeStarted { node, actor, incarnation, nonce: 1, addresses },
-        );
+        let mut start = started((id_of("n1"), id_of("n1")), 8, 7);
+        if let Command::NodeStarted { addresses: named, .. } = &mut start {
+            *named = addresses;
+        }
+        out_of_bounds(&mut state, start);
         let settings = TableSettings::bucket(3);
         let name = TableName { keyspace: long(), table: "kv".to_owned() };
         out_of_bounds(&mut state, Command::CreateTable { name, settings: settings.clone() });
