@@ -8,9 +8,9 @@
 //! ```
 //!
 //! Reading order, from the bottom (pure) to the top (wiring):
-//! [`types`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`], [`meta`];
-//! then [`env`] and [`storage`]; [`net`]; [`replica`], [`coordinator`], [`cluster`], [`repair`];
-//! [`server`].
+//! [`types`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`], [`meta`],
+//! [`merkle`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`coordinator`], [`cluster`],
+//! [`repair`]; [`server`].
 
 pub mod causality;
 pub mod cli;
@@ -20,6 +20,7 @@ pub mod config;
 pub mod coordinator;
 pub mod env;
 pub mod gossip;
+pub mod merkle;
 pub mod meta;
 pub mod metrics;
 pub mod net;

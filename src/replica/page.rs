@@ -4,13 +4,14 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use crate::merkle;
 use crate::meta::Table;
 use crate::net::messages::{PageRequest, Row, Want};
 use crate::net::{Refusal, Response};
 use crate::record;
 use crate::replica::{Replica, shard_of};
 use crate::storage::keys::{self, Kind};
-use crate::types::{Digest, Epoch, Key, PartitionDigest, PartitionId, TableId, Token};
+use crate::types::{Epoch, Key, PartitionDigest, PartitionId, Token};
 
 /// The most rows that a page holds, whatever was asked.
 const MAX_PAGE_ROWS: usize = 1_000;
@@ -144,7 +145,7 @@ impl Replica {
             let Response::Page { rows, next } = self.page(span, &request)? else { break };
             for row in rows {
                 digest.records += 1;
-                digest.root ^= leaf(table.id, &row.key, row.digest);
+                digest.root ^= merkle::digest(&record::address(table.id, &row.key), row.digest);
             }
             match next {
                 Some(next) => request.after = Some(next),
@@ -153,11 +154,4 @@ impl Replica {
         }
         Ok(digest)
     }
-}
-
-/// A record's share of its partition's digest: bound to the key, so that swapped values show.
-fn leaf(table: TableId, key: &Key, digest: Digest) -> u128 {
-    let mut bytes = record::address(table, key).to_vec();
-    bytes.extend_from_slice(&digest.0.to_be_bytes());
-    Digest::of(&bytes).0
 }

@@ -212,6 +212,10 @@ pub struct EngineStats {
 /// Called for each entry of a scan, in key order; `Break` ends it.
 pub type ScanVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
+/// Called for each entry of a scan that shows damage, in key order; `Break` ends it. The error is
+/// that of the entry's value.
+pub type EntryVisitor<'a> = dyn FnMut(&[u8], Result<&[u8], StorageError>) -> ControlFlow<()> + 'a;
+
 /// Ordered bytes with an atomic batch and a true sync.
 ///
 /// Contract, which the conformance suite checks with real power loss:
@@ -242,6 +246,20 @@ pub trait Engine: Send + Sync + 'static {
     /// # Errors
     /// Any [`StorageError`]; entries before it may already have been shown.
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError>;
+
+    /// Like [`Engine::scan`], but goes on past entries whose values are damaged, and shows them as
+    /// [`StorageError::Corrupt`]. An engine that cannot tell which entry is damaged ends as `scan`
+    /// does.
+    ///
+    /// # Errors
+    /// Any [`StorageError`]; entries before it may already have been shown.
+    fn scan_entries(
+        &self,
+        range: &KeyRange,
+        visit: &mut EntryVisitor<'_>,
+    ) -> Result<(), StorageError> {
+        self.scan(range, &mut |key, value| visit(key, Ok(value)))
+    }
 
     /// Applies `batch` atomically.
     ///

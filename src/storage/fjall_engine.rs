@@ -22,7 +22,7 @@ use crate::storage::dirs::{create_durable_dir, named, sync_tree};
 use crate::storage::lock_wait::pause;
 use crate::storage::space::{DEFAULT_RESERVE_BYTES, SpaceGuard};
 use crate::storage::store::{RawOp, RawStore, Store};
-use crate::storage::{Batch, Engine, EngineStats, KeyRange, ScanVisitor, StorageError};
+use crate::storage::{Batch, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError};
 
 /// How often an open is tried again while the store is locked. fjall itself waits 0.2 s per try.
 const LOCK_TRIES: u32 = 12;
@@ -76,6 +76,14 @@ impl Engine for FjallEngine {
 
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
         self.store.scan(range, visit)
+    }
+
+    fn scan_entries(
+        &self,
+        range: &KeyRange,
+        visit: &mut EntryVisitor<'_>,
+    ) -> Result<(), StorageError> {
+        self.store.scan_entries(range, visit)
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {

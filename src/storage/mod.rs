@@ -28,7 +28,7 @@ pub use committer::{
 pub use contain::panic_is_contained;
 pub use dirs::create_durable_dir;
 pub use engine::{
-    Batch, BatchOp, Engine, EngineStats, KeyRange, MAX_STORAGE_KEY_BYTES, MAX_STORAGE_VALUE_BYTES,
+    Batch, BatchOp, Engine, EngineStats, EntryVisitor, KeyRange, MAX_STORAGE_KEY_BYTES, MAX_STORAGE_VALUE_BYTES,
     ScanVisitor, StorageError, check_batch,
 };
 pub use fjall_engine::{FjallEngine, FjallOptions};

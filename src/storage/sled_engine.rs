@@ -29,7 +29,7 @@ use crate::storage::rows::CHUNK_BYTES;
 use crate::storage::sled_barrier;
 use crate::storage::space::{DEFAULT_RESERVE_BYTES, SpaceGuard};
 use crate::storage::store::{RawOp, RawStore, Store};
-use crate::storage::{Batch, Engine, EngineStats, KeyRange, ScanVisitor, StorageError};
+use crate::storage::{Batch, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError};
 
 /// sled refuses more; see the module's head for why it must not be less.
 const SEGMENT_BYTES: usize = 16 << 20;
@@ -88,6 +88,14 @@ impl Engine for SledEngine {
 
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
         self.store.scan(range, visit)
+    }
+
+    fn scan_entries(
+        &self,
+        range: &KeyRange,
+        visit: &mut EntryVisitor<'_>,
+    ) -> Result<(), StorageError> {
+        self.store.scan_entries(range, visit)
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {

@@ -14,7 +14,7 @@ use bytes::{Bytes, BytesMut};
 use crate::storage::rows::{self, Manifest, RowValue, damaged};
 use crate::storage::space::SpaceGuard;
 use crate::storage::{
-    Batch, BatchOp, Engine, EngineStats, KeyRange, ScanVisitor, StorageError, check_batch,
+    Batch, BatchOp, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError, check_batch,
 };
 
 /// An entry to write: its new value, or `None` to remove it.
@@ -183,6 +183,22 @@ impl<R: RawStore> Engine for Store<R> {
     }
 
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        let mut failed = None;
+        self.scan_entries(range, &mut |key, value| match value {
+            Ok(value) => visit(key, value),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn scan_entries(
+        &self,
+        range: &KeyRange,
+        visit: &mut EntryVisitor<'_>,
+    ) -> Result<(), StorageError> {
         if range.is_empty() {
             return Ok(());
         }
@@ -195,13 +211,14 @@ impl<R: RawStore> Engine for Store<R> {
         self.raw.scan(&from, &to, &mut |row, stored| {
             let key = row.get(1..).unwrap_or_default();
             let shown = match RowValue::decode(stored) {
-                Ok(RowValue::Inline(value)) => return visit(key, value),
+                Ok(RowValue::Inline(value)) => return visit(key, Ok(value)),
                 Ok(RowValue::Chunked(_)) => self.get_row(row),
                 Err(error) => Err(error),
             };
             match shown {
-                Ok(Some(value)) => visit(key, &value),
+                Ok(Some(value)) => visit(key, Ok(&value)),
                 Ok(None) => ControlFlow::Continue(()),
+                Err(error @ StorageError::Corrupt { .. }) => visit(key, Err(error)),
                 Err(error) => {
                     failed = Some(error);
                     ControlFlow::Break(())

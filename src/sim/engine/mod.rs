@@ -30,7 +30,7 @@ use self::frontier::{Frontier, FrontierState};
 use self::state::{Row, State};
 use crate::sim::disk::SimDisk;
 use crate::storage::{
-    Batch, Engine, EngineStats, KeyRange, ScanVisitor, StorageError, check_batch,
+    Batch, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError, check_batch,
 };
 
 /// The engine. See the module's text.
@@ -163,6 +163,22 @@ impl Engine for SimEngine {
     }
 
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        let mut failed = None;
+        self.scan_entries(range, &mut |key, value| match value {
+            Ok(value) => visit(key, value),
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn scan_entries(
+        &self,
+        range: &KeyRange,
+        visit: &mut EntryVisitor<'_>,
+    ) -> Result<(), StorageError> {
         // A page at a time, so that a visitor may itself use the engine.
         const PAGE: usize = 64;
         self.usable()?;
@@ -173,7 +189,12 @@ impl Engine for SimEngine {
         loop {
             let page = self.state().page(&self.disk, (from, to.clone()), PAGE)?;
             for (key, value) in &page {
-                if visit(key, &value.clone()?) == ControlFlow::Break(()) {
+                let shown = match value {
+                    Ok(value) => Ok(&value[..]),
+                    Err(error @ StorageError::Corrupt { .. }) => Err(error.clone()),
+                    Err(error) => return Err(error.clone()),
+                };
+                if visit(key, shown) == ControlFlow::Break(()) {
                     return Ok(());
                 }
             }
