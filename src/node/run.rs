@@ -19,6 +19,7 @@ use crate::node::admission::NodeAdmission;
 use crate::node::backend::NodeBackend;
 use crate::node::numbers;
 use crate::node::{Node, NodeSettings, StartError};
+use crate::repair;
 use crate::repair::hints::HintSettings;
 use crate::server::http::listen::Listener;
 use crate::server::http::{Door, HttpLimits};
@@ -335,6 +336,7 @@ fn settings(config: &Config, http_address: SocketAddr) -> NodeSettings {
         high_water: (config.storage.engine != EngineKind::Memory).then(|| {
             Arc::new(HighWaterFile::new(&config.node.data_dir)) as Arc<dyn HighWaterStore>
         }),
+        repair: repair::Options::default(),
     }
 }
 

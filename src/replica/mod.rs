@@ -42,9 +42,9 @@ use crate::types::{Digest, Key, Token};
 
 pub use identity::{Actor, Identity, IdentityError, Opening};
 use overlay::Overlay;
-use trees::LeafAt;
 pub(crate) use page::TokenSpan;
 pub(crate) use survey::{LeafEntry, Sound, Surveyed, root_share};
+use trees::LeafAt;
 pub use trees::TreeCounts;
 pub(crate) use trees::{TreeId, Trees};
 pub use update::{MAX_MINTED_BYTES, MAX_RECORD_BYTES};
@@ -113,8 +113,7 @@ impl Replica {
         stamps: Arc<NodeStamps>,
     ) -> Self {
         let trees = Arc::new(Trees::default());
-        let shards: Vec<_> =
-            (0..SHARDS).map(|_| Mutex::new(Overlay::new(trees.clone()))).collect();
+        let shards: Vec<_> = (0..SHARDS).map(|_| Mutex::new(Overlay::new(trees.clone()))).collect();
         let shards = Arc::new(shards);
         let (staged, marks) = (shards.clone(), trees.clone());
         let committer = committer.with_rollback(Box::new(move |acked| {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use crate::merkle::{self, Leaf, Tree};
+use crate::merkle::{self, Leaf, LeafSet, Tree};
 use crate::net::Refusal;
 use crate::record;
 use crate::replica::trees::{TreeId, place};
@@ -45,8 +45,8 @@ pub(crate) struct Surveyed {
     pub(crate) rows: u64,
     /// Their bytes.
     pub(crate) bytes: u64,
-    /// Leaves that were wrong although they were taken for built: a bug, or bytes that changed on
-    /// the disk.
+    /// Leaves that were wrong although they were taken for built and all their rows are sound: a
+    /// bug, or rows that the disk has lost.
     pub(crate) wrong: u32,
     /// Damaged rows.
     pub(crate) damaged_rows: u64,
@@ -74,6 +74,7 @@ impl Replica {
         let range = keys::token_rows(Kind::Record, id.0, start, end);
         let mut seen: BTreeMap<Bytes, (Leaf, u128)> = BTreeMap::new();
         let mut out = Surveyed::default();
+        let mut ill = LeafSet::NONE;
         let (mut last, mut size) = (first, 0);
         self.engine.scan_entries(&range, &mut |row, stored| {
             let Ok(parsed) = keys::parse_row(row) else {
@@ -94,6 +95,7 @@ impl Replica {
                 }
                 Some((Sound::No, _)) => {
                     out.damaged_rows += 1;
+                    ill.insert(leaf);
                     if out.damaged.len() < MAX_DAMAGED {
                         out.damaged.push(parsed.key);
                     }
@@ -104,7 +106,7 @@ impl Replica {
         })?;
         out.bytes = size as u64;
         let last = if out.next.is_some() { last } else { Leaf::LAST };
-        match self.trees.end_survey(id, last, seen) {
+        match self.trees.end_survey(id, last, seen, &ill) {
             Some(wrong) => out.wrong = wrong,
             None => out.next = Some(first),
         }

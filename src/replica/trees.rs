@@ -202,7 +202,7 @@ impl Trees {
     }
 
     /// Forgets the trees of which `keep` is false.
-    pub(super) fn retain(&self, keep: impl Fn(TreeId) -> bool) {
+    pub(crate) fn retain(&self, keep: impl Fn(TreeId) -> bool) {
         self.lock().retain(|&id, live| live.under_way > 0 || keep(id));
     }
 
@@ -263,13 +263,14 @@ impl Trees {
     }
 
     /// Ends a survey that saw `seen` in the leaves up to `last`; gives them the values that they
-    /// must have. Returns how many leaves were wrong although they were taken for built; `None` if
-    /// too much happened meanwhile.
+    /// must have. Returns how many leaves were wrong although they were taken for built, those
+    /// with `damaged` rows aside; `None` if too much happened meanwhile.
     pub(super) fn end_survey(
         &self,
         id: TreeId,
         last: Leaf,
         mut seen: BTreeMap<Bytes, (Leaf, u128)>,
+        damaged: &LeafSet,
     ) -> Option<u32> {
         let mut trees = self.lock();
         let live = trees.get_mut(&id)?;
@@ -285,7 +286,7 @@ impl Trees {
         let mut wrong = 0;
         for leaf in first.to(last) {
             let value = values.get(&leaf).copied().unwrap_or_default();
-            let built = !live.unbuilt.contains(leaf);
+            let built = !live.unbuilt.contains(leaf) && !damaged.contains(leaf);
             wrong += u32::from(built && live.tree.leaf(leaf) != value);
             live.tree.set(leaf, value);
             live.unbuilt.remove(leaf);

@@ -22,7 +22,9 @@ use crate::storage::dirs::{create_durable_dir, named, sync_tree};
 use crate::storage::lock_wait::pause;
 use crate::storage::space::{DEFAULT_RESERVE_BYTES, SpaceGuard};
 use crate::storage::store::{RawOp, RawStore, Store};
-use crate::storage::{Batch, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError};
+use crate::storage::{
+    Batch, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError,
+};
 
 /// How often an open is tried again while the store is locked. fjall itself waits 0.2 s per try.
 const LOCK_TRIES: u32 = 12;

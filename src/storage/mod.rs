@@ -28,8 +28,8 @@ pub use committer::{
 pub use contain::panic_is_contained;
 pub use dirs::create_durable_dir;
 pub use engine::{
-    Batch, BatchOp, Engine, EngineStats, EntryVisitor, KeyRange, MAX_STORAGE_KEY_BYTES, MAX_STORAGE_VALUE_BYTES,
-    ScanVisitor, StorageError, check_batch,
+    Batch, BatchOp, Engine, EngineStats, EntryVisitor, KeyRange, MAX_STORAGE_KEY_BYTES,
+    MAX_STORAGE_VALUE_BYTES, ScanVisitor, StorageError, check_batch,
 };
 pub use fjall_engine::{FjallEngine, FjallOptions};
 pub use high_water::{HighWater, HighWaterFile, HighWaterStore};

@@ -29,7 +29,9 @@ use crate::storage::rows::CHUNK_BYTES;
 use crate::storage::sled_barrier;
 use crate::storage::space::{DEFAULT_RESERVE_BYTES, SpaceGuard};
 use crate::storage::store::{RawOp, RawStore, Store};
-use crate::storage::{Batch, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError};
+use crate::storage::{
+    Batch, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError,
+};
 
 /// sled refuses more; see the module's head for why it must not be less.
 const SEGMENT_BYTES: usize = 16 << 20;

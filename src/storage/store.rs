@@ -14,7 +14,8 @@ use bytes::{Bytes, BytesMut};
 use crate::storage::rows::{self, Manifest, RowValue, damaged};
 use crate::storage::space::SpaceGuard;
 use crate::storage::{
-    Batch, BatchOp, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError, check_batch,
+    Batch, BatchOp, Engine, EngineStats, EntryVisitor, KeyRange, ScanVisitor, StorageError,
+    check_batch,
 };
 
 /// An entry to write: its new value, or `None` to remove it.

@@ -21,6 +21,7 @@ use crate::net::{CallError, Peers, Request, Response, Transport};
 use crate::node::admission::NodeAdmission;
 use crate::node::{self, Node, NodeSettings};
 use crate::record::{self, Record};
+use crate::repair;
 use crate::repair::hints::HintSettings;
 use crate::ring::token_of;
 use crate::sim::disk::{PowerLoss, SimDisk};
@@ -373,6 +374,11 @@ impl Town {
             max_operations: 1_024,
             max_peer_requests: 4_096,
             high_water: self.sites[name].note.clone().map(|note| note as Arc<dyn HighWaterStore>),
+            repair: repair::Options {
+                interval: None,
+                scrub_percent: 0,
+                ..repair::Options::default()
+            },
         }
     }
 
