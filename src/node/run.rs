@@ -336,7 +336,14 @@ fn settings(config: &Config, http_address: SocketAddr) -> NodeSettings {
         high_water: (config.storage.engine != EngineKind::Memory).then(|| {
             Arc::new(HighWaterFile::new(&config.node.data_dir)) as Arc<dyn HighWaterStore>
         }),
-        repair: repair::Options::default(),
+        repair: repair::Options {
+            interval: match config.repair.interval_ms {
+                0 => None,
+                millis => Some(Duration::from_millis(millis)),
+            },
+            scrub_percent: config.repair.scrub_percent,
+            ..repair::Options::default()
+        },
     }
 }
 
