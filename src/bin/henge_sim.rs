@@ -92,7 +92,7 @@ struct RunArgs {
     plan: Option<PathBuf>,
     #[command(flatten)]
     size: SizeArgs,
-    /// Switch on this planted bug (P11, P12, P13, P15, P16, P17, P18).
+    /// Switch on this planted bug (see `henge-sim plants`).
     #[arg(long)]
     plant: Option<String>,
     /// Cut a failing plan down, and keep what is left.

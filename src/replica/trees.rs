@@ -70,6 +70,17 @@ struct Survey {
     overrun: bool,
 }
 
+/// What is known of the stored tree on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stored {
+    /// There is none.
+    No,
+    /// There may be one: the next write must remove it.
+    Maybe,
+    /// There is one, and it is this tree: the next write must remove it.
+    Yes,
+}
+
 #[derive(Debug)]
 struct Live {
     tree: Tree,
@@ -77,8 +88,7 @@ struct Live {
     unbuilt: LeafSet,
     /// Versions staged and not settled.
     under_way: usize,
-    /// A stored tree may be on disk: the next write must remove it.
-    stored: bool,
+    stored: Stored,
     /// Written to since somebody last looked.
     restless: bool,
     survey: Option<Survey>,
@@ -90,7 +100,7 @@ impl Live {
             tree: Tree::default(),
             unbuilt: LeafSet::ALL,
             under_way: 0,
-            stored: true,
+            stored: Stored::Maybe,
             restless: false,
             survey: None,
         }
@@ -147,11 +157,11 @@ impl Trees {
     ) -> Result<CommitTicket, SubmitError> {
         let mut trees = self.lock();
         let live = trees.entry(at.tree).or_insert_with(Live::unbuilt);
-        if live.stored {
+        if live.stored != Stored::No {
             batch.delete(keys::tree_row(at.tree.0, at.tree.1));
         }
         let ticket = committer.submit(batch)?;
-        live.stored = false;
+        live.stored = Stored::No;
         live.restless = true;
         live.under_way += 1;
         Ok(ticket)
@@ -184,7 +194,7 @@ impl Trees {
 
     /// A full disk has refused batches, and with them, it may be, removals of stored trees.
     pub(super) fn rolled_back(&self) {
-        self.lock().values_mut().for_each(|live| live.stored = true);
+        self.lock().values_mut().for_each(|live| live.stored = Stored::Maybe);
     }
 
     /// True when the tree is known here, built or not.
@@ -196,7 +206,9 @@ impl Trees {
     /// none was found, so it is to be built.
     pub(super) fn add(&self, id: TreeId, stored: Option<Tree>) {
         self.lock().entry(id).or_insert_with(|| match stored {
-            Some(tree) => Live { tree, unbuilt: LeafSet::NONE, ..Live::unbuilt() },
+            Some(tree) => {
+                Live { tree, unbuilt: LeafSet::NONE, stored: Stored::Yes, ..Live::unbuilt() }
+            }
             None => Live::unbuilt(),
         });
     }
@@ -288,14 +300,17 @@ impl Trees {
             let value = values.get(&leaf).copied().unwrap_or_default();
             let built = !live.unbuilt.contains(leaf) && !damaged.contains(leaf);
             wrong += u32::from(built && live.tree.leaf(leaf) != value);
+            if live.tree.leaf(leaf) != value && live.stored == Stored::Yes {
+                live.stored = Stored::Maybe;
+            }
             live.tree.set(leaf, value);
             live.unbuilt.remove(leaf);
         }
         Some(wrong)
     }
 
-    /// Submits up to `max` trees to be stored: built ones that have changed since they were stored
-    /// and have no write under way; with `quiet`, only those that nobody wrote to since the last
+    /// Submits up to `max` trees to be stored: built ones that are not stored and have no write
+    /// under way; with `quiet`, only those that nobody wrote to since the last
     /// such call. `None`: there are none.
     pub(super) fn store(
         &self,
@@ -306,7 +321,7 @@ impl Trees {
         let mut trees = self.lock();
         let (mut batch, mut stored) = (Batch::new(), Vec::new());
         for (&id, live) in trees.iter_mut() {
-            let may = live.is_built() && !live.stored && live.under_way == 0;
+            let may = live.is_built() && live.stored != Stored::Yes && live.under_way == 0;
             let restless = quiet && std::mem::take(&mut live.restless);
             if may && !restless && stored.len() < max {
                 batch.put(keys::tree_row(id.0, id.1), live.tree.encode(place(id)));
@@ -319,7 +334,7 @@ impl Trees {
         let ticket = committer.submit(batch);
         if ticket.is_ok() {
             for id in stored {
-                trees.entry(id).and_modify(|live| live.stored = true);
+                trees.entry(id).and_modify(|live| live.stored = Stored::Yes);
             }
         }
         Some(ticket)

@@ -8,12 +8,14 @@ use std::time::Duration;
 use super::town::{ABC, SECOND, Town, Write, is_apply, is_read};
 use crate::meta::{ConflictMode, Table};
 use crate::net::{Refusal, Response};
+use crate::repair::hints::HintSettings;
 use crate::repair::{Options, RepairCounters};
 use crate::types::Consistency;
 
 fn town_with(seed: u64, repair: Options) -> (Town, Arc<Table>) {
     let mut town = Town::new(seed, &ABC);
     town.repair = repair;
+    town.hints = HintSettings { enabled: false, ..HintSettings::default() };
     for name in ABC {
         town.start(name);
     }
@@ -151,7 +153,8 @@ fn r46_rot_on_one_replica_never_spreads() {
         town.run(60 * SECOND);
         assert!(same(&mut town, &table, &keys), "rotten on {rotten}");
         assert_eq!(town.record(rotten, &table, &keys[0]), whole);
-        assert_eq!(sum(&town, moved), 1, "the damaged copy was healed, not moved");
+        // The other key, by one of its replicas or by both at once.
+        assert!((1..=2).contains(&sum(&town, moved)), "the damaged copy was healed, not moved");
     }
 }
 
