@@ -9,7 +9,7 @@
 //!
 //! Reading order, from the bottom (pure) to the top (wiring):
 //! [`types`], [`binary`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`],
-//! [`meta`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`], [`coordinator`],
+//! [`meta`], [`merkle`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`], [`coordinator`],
 //! [`repair`]; [`config`], [`server`], [`node`]; [`client`], [`cli`]. No module names one that
 //! comes later: `tests/layers.rs` has the whole map, and checks it.
 
@@ -22,6 +22,7 @@ pub mod config;
 pub mod coordinator;
 pub mod env;
 pub mod gossip;
+pub mod merkle;
 pub mod meta;
 pub mod metrics;
 pub mod net;

@@ -29,6 +29,12 @@ pub enum Plant {
     P22,
     /// A write lives in the task of its request: it ends where the client hangs up.
     P33,
+    /// Hash trees leave deletions out.
+    P24,
+    /// A deletion does not change the hash tree.
+    P25,
+    /// Anti-entropy pulls but never pushes.
+    P26,
     /// sled's log writes end with its own `sync_file_range` in place of `fdatasync`.
     SledSync,
 }
@@ -61,8 +67,10 @@ mod active {
     /// The plant called `name`.
     #[must_use]
     pub fn plant_named(name: &str) -> Option<Plant> {
-        use Plant::{P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P33, SledSync};
-        [P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P33, SledSync]
+        use Plant::{
+            P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P24, P25, P26, P33, SledSync,
+        };
+        [P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P24, P25, P26, P33, SledSync]
             .into_iter()
             .find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

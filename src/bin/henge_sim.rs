@@ -92,7 +92,7 @@ struct RunArgs {
     plan: Option<PathBuf>,
     #[command(flatten)]
     size: SizeArgs,
-    /// Switch on this planted bug (P11, P12, P13, P15, P16, P17, P18).
+    /// Switch on this planted bug (see `henge-sim plants`).
     #[arg(long)]
     plant: Option<String>,
     /// Cut a failing plan down, and keep what is left.
@@ -134,7 +134,7 @@ struct PlantArgs {
 }
 
 /// The planted bugs, with the checks of the test plan of which one must name each.
-const PLANTS: [(&str, &[Check]); 7] = [
+const PLANTS: [(&str, &[Check]); 10] = [
     ("P11", &[Check::W4]),
     ("P12", &[Check::W4, Check::W9]),
     ("P13", &[Check::W9, Check::W10]),
@@ -142,6 +142,9 @@ const PLANTS: [(&str, &[Check]); 7] = [
     ("P16", &[Check::W5Lost, Check::W5DotReuse]),
     ("P17", &[Check::W5DotReuse]),
     ("P18", &[Check::W5Lost]),
+    ("P24", &[Check::W12, Check::I14]),
+    ("P25", &[Check::W12, Check::I14]),
+    ("P26", &[Check::W12]),
 ];
 
 fn seed_range(text: &str) -> Result<std::ops::Range<u64>, String> {

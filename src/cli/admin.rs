@@ -52,6 +52,11 @@ fn summary(document: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
+const RANGE_COLUMNS: &[&str] = &["table", "partition", "peer", "leaves", "since_ms"];
+
+/// Ranges that `henge status` lists.
+const MAX_RANGES: usize = 20;
+
 /// `henge status`.
 pub async fn status(client: &ClientArgs) -> Result<(), Failure> {
     let document = fetch(client, "/v1/cluster").await?;
@@ -66,7 +71,8 @@ pub async fn status(client: &ClientArgs) -> Result<(), Failure> {
         nodes.sort_by_key(|node| node.get("name").map(cell));
         output::print(&output::table_of(&nodes, NODE_COLUMNS))?;
     }
-    hints(&document)
+    hints(&document)?;
+    repair(document.get("repair").unwrap_or(&Value::Null))
 }
 
 /// What the node keeps for others, if it keeps something.
@@ -78,6 +84,32 @@ fn hints(document: &Value) -> Result<(), Failure> {
     let count: u64 = hints.iter().filter_map(|row| row.get("count")?.as_u64()).sum();
     output::line(format!("\nhints kept here for other nodes: {count}"))?;
     output::print(&output::table_of(hints, HINT_COLUMNS))
+}
+
+/// How far the node is from the other replicas.
+fn repair(repair: &Value) -> Result<(), Failure> {
+    let number = |name: &str| repair.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let apart = list(repair, "apart");
+    output::line("")?;
+    match apart.first() {
+        None => output::line("replicas: no difference known")?,
+        Some(longest) => output::line(format!(
+            "replicas: {} ranges differ, the first since {} ms",
+            apart.len(),
+            longest.get("since_ms").map(cell).unwrap_or_default()
+        ))?,
+    }
+    if number("trees_unbuilt") > 0 {
+        let (unbuilt, trees) = (number("trees_unbuilt"), number("trees"));
+        output::line(format!("hash trees: {unbuilt} of {trees} are being built"))?;
+    }
+    if number("scrub_damaged") > 0 {
+        output::line(format!("scrubbing: {} damaged records met", number("scrub_damaged")))?;
+    }
+    if apart.is_empty() {
+        return Ok(());
+    }
+    output::print(&output::table_of(&apart[..apart.len().min(MAX_RANGES)], RANGE_COLUMNS))
 }
 
 /// `henge ring`.

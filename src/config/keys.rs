@@ -63,6 +63,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("storage", "How data is kept."),
     ("hints", "What is kept for nodes that missed a write, until they are back."),
     ("limits", "Bounds on what clients and peers can make this node hold. Beyond them it refuses."),
+    ("repair", "How replicas are brought together in the background."),
     ("log", "What is logged (to stderr)."),
 ];
 
@@ -389,6 +390,25 @@ pub const KEYS: &[KeySpec] = &[
         [
             "Largest message between nodes, in MiB (1 to 1024): room for all siblings of a key.",
             "Danger: a node with a lower limit refuses what its peers send.",
+        ]
+    ),
+    key!(
+        repair.interval_ms,
+        Node,
+        |v: &u64| if *v == 0 { Ok(()) } else { within(*v, 100..=86_400_000) },
+        [
+            "Milliseconds (100 to 86400000), about, between two comparisons of hash trees with each",
+            "other replica. 0: never.",
+            "Danger: with 0, replicas that missed writes are brought up by reads and hints alone.",
+        ]
+    ),
+    key!(
+        repair.scrub_percent,
+        Node,
+        |v: &u32| within(*v, 0..=100),
+        [
+            "Of a core and of the disk's time (0 to 100 percent), how much may go into reading all",
+            "data through, again and again, for damage. 0: none; damage then shows when it is read.",
         ]
     ),
     key!(

@@ -42,6 +42,8 @@ pub struct Config {
     pub hints: Hints,
     /// Bounds on what clients and peers can make this node hold.
     pub limits: Limits,
+    /// How replicas are brought together.
+    pub repair: Repair,
     /// What is logged.
     pub log: Log,
 }
@@ -188,6 +190,15 @@ pub struct Limits {
     pub max_frame_mb: u64,
 }
 
+/// `[repair]`: how replicas are brought together in the background.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Repair {
+    /// Time between two comparisons with each other replica, in milliseconds; 0: never.
+    pub interval_ms: u64,
+    /// Of a core, how much scrubbing may take, in percent.
+    pub scrub_percent: u32,
+}
+
 /// `[log]`: what is logged.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Log {
@@ -246,6 +257,7 @@ impl Default for Config {
                 peer_queue_mb: 64,
                 max_frame_mb: 32,
             },
+            repair: Repair { interval_ms: 5_000, scrub_percent: 1 },
             log: Log { level: "info".to_owned(), format: LogFormat::Text },
         }
     }

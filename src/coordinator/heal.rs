@@ -21,13 +21,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::coordinator::Inner;
-use crate::coordinator::plan::Plan;
+use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::Stop;
+use crate::coordinator::{Coordinator, Inner};
+use crate::meta::Table;
 use crate::net::messages::{Apply, Read, Want};
 use crate::net::{Refusal, Request, Response};
 use crate::record::{self, Record};
-use crate::types::{Key, Mono, NodeId, TableId};
+use crate::types::{Consistency, Key, Mono, NodeId, TableId};
 
 /// How long reading the others and writing the merge may take.
 const TIME: Duration = Duration::from_secs(10);
@@ -90,6 +91,18 @@ pub(super) fn heal_later(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: No
             task.counters.heals.fetch_add(1, Ordering::Relaxed);
         }
     });
+}
+
+impl Coordinator {
+    /// Has `damaged`'s copy of `key` replaced, in a task of its own, by the merge of all other
+    /// replicas' copies, unless that is under way. Nothing happens if one of them does not answer,
+    /// or none knows anything of the key: call again later.
+    pub fn heal_copy(&self, table: &Arc<Table>, key: &Key, damaged: NodeId) {
+        let (inner, now) = (&self.inner, self.inner.env.mono());
+        if let Ok(plan) = inner.plan(Purpose::Write, table, key, Consistency::All, now, TIME) {
+            heal_later(inner, &plan, key, damaged);
+        }
+    }
 }
 
 async fn heal(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: NodeId) -> Option<()> {

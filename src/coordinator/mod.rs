@@ -31,16 +31,15 @@ use crate::net::Peers;
 use crate::plants::{Plant, planted};
 use crate::repair::hints::HintStore;
 use crate::ring::token_of;
-use crate::types::{Consistency, Key, NodeId, OpId};
+use crate::types::{Key, NodeId, OpId};
 
 pub use crate::types::PartitionDigest;
-use heal::{Healing, heal_later};
+use heal::Healing;
 use latency::Latencies;
 pub use ops::{
     Fate, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt,
     Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
-use plan::Purpose;
 
 /// Counts of what a coordinator has done; for `/metrics`.
 #[derive(Debug, Default)]
@@ -141,17 +140,6 @@ impl Coordinator {
     pub async fn stop(&self, patience: Duration) {
         self.inner.stopping.store(true, Ordering::Release);
         self.inner.hints.settle(patience).await;
-    }
-
-    /// Heals `node`'s copy of `key`, which it has called damaged, from all other replicas, in the
-    /// background.
-    pub fn heal_copy(&self, table: &Arc<Table>, key: &Key, node: NodeId) {
-        let now = self.inner.env.mono();
-        let level = Consistency::All;
-        let plan = self.inner.plan(Purpose::Write, table, key, level, now, Duration::ZERO);
-        if let Ok(plan) = plan {
-            heal_later(&self.inner, &plan, key, node);
-        }
     }
 
     fn admit(&self) -> Result<UnderWay, OpError> {

@@ -202,7 +202,7 @@ fn the_stored_form_of_every_command_is_what_it_was() {
         "23 080e86efad779453",
         "13 7e59b6a74e584c56",
         "25 efffb2afe19560c9",
-        "22 2b9644e81f660d2b",
+        "23 6784caada16b7160",
         "12 5c1b4f568ac89d71",
         "11 25b4d6b1675a66d8",
     ];

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::net::trees::{TreeAnswer, TreeRequest};
 use crate::types::{Digest, Dot, Epoch, Hlc, Key, OpId, PartitionId, TableId, Token, WallMicros};
 
 /// Comes with every request and every answer.
@@ -41,6 +42,8 @@ pub enum Request {
     /// A hint for the receiver: like [`Request::Apply`], and background work, which gives way when
     /// the receiver is busy.
     Handoff(Apply),
+    /// Where do our hash trees differ?
+    Tree(TreeRequest),
 }
 
 /// How much of a record to show.
@@ -202,6 +205,8 @@ pub enum Response {
         /// What happened.
         why: String,
     },
+    /// To [`Request::Tree`].
+    Tree(TreeAnswer),
 }
 
 /// To [`Mint`]: the version that was made, or that the operation made when it first ran.

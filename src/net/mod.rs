@@ -13,6 +13,7 @@ pub mod messages;
 mod peers;
 mod tcp;
 mod transport;
+pub mod trees;
 
 pub use codec::CodecError;
 pub use handshake::{Admission, Hello, PROTOCOL};

@@ -1,5 +1,6 @@
 //! A node as its HTTP door sees it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -14,14 +15,18 @@ use crate::gossip::Liveness;
 use crate::meta::{ClusterState, Command, NotDone, Table, TableName, TableSettings, Verdict};
 use crate::net::Refusal;
 use crate::node::Node;
+use crate::repair::Apart;
 use crate::server::http::backend::{
-    Alteration, Backend, ClusterView, Creation, HintsView, NodeView, NotReady, PartitionView,
-    RingView,
+    Alteration, ApartView, Backend, ClusterView, Creation, HintsView, NodeView, NotReady,
+    PartitionView, RepairView, RingView,
 };
 use crate::types::{Consistency, Key, NodeId, PartitionId};
 
 /// Time for a change of the metadata.
 const CHANGE_TIME: Duration = Duration::from_secs(10);
+
+/// Ranges that are shown as apart.
+const MAX_APART_SHOWN: usize = 1_000;
 
 /// The one real implementation of [`Backend`].
 #[derive(Debug)]
@@ -112,6 +117,34 @@ impl NodeBackend {
                 eta_s: hints.eta().map(|eta| eta.as_secs()),
             })
             .collect()
+    }
+
+    fn repair(&self) -> RepairView {
+        let state = self.state();
+        let mut apart = self.node.repair().apart();
+        apart.sort_by_key(|apart| std::cmp::Reverse(apart.since));
+        apart.truncate(MAX_APART_SHOWN);
+        let view = |apart: Apart| ApartView {
+            table: state
+                .table(apart.table)
+                .map_or_else(|| apart.table.0.to_string(), |table| table.name.to_string()),
+            partition: apart.partition.0,
+            peer: state
+                .ring()
+                .member(apart.peer)
+                .map_or_else(|| apart.peer.to_string(), |member| member.name.clone()),
+            leaves: apart.leaves,
+            since_ms: u64::try_from(apart.since.as_millis()).unwrap_or(u64::MAX),
+        };
+        let trees = self.node.replica().trees().counts();
+        let counters = self.node.repair().counters();
+        RepairView {
+            trees: trees.trees as u64,
+            trees_unbuilt: trees.unbuilt as u64,
+            apart: apart.into_iter().map(view).collect(),
+            scrub_damaged: counters.scrub_damaged.load(Ordering::Relaxed),
+            scrub_passes: counters.scrub_passes.load(Ordering::Relaxed),
+        }
     }
 
     fn word(&self, node: NodeId, liveness: Liveness, filled: bool) -> String {
@@ -256,6 +289,7 @@ impl Backend for NodeBackend {
             epoch: state.epoch().0,
             nodes: self.nodes(),
             hints: self.hints(),
+            repair: self.repair(),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::env::{Env, HlcClock};
 use crate::gossip;
 use crate::net::{NodeStamps, PeerService, Peers, Transport};
 use crate::repair::hints::{Delivery, HintSettings, HintStore};
+use crate::repair::{self, Repair};
 use crate::replica::{Actor, Identity, IdentityError, Opening, Replica};
 use crate::ring::Member;
 use crate::storage::{
@@ -70,6 +71,8 @@ pub struct NodeSettings {
     pub max_peer_requests: usize,
     /// Where the note beside the store is kept, if there is one.
     pub high_water: Option<Arc<dyn HighWaterStore>>,
+    /// How replicas are brought together.
+    pub repair: repair::Options,
 }
 
 /// Why a node does not start.
@@ -170,11 +173,14 @@ impl Opened {
             Arc::new(Replica::new(env.clone(), engine.clone(), committer.clone(), actor, stamps));
         let cluster =
             Cluster::start(env.clone(), &engine, committer.clone(), peers.clone(), config)?;
+        repair::load_trees(&cluster, &replica);
+        let repair = Arc::new(Repair::new(env.clone()));
         let service = Arc::new(NodeService::new(
             env.clone(),
             identity.node,
             cluster.clone(),
             replica.clone(),
+            repair.clone(),
             settings.max_peer_requests,
         ));
         let answers: Arc<dyn PeerService> = Arc::new(SharedService(service.clone()));
@@ -201,6 +207,15 @@ impl Opened {
         if let Some(store) = high_water.clone() {
             env.spawn("high-water", high_water::keep(env.clone(), cluster.clone(), store));
         }
+        repair::start(
+            env.clone(),
+            cluster.clone(),
+            peers,
+            replica.clone(),
+            coordinator.clone(),
+            repair.clone(),
+            settings.repair,
+        );
         Ok(Node {
             env,
             engine,
@@ -208,6 +223,7 @@ impl Opened {
             committer,
             cluster,
             replica,
+            repair,
             service,
             answers,
             coordinator,
@@ -226,6 +242,7 @@ pub struct Node {
     committer: Committer,
     cluster: Arc<Cluster>,
     replica: Arc<Replica>,
+    repair: Arc<Repair>,
     service: Arc<NodeService>,
     /// The same, as peers see it.
     answers: Arc<dyn PeerService>,
@@ -295,6 +312,12 @@ impl Node {
         &self.replica
     }
 
+    /// What repair has found and done.
+    #[must_use]
+    pub fn repair(&self) -> &Arc<Repair> {
+        &self.repair
+    }
+
     /// The node's group commit.
     #[must_use]
     pub fn committer(&self) -> &Committer {
@@ -323,7 +346,7 @@ impl Node {
     }
 
     /// Lets the writes under way reach every replica or leave a hint for it (for a few seconds at
-    /// most), makes everything durable and marks the stop as clean. Doors must have been closed
+    /// most), makes everything durable, hash trees included, and marks the stop as clean. Doors must have been closed
     /// before; with the transport closed too, what is under way ends at once.
     ///
     /// # Errors
@@ -334,6 +357,9 @@ impl Node {
         if self.must_restart().borrow().is_some() {
             // This history is over; its clean end would be put in the place of the new one.
             return Ok(());
+        }
+        if let Err(error) = self.replica.store_trees(false).await {
+            tracing::warn!(%error, "hash trees were not stored, and will be built anew");
         }
         let (engine, batch) = (self.engine.clone(), self.identity.clean_stop());
         let stopped = self.env.blocking("clean-stop", move || {

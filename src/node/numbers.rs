@@ -10,6 +10,7 @@ use crate::metrics::{Kind, Registry};
 use crate::net::{InboundStats, PeerStats, TcpTransport};
 use crate::node::Node;
 use crate::repair::hints::{HintCounters, TargetHints};
+use crate::repair::{Apart, RepairCounters};
 use crate::replica::ReplicaCounters;
 
 /// A counter: name, help, and where it is.
@@ -78,6 +79,33 @@ const TARGETS: &[TargetRow] = &[
     ("henge_hints_oldest_seconds", "Age of the oldest.", |t| t.oldest.as_secs_f64()),
     ("henge_hints_rate", "Handed over per second now.", |t| t.rate),
 ];
+
+const REPAIR: &[Row<RepairCounters>] = &[
+    ("henge_repair_rounds_total", "Comparisons of hash trees with another replica.", |c| &c.rounds),
+    ("henge_repair_failed_total", "Comparisons that another replica did not answer.", |c| {
+        &c.failed
+    }),
+    ("henge_repair_trees_total", "Hash trees that were found to differ.", |c| &c.trees),
+    ("henge_repair_rows_total", "Digests of records compared.", |c| &c.rows),
+    ("henge_repair_pulled_total", "Records fetched because they differed.", |c| &c.pulled),
+    ("henge_repair_pulled_bytes_total", "Bytes of records fetched.", |c| &c.pulled_bytes),
+    ("henge_repair_pushed_total", "Records sent because they differed.", |c| &c.pushed),
+    ("henge_repair_pushed_bytes_total", "Bytes of records sent.", |c| &c.pushed_bytes),
+    ("henge_repair_damaged_total", "Damaged copies met, here or there.", |c| &c.damaged),
+    ("henge_tree_surveys_total", "Steps of building hash trees from the data.", |c| &c.surveys),
+    ("henge_scrub_rows_total", "Records read by scrubbing.", |c| &c.scrubbed_rows),
+    ("henge_scrub_bytes_total", "Bytes read by scrubbing.", |c| &c.scrubbed_bytes),
+    ("henge_scrub_damaged_total", "Damaged records met by scrubbing.", |c| &c.scrub_damaged),
+    (
+        "henge_scrub_wrong_leaves_total",
+        "Leaves of hash trees that did not match sound data, and were put right.",
+        |c| &c.scrub_wrong_leaves,
+    ),
+    ("henge_scrub_passes_total", "Times that scrubbing has read everything.", |c| &c.scrub_passes),
+];
+
+/// Ranges for which a number of their own is shown while they are apart.
+const MAX_RANGES_SHOWN: usize = 1_000;
 
 /// A number about each peer.
 type PeerRow = (Kind, &'static str, &'static str, fn(&PeerStats) -> u64);
@@ -170,6 +198,12 @@ pub(super) fn register(registry: &Registry, node: &Node, transport: &Arc<TcpTran
             targets.iter().map(|t| (vec![("target", t.target.to_string())], of(t))).collect()
         });
     }
+    for &(name, help, of) in REPAIR {
+        let node = node.clone();
+        registry.read(Kind::Counter, name, help, &[], move || {
+            of(node.repair().counters()).load(Ordering::Relaxed) as f64
+        });
+    }
     for &(kind, name, help, of) in PEERS {
         let transport = transport.clone();
         registry.read_all(kind, name, help, move || {
@@ -182,6 +216,7 @@ pub(super) fn register(registry: &Registry, node: &Node, transport: &Arc<TcpTran
         registry.read(kind, name, help, &[], move || of(&transport.stats().inbound) as f64);
     }
     cluster_numbers(registry, node);
+    repair_numbers(registry, node);
     commit_numbers(registry, node);
 }
 
@@ -219,6 +254,51 @@ fn cluster_numbers(registry: &Registry, node: &Node) {
         &[],
         move || of.coordinator().under_way() as f64,
     );
+}
+
+/// How far apart from other replicas, and for how long.
+fn repair_numbers(registry: &Registry, node: &Node) {
+    let gauges: [(&'static str, &'static str, fn(&Node) -> f64); 3] = [
+        ("henge_trees", "Hash trees kept.", |n| n.replica().trees().counts().trees as f64),
+        ("henge_trees_unbuilt", "Hash trees that are being built from the data.", |n| {
+            n.replica().trees().counts().unbuilt as f64
+        }),
+        ("henge_ranges_apart", "Ranges in which this node and another replica differ.", |n| {
+            n.repair().apart().len() as f64
+        }),
+    ];
+    for (name, help, of) in gauges {
+        let node = node.clone();
+        registry.read(Kind::Gauge, name, help, &[], move || of(&node));
+    }
+    let ranges: [(&'static str, &'static str, fn(&Apart) -> f64); 2] = [
+        (
+            "henge_range_apart_leaves",
+            "1,024ths of a range in which this node and another replica differ.",
+            |apart| f64::from(apart.leaves),
+        ),
+        (
+            "henge_range_apart_seconds",
+            "For how long this node and another replica have differed in a range.",
+            |apart| apart.since.as_secs_f64(),
+        ),
+    ];
+    for (name, help, of) in ranges {
+        let node = node.clone();
+        registry.read_all(Kind::Gauge, name, help, move || {
+            let mut apart = node.repair().apart();
+            apart.sort_by_key(|apart| std::cmp::Reverse(apart.since));
+            apart.truncate(MAX_RANGES_SHOWN);
+            let labels = |apart: &Apart| {
+                vec![
+                    ("table", apart.table.0.to_string()),
+                    ("partition", apart.partition.0.to_string()),
+                    ("peer", apart.peer.to_string()),
+                ]
+            };
+            apart.iter().map(|apart| (labels(apart), of(apart))).collect()
+        });
+    }
 }
 
 fn commit_numbers(registry: &Registry, node: &Node) {

@@ -18,6 +18,7 @@ use crate::node::admission::NodeAdmission;
 use crate::node::backend::NodeBackend;
 use crate::node::numbers;
 use crate::node::{Node, NodeSettings, StartError};
+use crate::repair;
 use crate::repair::hints::HintSettings;
 use crate::replica::IdentityError;
 use crate::server::http::listen::Listener;
@@ -362,6 +363,14 @@ fn settings(config: &Config, http_address: SocketAddr) -> NodeSettings {
         high_water: (config.storage.engine != EngineKind::Memory).then(|| {
             Arc::new(HighWaterFile::new(&config.node.data_dir)) as Arc<dyn HighWaterStore>
         }),
+        repair: repair::Options {
+            interval: match config.repair.interval_ms {
+                0 => None,
+                millis => Some(Duration::from_millis(millis)),
+            },
+            scrub_percent: config.repair.scrub_percent,
+            ..repair::Options::default()
+        },
     }
 }
 

@@ -10,6 +10,7 @@ use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Table};
 use crate::net::messages::{Header, PageRequest, Request, Response};
 use crate::net::{PeerService, Refusal};
+use crate::repair::{self, Repair};
 use crate::replica::{Replica, TokenSpan};
 use crate::ring::token_of;
 use crate::types::{Key, Mono, NodeId, PartitionDigest, PartitionId, TableId, Token};
@@ -20,6 +21,7 @@ pub struct NodeService {
     me: NodeId,
     cluster: Arc<Cluster>,
     replica: Arc<Replica>,
+    repair: Arc<Repair>,
     under_way: Arc<AtomicUsize>,
     max_under_way: usize,
 }
@@ -54,9 +56,10 @@ impl NodeService {
         me: NodeId,
         cluster: Arc<Cluster>,
         replica: Arc<Replica>,
+        repair: Arc<Repair>,
         max_under_way: usize,
     ) -> Self {
-        Self { env, me, cluster, replica, under_way: Arc::default(), max_under_way }
+        Self { env, me, cluster, replica, repair, under_way: Arc::default(), max_under_way }
     }
 
     /// Background work is let in only while half of the places are free.
@@ -114,6 +117,7 @@ impl NodeService {
         let table = state.table(table).ok_or(Refusal::NoSuchTable { epoch })?;
         let placement = state.ring().placement(&table.settings.replication);
         let replicas = placement.of(partition);
+        self.replica.set_cut(state.ring().map());
         if replicas.write.contains(&self.me) {
             return Ok(table.clone());
         }
@@ -144,6 +148,7 @@ impl NodeService {
 
     async fn answer(
         &self,
+        from: NodeId,
         header: Header,
         deadline: Mono,
         request: Request,
@@ -151,7 +156,7 @@ impl NodeService {
         if header.budget_ms == 0 || self.env.mono() >= deadline {
             return Err(Refusal::Late);
         }
-        let _admission = self.admit(matches!(request, Request::Handoff(_)))?;
+        let _admission = self.admit(matches!(request, Request::Handoff(_) | Request::Tree(_)))?;
         let state = self.catch_up(&header, deadline).await?;
         match request {
             Request::Read(read) => {
@@ -184,6 +189,11 @@ impl NodeService {
                 let applied = self.replica.take_hint(&at.table, at.token, apply).await;
                 self.look_at_memory();
                 applied
+            }
+            Request::Tree(request) => {
+                self.must_be_filled(&state)?;
+                let (env, replica, between) = (&self.env, &self.replica, (self.me, from));
+                repair::answer(env, replica, &self.repair, &state, between, request).await
             }
             Request::Meta(_) | Request::Gossip(_) | Request::Ping => Ok(Response::Pong),
         }
@@ -253,7 +263,7 @@ impl PeerService for SharedService {
                 Request::Ping => Response::Pong,
                 Request::Meta(bytes) => service.cluster.handle_meta(from, bytes).await,
                 Request::Gossip(bytes) => service.cluster.handle_gossip(from, &bytes),
-                request => match service.answer(header, deadline, request).await {
+                request => match service.answer(from, header, deadline, request).await {
                     Ok(response) => response,
                     Err(refusal) => Response::Refused(refusal),
                 },

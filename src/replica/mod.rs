@@ -7,7 +7,8 @@
 //! - a dot is on stable storage before it leaves the node (law L2), and so is everything that an
 //!   acknowledgement promises (law L7);
 //! - readers see only what is durable (rule 6; see [`overlay`]);
-//! - no lock is held across an await.
+//! - no lock is held across an await;
+//! - the hash trees follow what readers see (see [`trees`]).
 //!
 //! A copy that fails its checksum is refused as [`Refusal::Damaged`], never taken for absent: the
 //! key mints nothing here until the merge of all other replicas has replaced it (rule 2).
@@ -17,8 +18,10 @@ mod identity;
 mod mint;
 mod overlay;
 mod page;
+mod survey;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
+mod trees;
 mod update;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,17 +30,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::env::Env;
+use crate::merkle;
 use crate::meta::Table;
 use crate::net::messages::{Read, Want};
 use crate::net::{NodeStamps, Refusal, Response};
-use crate::record::{self, RecordKind};
+use crate::plants::{Plant, planted};
+use crate::record::{self, Record, RecordKind};
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Committer, Engine, StorageError};
-use crate::types::{Key, Token};
+use crate::types::{Digest, Key, Token};
 
 pub use identity::{Actor, Identity, IdentityError, Opening};
 use overlay::Overlay;
 pub(crate) use page::TokenSpan;
+pub(crate) use survey::{LeafEntry, Sound, Surveyed, root_share};
+use trees::LeafAt;
+pub use trees::TreeCounts;
+pub(crate) use trees::{TreeId, Trees};
 pub use update::{MAX_MINTED_BYTES, MAX_RECORD_BYTES};
 
 /// Locks over the key space. More than cores and tasks under way, few enough to be cheap.
@@ -70,6 +79,7 @@ pub struct Replica {
     actor: Arc<Actor>,
     stamps: Arc<NodeStamps>,
     shards: Arc<Vec<Mutex<Overlay>>>,
+    trees: Arc<Trees>,
     counters: ReplicaCounters,
     forgot: AtomicBool,
 }
@@ -88,6 +98,8 @@ pub(crate) struct Place {
     /// What the stored bytes are bound to, so that a misdirected write is seen.
     address: Bytes,
     shard: usize,
+    /// Where its digest goes.
+    leaf: LeafAt,
 }
 
 impl Replica {
@@ -100,13 +112,16 @@ impl Replica {
         actor: Arc<Actor>,
         stamps: Arc<NodeStamps>,
     ) -> Self {
-        let shards: Vec<_> = (0..SHARDS).map(|_| Mutex::new(Overlay::default())).collect();
+        let trees = Arc::new(Trees::default());
+        let shards: Vec<_> = (0..SHARDS).map(|_| Mutex::new(Overlay::new(trees.clone()))).collect();
         let shards = Arc::new(shards);
-        let staged = shards.clone();
+        let (staged, marks) = (shards.clone(), trees.clone());
         let committer = committer.with_rollback(Box::new(move |acked| {
             for shard in staged.iter() {
                 shard.lock().unwrap_or_else(PoisonError::into_inner).roll_back(acked);
             }
+            // After the shards: whoever was staging in one of them is done.
+            marks.rolled_back();
         }));
         Self {
             env,
@@ -115,6 +130,7 @@ impl Replica {
             actor,
             stamps,
             shards,
+            trees,
             counters: ReplicaCounters::default(),
             forgot: AtomicBool::new(false),
         }
@@ -140,10 +156,16 @@ impl Replica {
         &self.actor
     }
 
+    /// The hash trees of this replica's data.
+    pub(crate) fn trees(&self) -> &Trees {
+        &self.trees
+    }
+
     fn place(&self, table: &Table, token: Token, key: &Key) -> Place {
         let row = keys::row(Kind::Record, table.id, token, key, b"");
         let address = record::address(table.id, key);
-        Place { kind: table.record_kind(), row, address, shard: shard_of(token) }
+        let leaf = self.trees.at(table.id, token);
+        Place { kind: table.record_kind(), row, address, shard: shard_of(token), leaf }
     }
 
     fn lock(&self, shard: usize) -> MutexGuard<'_, Overlay> {
@@ -206,4 +228,19 @@ impl Replica {
 /// The lock that guards a token's rows.
 fn shard_of(token: Token) -> usize {
     (token.0 as u64 >> 32) as usize % SHARDS
+}
+
+/// The digest of a stored record in the hash tree of its partition. `stored` is the digest that the
+/// bytes carry.
+fn tree_digest(address: &[u8], bytes: &[u8], stored: Digest) -> u128 {
+    if planted(Plant::P24) && is_tombstone(bytes, address) {
+        return 0;
+    }
+    merkle::digest(address, stored)
+}
+
+/// For planted bugs.
+fn is_tombstone(bytes: &[u8], address: &[u8]) -> bool {
+    let record = Record::decode(&Bytes::copy_from_slice(bytes), address);
+    record.is_ok_and(|record| record.value_count() == 0)
 }

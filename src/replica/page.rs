@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
+use crate::merkle;
 use crate::meta::Table;
 use crate::net::messages::{PageRequest, Row, Want};
 use crate::net::{Refusal, Response};
@@ -11,7 +12,7 @@ use crate::record;
 use crate::replica::{Replica, shard_of};
 use crate::storage::StorageError;
 use crate::storage::keys::{self, Kind};
-use crate::types::{Digest, Epoch, Key, PartitionDigest, PartitionId, TableId, Token};
+use crate::types::{Digest, Epoch, Key, PartitionDigest, PartitionId, Token};
 
 /// The most rows that a page holds, whatever was asked.
 const MAX_PAGE_ROWS: usize = 1_000;
@@ -159,7 +160,7 @@ impl Replica {
                 digest.records += 1;
                 // A row that cannot be read is like none of another replica's.
                 let held = row.digest.unwrap_or(Digest(u128::MAX));
-                digest.root ^= leaf(table.id, &row.key, held);
+                digest.root ^= merkle::digest(&record::address(table.id, &row.key), held);
             }
             match next {
                 Some(next) => request.after = Some(next),
@@ -168,11 +169,4 @@ impl Replica {
         }
         Ok(digest)
     }
-}
-
-/// A record's share of its partition's digest: bound to the key, so that swapped values show.
-fn leaf(table: TableId, key: &Key, digest: Digest) -> u128 {
-    let mut bytes = record::address(table, key).to_vec();
-    bytes.extend_from_slice(&digest.0.to_be_bytes());
-    Digest::of(&bytes).0
 }

@@ -4,8 +4,9 @@ use bytes::Bytes;
 
 use crate::net::{Refusal, Response};
 use crate::plants::{Plant, planted};
-use crate::record::Record;
-use crate::replica::{Place, Replica};
+use crate::record::{self, Record};
+use crate::replica::trees::LeafChange;
+use crate::replica::{Place, Replica, tree_digest};
 use crate::storage::{Batch, CommitTicket, StorageError, SubmitError};
 
 /// The most bytes that a record may have, all siblings together: it must fit into a frame, with
@@ -90,7 +91,7 @@ impl Replica {
             Some(bytes) => Some(bytes),
             None => self.stored(place, terms)?,
         };
-        let mut record = self.decode_base(place, terms, base.as_ref())?;
+        let (mut record, old) = self.decode_base(place, terms, base.as_ref())?;
         match change(&mut record)? {
             Change::Keep(answer) => {
                 if let Some(error) = self.committer.failure() {
@@ -111,10 +112,12 @@ impl Replica {
                     let (max, got) = (terms.max_bytes as u64, bytes.len() as u64);
                     return Err(Refusal::RecordTooLarge { max, got }.into());
                 }
+                let change = leaf_change(place, old, &record, &bytes);
                 let mut batch = Batch::new();
                 batch.put(place.row.clone(), bytes.clone());
-                let ticket = self.committer.submit(batch).map_err(|e| refuse_submit(&e))?;
-                overlay.stage(place.row.clone(), ticket.seq, bytes.clone(), base);
+                let ticket = self.trees.stage(place.leaf, batch, &self.committer);
+                let ticket = ticket.map_err(|e| refuse_submit(&e))?;
+                overlay.stage(place.row.clone(), ticket.seq, bytes.clone(), base, change);
                 Ok((answer, bytes, Some(ticket)))
             }
         }
@@ -130,23 +133,42 @@ impl Replica {
         }
     }
 
+    /// The record to start from, and its digest in the hash tree: `None` if it took the place of a
+    /// damaged copy.
     fn decode_base(
         &self,
         place: &Place,
         terms: Terms,
         base: Option<&Bytes>,
-    ) -> Result<Record, Refusal> {
-        let Some(bytes) = base else { return Ok(Record::empty(place.kind)) };
+    ) -> Result<(Record, Option<u128>), Refusal> {
+        let Some(bytes) = base else { return Ok((Record::empty(place.kind), Some(0))) };
         match Record::decode(bytes, &place.address) {
-            Ok(record) if record.kind() == place.kind => Ok(record),
+            Ok(record) if record.kind() == place.kind => {
+                let digest = record::stored_digest(bytes).unwrap_or_default();
+                Ok((record, Some(tree_digest(&place.address, bytes, digest))))
+            }
             Ok(_) => Err(Refusal::Damaged),
             Err(_) if terms.heals => {
                 self.counters.healed.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                Ok(Record::empty(place.kind))
+                Ok((Record::empty(place.kind), None))
             }
             Err(error) => Err(self.refuse_damaged(&place.row, &error)),
         }
     }
+}
+
+/// What the version `bytes` of `record` does to its hash tree, where the one before it has the
+/// digest `old`.
+fn leaf_change(place: &Place, old: Option<u128>, record: &Record, bytes: &Bytes) -> LeafChange {
+    let digest = record::stored_digest(bytes).unwrap_or_default();
+    let value = tree_digest(&place.address, bytes, digest);
+    let change = match old {
+        Some(old) if planted(Plant::P25) && record.value_count() == 0 => {
+            return LeafChange { at: place.leaf, change: Some(0), value: old };
+        }
+        old => old.map(|old| old ^ value),
+    };
+    LeafChange { at: place.leaf, change, value }
 }
 
 /// What an update says to its caller.

@@ -19,6 +19,9 @@ pub struct PartitionMap {
 }
 
 impl PartitionMap {
+    /// No cut at all: one partition.
+    pub const WHOLE: Self = Self { bits: 0 };
+
     /// A cut into `q` partitions.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ use crate::env::Env;
 use crate::gossip;
 use crate::meta::{Table, TableName};
 use crate::node::{self, Node, NodeAdmission, NodeSettings};
+use crate::repair;
 use crate::repair::hints::HintSettings;
 use crate::sim::disk::SimDisk;
 use crate::sim::engine::SimEngine;
@@ -190,6 +191,12 @@ impl SimCluster {
             max_operations: 1_024,
             max_peer_requests: 4_096,
             high_water: None,
+            repair: repair::Options {
+                interval: Some(Duration::from_secs(2)),
+                scrub_percent: 20,
+                scrub_pause: Duration::from_millis(100),
+                ..repair::Options::default()
+            },
         }
     }
 

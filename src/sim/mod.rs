@@ -13,6 +13,7 @@
 pub mod check;
 pub mod client;
 pub mod cluster;
+pub mod converge;
 pub mod disk;
 pub mod engine;
 pub mod executor;

@@ -12,6 +12,7 @@ use crate::ring::Replication;
 use crate::sim::check::{self, Check, Violation};
 use crate::sim::client::{Bench, Client};
 use crate::sim::cluster::SimCluster;
+use crate::sim::converge;
 use crate::sim::executor::{Executor, MachineId, Schedule, Stuck};
 use crate::sim::history::{History, Outcome, Workload};
 use crate::sim::inject::{self, Effects};
@@ -24,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const LONGEST_RUN: Duration = Duration::from_secs(7_200);
 /// Virtual time in which everything under way ends, after healing.
 const SETTLE: Duration = Duration::from_secs(5);
+/// Virtual time in which replicas become equal once the faults are over.
+const CONVERGE: Duration = Duration::from_secs(60);
 /// Pace of the oracle's rounds.
 const ROUND: Duration = Duration::from_millis(50);
 
@@ -153,6 +156,7 @@ impl Running {
         self.bench = Some(bench.clone());
         self.let_loose(&bench)?;
         self.heal()?;
+        self.converge()?;
         self.read_everything(&bench)?;
         Ok(())
     }
@@ -253,6 +257,20 @@ impl Running {
         inject::heal(&self.cluster);
         self.wait_until_all_serve("after healing, not all nodes served")?;
         self.executor.run_for(SETTLE)?;
+        Ok(())
+    }
+
+    /// Law L12: no client asks for anything, and all copies become equal.
+    fn converge(&mut self) -> Result<(), Halt> {
+        let over = self.cluster.world().now() + CONVERGE.as_nanos() as u64;
+        while let Some((check, what)) = converge::apart(&self.cluster) {
+            if self.cluster.world().now() >= over {
+                let what = format!("{CONVERGE:?} after the last fault: {what}");
+                self.cluster.oracle().breach(&self.cluster, check, "", what);
+                return Ok(());
+            }
+            self.executor.run_for(Duration::from_millis(500))?;
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::storage::{KeyRange, StorageError};
-use crate::types::{Key, NodeId, TableId, Token};
+use crate::types::{Key, NodeId, PartitionId, TableId, Token};
 
 /// First byte of every storage key. Numbers are for ever: a retired kind is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -142,6 +142,15 @@ pub fn parse_hint_row(bytes: &[u8]) -> Result<(NodeId, RowKey), StorageError> {
     let target = u128::from_be_bytes(prefix[1..].try_into().map_err(|_| corrupt())?);
     // What follows has the form of a row's key after its first byte, which says the kind.
     Ok((NodeId(target), parse_row(&bytes[16..])?))
+}
+
+/// The storage key of the stored hash tree of a partition of `table`.
+#[must_use]
+pub fn tree_row(table: TableId, partition: PartitionId) -> Bytes {
+    let mut out = BytesMut::with_capacity(9);
+    put_prefix(&mut out, Kind::Tree, table);
+    out.put_u32(partition.0);
+    out.freeze()
 }
 
 /// What a row's storage key says.

@@ -20,7 +20,7 @@ use henge::metrics::Registry;
 use henge::record::{Action, Mint, Mutation, OpMemory, Record, RecordKind, Value};
 use henge::ring::token_of;
 use henge::server::http::backend::{
-    Alteration, ClusterView, Creation, NodeView, NotReady, PartitionView, RingView,
+    Alteration, ClusterView, Creation, NodeView, NotReady, PartitionView, RepairView, RingView,
 };
 use henge::server::http::{Backend, Door, HttpLimits};
 use henge::types::{
@@ -332,6 +332,7 @@ impl Backend for Fake {
             epoch: 4,
             nodes: vec![node_view()],
             hints: Vec::new(),
+            repair: RepairView::default(),
         }
     }
 

@@ -12,4 +12,5 @@ mod listing;
 mod membership;
 mod outcomes;
 mod town;
+mod trees;
 mod visibility;

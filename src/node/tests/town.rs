@@ -21,6 +21,7 @@ use crate::net::{CallError, Peers, Request, Response, Transport};
 use crate::node::admission::NodeAdmission;
 use crate::node::{self, Node, NodeSettings};
 use crate::record::{self, Record};
+use crate::repair;
 use crate::repair::hints::HintSettings;
 use crate::ring::token_of;
 use crate::sim::disk::{PowerLoss, SimDisk};
@@ -223,6 +224,8 @@ pub(super) struct Town {
     /// Bounds of the hints that nodes keep which start from now on.
     pub(super) hints: HintSettings,
     sites: BTreeMap<String, Site>,
+    /// How the nodes started from now on repair: not at all, unless a story is about it.
+    pub(super) repair: repair::Options,
 }
 
 pub(super) fn id(name: &str) -> NodeId {
@@ -280,7 +283,9 @@ impl Town {
             })
             .collect();
         let (script, hints) = (Script::default(), HintSettings::default());
-        Self { executor, world, net, script, hints, sites }
+        let repair =
+            repair::Options { interval: None, scrub_percent: 0, ..repair::Options::default() };
+        Self { executor, world, net, script, hints, sites, repair }
     }
 
     /// A town whose nodes serve.
@@ -374,6 +379,7 @@ impl Town {
             max_operations: 1_024,
             max_peer_requests: 4_096,
             high_water: self.sites[name].note.clone().map(|note| note as Arc<dyn HighWaterStore>),
+            repair: self.repair,
         }
     }
 

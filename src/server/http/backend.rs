@@ -78,6 +78,8 @@ pub struct ClusterView {
     /// What the node that answers keeps for others that missed a write, and hands over when they
     /// are back. Empty: nothing.
     pub hints: Vec<HintsView>,
+    /// How far the data of the node that answers is from other replicas'.
+    pub repair: RepairView,
 }
 
 /// What a node keeps for one other.
@@ -96,6 +98,37 @@ pub struct HintsView {
     /// Seconds until all are handed over, at that rate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_s: Option<u64>,
+}
+
+/// How far a node's data is from that of the other replicas, as it last saw it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct RepairView {
+    /// Hash trees that the node keeps: one per partition and table.
+    pub trees: u64,
+    /// Of them, those that are still being built from the data, and cannot be compared yet.
+    pub trees_unbuilt: u64,
+    /// Ranges in which the node and another replica differ, the longest apart first; at most 1,000
+    /// of them. Under writes, a few are here for a moment.
+    pub apart: Vec<ApartView>,
+    /// Damaged records that scrubbing has met since the node's start.
+    pub scrub_damaged: u64,
+    /// Times that scrubbing has read all of the node's data since its start.
+    pub scrub_passes: u64,
+}
+
+/// A range in which two replicas differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ApartView {
+    /// The table.
+    pub table: String,
+    /// The partition.
+    pub partition: u32,
+    /// The other replica, by name.
+    pub peer: String,
+    /// 1,024ths of the range that differ.
+    pub leaves: u32,
+    /// For how long, in milliseconds.
+    pub since_ms: u64,
 }
 
 /// One partition, as `/v1/ring` shows it.

@@ -49,6 +49,8 @@ pub enum Check {
     W9,
     /// Reads of a register went back in time.
     W10,
+    /// Replicas did not become equal after faults had stopped, without any client request.
+    W12,
     /// An acknowledged write is not durable on as many replicas as counted.
     I1,
     /// A value that nobody wrote, or whose write was answered "did not happen", outside W5.
@@ -63,6 +65,8 @@ pub enum Check {
     I9,
     /// A node served a key that it does not own.
     I10,
+    /// A hash tree is not what the data gives, at a quiet point.
+    I14,
     /// A request ended after its deadline, never, or twice.
     I17,
     /// A quorum read returned what an earlier quorum read's answer dominates.
@@ -83,7 +87,7 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 26] = [
         Self::W4,
         Self::W5Lost,
         Self::W5FalseSibling,
@@ -93,6 +97,7 @@ impl Check {
         Self::W5Bound,
         Self::W9,
         Self::W10,
+        Self::W12,
         Self::I1,
         Self::I2,
         Self::I3,
@@ -100,6 +105,7 @@ impl Check {
         Self::I5,
         Self::I9,
         Self::I10,
+        Self::I14,
         Self::I17,
         Self::I18,
         Self::I22,
@@ -123,6 +129,7 @@ impl Check {
             Self::W5Bound => "W5.6",
             Self::W9 => "W9",
             Self::W10 => "W10",
+            Self::W12 => "W12",
             Self::I1 => "I1",
             Self::I2 => "I2",
             Self::I3 => "I3",
@@ -130,6 +137,7 @@ impl Check {
             Self::I5 => "I5",
             Self::I9 => "I9",
             Self::I10 => "I10",
+            Self::I14 => "I14",
             Self::I17 => "I17",
             Self::I18 => "I18",
             Self::I22 => "I22",
