@@ -180,13 +180,15 @@ impl Delivery {
         if !is_due && !must_sweep {
             return;
         }
+        // A target that takes nothing must not keep what is too old from being dropped.
+        let send = is_due && !must_sweep;
         lane.busy = true;
         lane.swept = now;
         let (task, mut window) = (self.clone(), lane.window.clone());
         self.env.spawn("hints", async move {
-            let round = task.round(target, is_due, &mut window).await;
+            let round = task.round(target, send, &mut window).await;
             task.store.set_rate(target, 0.0);
-            task.rest(target, window, is_due, &round);
+            task.rest(target, window, send, &round);
         });
     }
 
