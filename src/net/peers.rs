@@ -7,7 +7,7 @@ use std::task::Poll;
 use crate::env::{BoxFuture, Env, HlcClock};
 use crate::net::messages::{Header, Request, Response};
 use crate::net::transport::{CallError, PeerService, Transport};
-use crate::types::{Epoch, Mono, NodeId};
+use crate::types::{Epoch, Hlc, Mono, NodeId};
 
 /// The two numbers that every message carries: the node's epoch and its hybrid clock.
 #[derive(Debug)]
@@ -102,6 +102,27 @@ impl Peers {
         self.call_at(self.inner.stamps.epoch(), to, request, deadline)
     }
 
+    /// Like [`Peers::call_at`], if `to` is this node and has the answer at hand, as it has for most
+    /// reads: no future, no timer and no stamp is made for it.
+    ///
+    /// # Errors
+    /// The request, for [`Peers::call_at`].
+    pub fn call_here_at(
+        &self,
+        epoch: Epoch,
+        to: NodeId,
+        request: Request,
+        deadline: Mono,
+    ) -> Result<Response, Request> {
+        match self.inner.local.get() {
+            Some(local) if to == self.inner.me => {
+                let budget_ms = budget_ms(deadline, self.inner.env.mono());
+                local.serve_here(Header { epoch, hlc: Hlc(0), budget_ms }, request)
+            }
+            _ => Err(request),
+        }
+    }
+
     /// Like [`Peers::call`], for an operation that was planned at `epoch`: the plan is fixed once
     /// per operation, and a replica must judge it by the epoch it was made in.
     pub fn call_at(
@@ -112,13 +133,8 @@ impl Peers {
         deadline: Mono,
     ) -> BoxFuture<'static, Result<Response, CallError>> {
         let inner = self.inner.clone();
-        let now = inner.env.mono();
-        let left_ms = deadline.since(now).as_millis();
-        let header = Header {
-            epoch,
-            hlc: inner.stamps.clock.now(),
-            budget_ms: u32::try_from(left_ms).unwrap_or(u32::MAX),
-        };
+        let budget_ms = budget_ms(deadline, inner.env.mono());
+        let header = Header { epoch, hlc: inner.stamps.clock.now(), budget_ms };
         if to == inner.me {
             let Some(local) = inner.local.get().cloned() else {
                 return Box::pin(async {
@@ -137,6 +153,11 @@ impl Peers {
             Ok(response)
         })
     }
+}
+
+/// The time left, as a header says it.
+fn budget_ms(deadline: Mono, now: Mono) -> u32 {
+    u32::try_from(deadline.since(now).as_millis()).unwrap_or(u32::MAX)
 }
 
 /// A node's call to itself keeps the promises of any other: it ends at its deadline, and whoever
