@@ -141,8 +141,11 @@ impl Peers {
                     Err(CallError::NotSent { why: "the node is still starting".to_owned() })
                 });
             };
+            let needs_task = !survives_abandonment(&request);
             let work = local.serve(inner.me, header, request);
-            return Box::pin(async move { serve_here(&inner.env, work, deadline).await });
+            return Box::pin(async move {
+                serve_here(&inner.env, work, deadline, needs_task).await
+            });
         }
         let answer = inner.transport.call(to, header, request, deadline);
         Box::pin(async move {
@@ -160,19 +163,33 @@ fn budget_ms(deadline: Mono, now: Mono) -> u32 {
     u32::try_from(deadline.since(now).as_millis()).unwrap_or(u32::MAX)
 }
 
+/// True of requests whose change, once begun, is in the committer's hands before anything is waited
+/// for: whoever stops waiting, or is dropped, does not take it back.
+fn survives_abandonment(request: &Request) -> bool {
+    matches!(request, Request::Mint(_) | Request::Apply(_))
+}
+
 /// A node's call to itself keeps the promises of any other: it ends at its deadline, and whoever
-/// abandons it does not stop the work. What is answered at once, as most reads are, costs no task.
+/// abandons it does not stop the work. What is answered at once costs no task, nor does what goes
+/// on by itself.
 async fn serve_here(
     env: &Env,
     mut work: BoxFuture<'static, Response>,
     deadline: Mono,
+    needs_task: bool,
 ) -> Result<Response, CallError> {
     let at_once = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
     if let Poll::Ready(response) = at_once {
         return Ok(response);
     }
     let lost = |why: &str| CallError::Lost { why: why.to_owned() };
-    match env.timeout(deadline.since(env.mono()), env.run("serve-here", work)).await {
+    let left = deadline.since(env.mono());
+    let done = if needs_task {
+        env.timeout(left, env.run("serve-here", work)).await
+    } else {
+        env.timeout(left, work).await.map(Some)
+    };
+    match done {
         Ok(Some(response)) => Ok(response),
         Ok(None) => Err(lost("the node is stopping")),
         Err(_) => Err(lost("no answer in time")),
