@@ -143,9 +143,9 @@ impl Peers {
             };
             let needs_task = !survives_abandonment(&request);
             let work = local.serve(inner.me, header, request);
-            return Box::pin(async move {
-                serve_here(&inner.env, work, deadline, needs_task).await
-            });
+            return Box::pin(
+                async move { serve_here(&inner.env, work, deadline, needs_task).await },
+            );
         }
         let answer = inner.transport.call(to, header, request, deadline);
         Box::pin(async move {
