@@ -56,8 +56,8 @@ fn one_node(engine: &str) -> Start {
     let (http, peer) = (free_port(), free_port());
     let config = dir.path().join("henge.toml");
     let text = format!(
-        "[node]\nname = \"n1\"\ndata_dir = {:?}\n[cluster]\nfounders = [{{ name = \"n1\", address \
-         = \"{peer}\" }}]\n[listen]\nhttp = \"{http}\"\npeer = \"{peer}\"\n[storage]\nengine = \
+        "[node]\nname = \"n1\"\ndata_dir = {:?}\n[cluster]\nfounders = \
+         [\"n1={peer}\"]\n[listen]\nhttp = \"{http}\"\npeer = \"{peer}\"\n[storage]\nengine = \
          {engine:?}\n[log]\nlevel = \"error\"\n",
         dir.path().join("data")
     );
