@@ -6,10 +6,15 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 
-use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use bytes::Bytes;
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use henge::causality::{Context, ContextCodec};
 use henge::quorum::{ReplicaInfo, Requirement, Tally};
+use henge::record::{self, Action, Mint, Mutation, Record, RecordKind, Value};
 use henge::ring::{Member, Replication, RingSnapshot, claim, token_of};
-use henge::types::{Consistency, Epoch, NodeId, PartitionId};
+use henge::types::{
+    ActorId, Consistency, Dot, Epoch, Hlc, Key, NodeId, OpId, PartitionId, TableId, WallMicros,
+};
 
 /// Partition key to token.
 fn token(c: &mut Criterion) {
@@ -75,5 +80,61 @@ fn quorum(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, token, ring, quorum);
+/// A record with this many siblings of 100 bytes, each of another actor.
+fn record_of(siblings: u64) -> Record {
+    let mut record = Record::empty(RecordKind::Siblings);
+    for n in 1..=siblings {
+        let value = Value {
+            body: Bytes::from(vec![b'x'; 100]),
+            content_type: Some("text/plain".to_owned()),
+            ..Value::default()
+        };
+        let (op, action) = (OpId::from_parts(n, u128::from(n)), Action::Put(value));
+        let mutation = Mutation { op, request: n, context: Context::default(), action };
+        let dot = Dot { actor: ActorId(n), counter: n };
+        let mint = Mint { dot, stamp: Hlc(n), now: WallMicros(1) };
+        record.mint(mutation, mint).expect("a fresh dot");
+    }
+    record
+}
+
+/// Records: to bytes and back, checked without decoding, and merged.
+fn records(c: &mut Criterion) {
+    let key = Key::new(&b"user:0000012345"[..]).expect("a short key");
+    let address = record::address(TableId(7), &key);
+    let mut group = c.benchmark_group("record");
+    for siblings in [1, 3] {
+        let whole = record_of(siblings);
+        let bytes = whole.encode(&address);
+        group.throughput(Throughput::Bytes(bytes.len() as u64));
+        let id = |what| BenchmarkId::new(what, siblings);
+        group.bench_function(id("encode"), |b| b.iter(|| black_box(&whole).encode(&address)));
+        group.bench_function(id("decode"), |b| {
+            b.iter(|| Record::decode(black_box(&bytes), &address));
+        });
+        group.bench_function(id("verify"), |b| {
+            b.iter(|| record::verify(black_box(&bytes), &address));
+        });
+        let one = record_of(1);
+        group.bench_function(id("merge of one more"), |b| {
+            b.iter_batched(
+                || one.clone(),
+                |mut merged| merged.merge(black_box(&whole)).map(|_| merged),
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    let codec = ContextCodec::new([7; 32]);
+    let context = record_of(3).context();
+    let token = codec.seal(TableId(7), &key, &context);
+    group.bench_function("context, sealed", |b| {
+        b.iter(|| codec.seal(TableId(7), &key, black_box(&context)));
+    });
+    group.bench_function("context, opened", |b| {
+        b.iter(|| codec.open(TableId(7), &key, black_box(&token)));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, token, ring, quorum, records);
 criterion_main!(benches);

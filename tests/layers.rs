@@ -28,7 +28,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("storage", &["env", "plants", "types"]),
     ("net", &["binary", "env", "types"]),
     ("replica", &["causality", "env", "meta", "net", "plants", "record", "storage", "types"]),
-    ("cluster", &["binary", "env", "gossip", "meta", "net", "paxos", "ring", "storage", "types"]),
+    (
+        "cluster",
+        &["binary", "env", "gossip", "meta", "net", "paxos", "plants", "ring", "storage", "types"],
+    ),
     (
         "coordinator",
         &[

@@ -1,7 +1,7 @@
 //! Reading one key.
 //!
 //! One replica is asked for the record and the others for its digest. When enough have answered:
-//! - all digests equal: that is the answer;
+//! - all digests equal: that is the answer, with nothing to merge;
 //! - else the differing records are fetched and merged, and the replicas that were behind are sent
 //!   the merge. At quorum levels (R > N/2) the answer waits until R replicas hold what it says, so
 //!   that no later quorum read can return less (rule 7 of the design; P23 of the test plan is the
@@ -11,7 +11,9 @@
 //! usually is gets company (a *hedge*): the next replica is asked too, and whoever answers first
 //! counts. Each replica counts once.
 
-use std::collections::BTreeMap;
+mod conclude;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,11 +23,11 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use crate::coordinator::again;
-use crate::coordinator::heal::{heal_if_damaged, heal_later, still_good};
+use crate::coordinator::heal::heal_later;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
 use crate::env::BoxFuture;
-use crate::net::messages::{Apply, Read, Want};
+use crate::net::messages::{Read, Want};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::quorum::{ReplicaInfo, Requirement};
 use crate::record::{self, Record};
@@ -52,11 +54,13 @@ pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome,
             plan = local_plan(inner, plan)?;
         }
         inner.must_be_possible(&plan)?;
-        let reading = Reading::new(inner, plan, &op.key);
+        let mut reading = Reading::new(inner, plan, &op.key);
+        if op.receipt {
+            reading.log = Some(BTreeMap::new());
+        }
         match reading.run().await {
-            Ok(done) => {
-                let receipt = op.receipt.then(|| done.receipt());
-                return Ok(ReadOutcome { record: done.merged, now, receipt });
+            Ok(Done { merged: record, receipt, .. }) => {
+                return Ok(ReadOutcome { record, now, receipt });
             }
             Err(Stop::Replan) if plans < MAX_PLANS => {}
             Err(Stop::Replan) => {
@@ -91,16 +95,21 @@ pub(super) enum Stop {
 }
 
 /// What a replica showed.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Shown {
     Digest(Option<Digest>),
-    Record(Option<Digest>, Option<Record>),
+    /// It knows nothing of the key.
+    Absent,
+    /// The record, and its stored form.
+    Record(Digest, Record, Bytes),
 }
 
 impl Shown {
     fn digest(&self) -> Option<Digest> {
         match self {
-            Self::Digest(digest) | Self::Record(digest, _) => *digest,
+            Self::Digest(digest) => *digest,
+            Self::Absent => None,
+            Self::Record(digest, ..) => Some(*digest),
         }
     }
 }
@@ -119,13 +128,8 @@ pub(super) struct Done {
     pub(super) begun: Mono,
     /// Replicas that answered.
     pub(super) received: usize,
-    receipt: Receipt,
-}
-
-impl Done {
-    fn receipt(&self) -> Receipt {
-        self.receipt.clone()
-    }
+    /// How it went, if somebody asked.
+    receipt: Option<Receipt>,
 }
 
 /// One reading under way.
@@ -136,10 +140,14 @@ pub(super) struct Reading<'a> {
     begun: Mono,
     address: Bytes,
     asked: usize,
-    shown: BTreeMap<NodeId, Shown>,
+    /// What each replica has shown; each is here once. They are few: a list costs less than a map.
+    shown: Vec<(NodeId, Shown)>,
     failed: BTreeMap<NodeId, String>,
-    log: BTreeMap<NodeId, ReplicaReceipt>,
+    /// What the receipt will say, if one is wanted.
+    log: Option<BTreeMap<NodeId, ReplicaReceipt>>,
     hedged: u32,
+    /// Answers that came without waiting.
+    ready: VecDeque<Answer>,
     calls: Answers,
 }
 
@@ -153,10 +161,11 @@ impl<'a> Reading<'a> {
             begun: inner.env.mono(),
             address,
             asked: 0,
-            shown: BTreeMap::new(),
+            shown: Vec::new(),
             failed: BTreeMap::new(),
-            log: BTreeMap::new(),
+            log: None,
             hedged: 0,
+            ready: VecDeque::new(),
             calls: FuturesUnordered::new(),
         }
     }
@@ -189,12 +198,19 @@ impl<'a> Reading<'a> {
     }
 
     fn ask(&mut self, node: NodeId, want: Want) {
+        if let Some(log) = &mut self.log {
+            let entry = log.entry(node).or_default();
+            entry.role = if want == Want::Record { "data" } else { "digest" };
+            "pending".clone_into(&mut entry.answer);
+        }
+        let (peers, epoch, deadline) = (&self.inner.peers, self.plan.epoch, self.plan.deadline);
         let request =
             Request::Read(Read { table: self.plan.table.id, key: self.key.clone(), want });
-        let call = self.inner.peers.call_at(self.plan.epoch, node, request, self.plan.deadline);
-        let entry = self.log.entry(node).or_default();
-        entry.role = if want == Want::Record { "data" } else { "digest" };
-        "pending".clone_into(&mut entry.answer);
+        let request = match peers.call_here_at(epoch, node, request, deadline) {
+            Ok(response) => return self.ready.push_back((node, want, Ok(response))),
+            Err(request) => request,
+        };
+        let call = peers.call_at(epoch, node, request, deadline);
         let (inner, started) = (self.inner.clone(), self.inner.env.mono());
         self.calls.push(Box::pin(async move {
             let result = call.await;
@@ -203,14 +219,18 @@ impl<'a> Reading<'a> {
         }));
     }
 
-    fn good(&self) -> Vec<NodeId> {
-        self.shown.keys().copied().collect()
+    fn has_shown(&self, node: NodeId) -> bool {
+        self.shown.iter().any(|(other, _)| *other == node)
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.ready.is_empty() || !self.calls.is_empty()
     }
 
     /// Waits until enough replicas have shown what they hold.
     async fn gather(&mut self) -> Result<(), Stop> {
-        while !self.plan.requirement.alive_suffices(&self.good()) {
-            if self.calls.is_empty() && !self.ask_next(Want::Record) {
+        while !self.plan.requirement.suffices(|node| self.has_shown(node)) {
+            if !self.is_waiting() && !self.ask_next(Want::Record) {
                 return Err(Stop::Error(self.too_few()));
             }
             let hedge = self.hedge_after();
@@ -231,7 +251,7 @@ impl<'a> Reading<'a> {
     /// Waits until the records asked for by [`Reading::undisclosed`] have come, or their replicas
     /// have failed (and no longer count).
     async fn disclose(&mut self) -> Result<(), Stop> {
-        while !self.undisclosed().is_empty() && !self.calls.is_empty() {
+        while !self.undisclosed().is_empty() && self.is_waiting() {
             match self.next_answer(None).await {
                 Next::Answer(answer) => self.take(answer).await?,
                 Next::Hedge => {}
@@ -244,34 +264,41 @@ impl<'a> Reading<'a> {
     /// Replicas whose digest no record at hand accounts for; one per digest. Empty when a single
     /// digest, or absence, is all that was shown and its record is there.
     fn undisclosed(&self) -> Vec<NodeId> {
-        let mut known: Vec<Option<Digest>> = self
-            .shown
-            .values()
-            .filter(|shown| matches!(shown, Shown::Record(..)))
-            .map(Shown::digest)
-            .collect();
-        known.push(None);
-        let mut missing = Vec::new();
-        for (&node, shown) in &self.shown {
-            if !known.contains(&shown.digest()) {
-                known.push(shown.digest());
-                missing.push(node);
+        let is_record = |shown: &Shown| matches!(shown, Shown::Record(..));
+        let mut missing: Vec<(Digest, NodeId)> = Vec::new();
+        for (node, shown) in &self.shown {
+            let Shown::Digest(Some(digest)) = *shown else { continue };
+            let at_hand = |other: &Shown| is_record(other) && other.digest() == Some(digest);
+            if !self.shown.iter().any(|(_, other)| at_hand(other))
+                && !missing.iter().any(|(other, _)| *other == digest)
+            {
+                missing.push((digest, *node));
             }
         }
-        missing
+        missing.into_iter().map(|(_, node)| node).collect()
+    }
+
+    /// True when all that have answered hold the same.
+    fn is_agreed(&self) -> bool {
+        let mut digests = self.shown.iter().map(|(_, shown)| shown.digest());
+        let first = digests.next();
+        digests.all(|digest| Some(digest) == first)
     }
 
     fn hedge_after(&self) -> Option<Duration> {
-        let waiting = self.plan.order[..self.asked]
-            .iter()
-            .filter(|node| !self.shown.contains_key(node) && !self.failed.contains_key(node));
         if self.asked >= self.plan.order.len() {
             return None;
         }
+        let waiting = self.plan.order[..self.asked]
+            .iter()
+            .filter(|&&node| !self.has_shown(node) && !self.failed.contains_key(&node));
         waiting.map(|&node| self.inner.latencies.hedge_after(node)).max()
     }
 
     async fn next_answer(&mut self, hedge: Option<Duration>) -> Next {
+        if let Some(answer) = self.ready.pop_front() {
+            return Next::Answer(answer);
+        }
         let left = self.plan.left(self.inner.env.mono());
         if left.is_zero() {
             return Next::Deadline;
@@ -282,26 +309,23 @@ impl<'a> Reading<'a> {
         };
         tokio::select! {
             biased;
-            Some(answer) = self.calls.next() => Next::Answer(Box::new(answer)),
+            Some(answer) = self.calls.next() => Next::Answer(answer),
             () = self.inner.env.sleep(wait) => then,
         }
     }
 
-    async fn take(&mut self, answer: Box<Answer>) -> Result<(), Stop> {
-        let (node, want, result) = *answer;
+    async fn take(&mut self, answer: Answer) -> Result<(), Stop> {
+        let (node, want, result) = answer;
         let unsent = matches!(result, Err(CallError::NotSent { .. }));
-        let now = self.inner.env.mono();
         let said = match self.understand(want, result).await? {
             Ok(shown) => {
-                let digest = shown.digest();
-                // Late data replaces a digest; a late digest never replaces data.
-                if matches!(shown, Shown::Record(..)) || !self.shown.contains_key(&node) {
-                    self.shown.insert(node, shown);
-                }
                 self.failed.remove(&node);
-                self.note(node, "ok".to_owned(), now);
-                if let Some(entry) = self.log.get_mut(&node) {
-                    entry.digest = digest.map(|digest| digest.to_string());
+                self.note(node, "ok", Some(shown.digest()));
+                // Late data replaces a digest; a late digest never replaces data.
+                match self.shown.iter_mut().find(|(other, _)| *other == node) {
+                    None => self.shown.push((node, shown)),
+                    Some(_) if matches!(shown, Shown::Digest(_)) => {}
+                    Some((_, before)) => *before = shown,
                 }
                 return Ok(());
             }
@@ -312,9 +336,9 @@ impl<'a> Reading<'a> {
                 why
             }
         };
-        self.shown.remove(&node);
-        self.failed.insert(node, said.clone());
-        self.note(node, said, now);
+        self.shown.retain(|(other, _)| *other != node);
+        self.note(node, &said, None);
+        self.failed.insert(node, said);
         self.ask_next(Want::Record);
         if unsent && self.inner.may_try_again(&self.plan, node, self.begun) {
             self.ask_again(node);
@@ -336,11 +360,16 @@ impl<'a> Reading<'a> {
         }));
     }
 
-    fn note(&mut self, node: NodeId, answer: String, now: Mono) {
-        let started = self.plan.started;
-        let entry = self.log.entry(node).or_default();
-        entry.answer = answer;
-        entry.answered_us = Some(u64::try_from(now.since(started).as_micros()).unwrap_or(u64::MAX));
+    /// Notes for the receipt, if one is wanted, what a replica said, and what it held.
+    fn note(&mut self, node: NodeId, answer: &str, held: Option<Option<Digest>>) {
+        let Some(log) = &mut self.log else { return };
+        let took = self.inner.env.mono().since(self.plan.started);
+        let entry = log.entry(node).or_default();
+        answer.clone_into(&mut entry.answer);
+        entry.answered_us = Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+        if let Some(digest) = held {
+            entry.digest = digest.map(|digest| digest.to_string());
+        }
     }
 
     /// What an answer shows, or why it shows nothing (and whether the copy is damaged).
@@ -355,11 +384,11 @@ impl<'a> Reading<'a> {
         };
         Ok(match (want, response) {
             (Want::Digest, Response::Digest(digest)) => Ok(Shown::Digest(digest)),
-            (Want::Record, Response::Record(None)) => Ok(Shown::Record(None, None)),
+            (Want::Record, Response::Record(None)) => Ok(Shown::Absent),
             (Want::Record, Response::Record(Some(bytes))) => {
                 let digest = record::stored_digest(&bytes);
                 match digest.and_then(|d| Ok((d, Record::decode(&bytes, &self.address)?))) {
-                    Ok((digest, record)) => Ok(Shown::Record(Some(digest), Some(record))),
+                    Ok((digest, record)) => Ok(Shown::Record(digest, record, bytes)),
                     Err(error) => Err((format!("refused: its record is damaged: {error}"), true)),
                 }
             }
@@ -373,134 +402,10 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Merges what was shown, brings up who was behind, and is done.
-    async fn conclude(mut self) -> Result<Done, Stop> {
-        let mut merged = Record::empty(self.plan.table.record_kind());
-        for shown in self.shown.values() {
-            if let Shown::Record(_, Some(record)) = shown {
-                merged.merge(record).map_err(|_| {
-                    Stop::Error(OpError::NotSupported(
-                        "replicas hold records of different kinds".to_owned(),
-                    ))
-                })?;
-            }
-        }
-        let known = !merged.is_blank();
-        let bytes = if known { merged.encode(&self.address) } else { Bytes::new() };
-        let target = record::stored_digest(&bytes).ok();
-        let (mut holders, behind): (Vec<NodeId>, Vec<NodeId>) = self
-            .good()
-            .into_iter()
-            .partition(|node| self.shown.get(node).and_then(Shown::digest) == target);
-        let mut repaired = Vec::new();
-        if !behind.is_empty() && known {
-            self.inner.counters.mismatches.fetch_add(1, Ordering::Relaxed);
-            if self.plan.is_quorum() {
-                let done = self.repair(&bytes, behind, holders).await?;
-                (holders, repaired) = done;
-            } else {
-                self.repair_later(&bytes, &behind);
-                repaired = behind;
-            }
-        }
-        if self.plan.is_quorum() {
-            still_good(self.begun, self.inner.env.mono())?;
-        }
-        let (begun, received) = (self.begun, self.shown.len());
-        let receipt = self.receipt(&repaired);
-        Ok(Done { merged, bytes, holders, begun, received, receipt })
-    }
-
-    fn apply(&self, bytes: &Bytes) -> Request {
-        Request::Apply(Apply {
-            table: self.plan.table.id,
-            key: self.key.clone(),
-            record: bytes.clone(),
-            heals: false,
-        })
-    }
-
-    fn repair_later(&self, bytes: &Bytes, behind: &[NodeId]) {
-        for &node in behind {
-            self.inner.counters.repairs.fetch_add(1, Ordering::Relaxed);
-            let call = self.inner.peers.call_at(
-                self.plan.epoch,
-                node,
-                self.apply(bytes),
-                self.plan.deadline,
-            );
-            self.inner.env.spawn("read-repair", async move {
-                drop(call.await);
-            });
-        }
-    }
-
-    /// Sends the merge to those `behind` until enough replicas hold it. A replica that fails is
-    /// replaced by one that had not been asked. What is still under way then goes on by itself.
-    async fn repair(
-        &mut self,
-        bytes: &Bytes,
-        behind: Vec<NodeId>,
-        mut holders: Vec<NodeId>,
-    ) -> Result<(Vec<NodeId>, Vec<NodeId>), Stop> {
-        let mut calls: FuturesUnordered<BoxFuture<'static, _>> = FuturesUnordered::new();
-        let mut repaired = Vec::new();
-        let mut spare: Vec<NodeId> = self
-            .plan
-            .order
-            .iter()
-            .rev()
-            .copied()
-            .filter(|node| !self.shown.contains_key(node))
-            .collect();
-        let mut wanted = behind;
-        let outcome = loop {
-            for node in wanted.drain(..) {
-                self.inner.counters.repairs.fetch_add(1, Ordering::Relaxed);
-                let call = self.inner.peers.call_at(
-                    self.plan.epoch,
-                    node,
-                    self.apply(bytes),
-                    self.plan.deadline,
-                );
-                calls.push(Box::pin(async move { (node, call.await) }));
-            }
-            if self.plan.requirement.alive_suffices(&holders) {
-                break Ok(());
-            }
-            if calls.is_empty() {
-                break Err(self.too_few());
-            }
-            let left = self.plan.left(self.inner.env.mono());
-            let (node, result) = tokio::select! {
-                biased;
-                Some(answer) = calls.next() => answer,
-                () = self.inner.env.sleep(left) => break Err(self.timed_out()),
-            };
-            match result {
-                Ok(Response::Applied { .. }) => {
-                    holders.push(node);
-                    repaired.push(node);
-                }
-                Ok(Response::Refused(refusal)) => {
-                    heal_if_damaged(self.inner, &self.plan, self.key, node, &refusal);
-                    self.inner.follow(&self.plan, &refusal).await?;
-                    self.failed.insert(node, format!("refused: {refusal}"));
-                    wanted.extend(spare.pop());
-                }
-                Ok(_) => wanted.extend(spare.pop()),
-                Err(error) => {
-                    self.failed.insert(node, error.to_string());
-                    wanted.extend(spare.pop());
-                }
-            }
-        };
-        self.inner.finish_later("read-repair", calls);
-        outcome.map(|()| (holders, repaired)).map_err(Stop::Error)
-    }
-
-    fn receipt(&self, repaired: &[NodeId]) -> Receipt {
-        self.inner.receipt("read", &self.plan, self.shown.len(), &self.log, repaired, self.hedged)
+    fn receipt(&self, repaired: &[NodeId]) -> Option<Receipt> {
+        let (received, hedged) = (self.shown.len(), self.hedged);
+        let log = self.log.as_ref()?;
+        Some(self.inner.receipt("read", &self.plan, received, log, repaired, hedged))
     }
 
     fn received(&self) -> u32 {
@@ -535,7 +440,7 @@ pub(super) fn by_node(failed: &BTreeMap<NodeId, String>) -> impl Iterator<Item =
 }
 
 enum Next {
-    Answer(Box<Answer>),
+    Answer(Answer),
     Hedge,
     Deadline,
 }

@@ -55,7 +55,8 @@ pub struct ClusterState {
     /// Voters that voted for a member once.
     replaced_voters: BTreeSet<VoterId>,
     tables: BTreeMap<TableId, Arc<Table>>,
-    names: BTreeMap<TableName, TableId>,
+    /// By keyspace, then by table.
+    names: BTreeMap<String, BTreeMap<String, TableId>>,
 }
 
 impl ClusterState {
@@ -175,7 +176,13 @@ impl ClusterState {
     /// The table with this name.
     #[must_use]
     pub fn table_named(&self, name: &TableName) -> Option<&Arc<Table>> {
-        self.names.get(name).and_then(|id| self.tables.get(id))
+        self.table_of(&name.keyspace, &name.table)
+    }
+
+    /// The table with the name of these two parts. Every request asks, so it allocates nothing.
+    #[must_use]
+    pub fn table_of(&self, keyspace: &str, table: &str) -> Option<&Arc<Table>> {
+        self.names.get(keyspace)?.get(table).and_then(|id| self.tables.get(id))
     }
 
     /// Applies the next entry. Deterministic: equal states and equal entries give equal results.
@@ -311,7 +318,7 @@ impl ClusterState {
         let table =
             Table { id, name: name.clone(), settings: settings.clone(), version: self.epoch };
         self.tables.insert(id, Arc::new(table));
-        self.names.insert(name.clone(), id);
+        self.names.entry(name.keyspace.clone()).or_default().insert(name.table.clone(), id);
         Ok(Verdict::Created(id))
     }
 
@@ -336,7 +343,12 @@ impl ClusterState {
 
     fn drop_table(&mut self, id: TableId) -> Result<Verdict, NotDone> {
         let table = self.tables.remove(&id).ok_or(NotDone::NoSuchTable)?;
-        self.names.remove(&table.name);
+        if let Some(tables) = self.names.get_mut(&table.name.keyspace) {
+            tables.remove(&table.name.table);
+            if tables.is_empty() {
+                self.names.remove(&table.name.keyspace);
+            }
+        }
         Ok(Verdict::Done)
     }
 }

@@ -7,7 +7,7 @@ use std::task::Poll;
 use crate::env::{BoxFuture, Env, HlcClock};
 use crate::net::messages::{Header, Request, Response};
 use crate::net::transport::{CallError, PeerService, Transport};
-use crate::types::{Epoch, Mono, NodeId};
+use crate::types::{Epoch, Hlc, Mono, NodeId};
 
 /// The two numbers that every message carries: the node's epoch and its hybrid clock.
 #[derive(Debug)]
@@ -104,6 +104,27 @@ impl Peers {
         self.call_at(self.inner.stamps.epoch(), to, request, deadline)
     }
 
+    /// Like [`Peers::call_at`], if `to` is this node and has the answer at hand, as it has for most
+    /// reads: no future, no timer and no stamp is made for it.
+    ///
+    /// # Errors
+    /// The request, for [`Peers::call_at`].
+    pub fn call_here_at(
+        &self,
+        epoch: Epoch,
+        to: NodeId,
+        request: Request,
+        deadline: Mono,
+    ) -> Result<Response, Request> {
+        match self.inner.local.get().and_then(Weak::upgrade) {
+            Some(local) if to == self.inner.me => {
+                let budget_ms = budget_ms(deadline, self.inner.env.mono());
+                local.serve_here(Header { epoch, hlc: Hlc(0), budget_ms }, request)
+            }
+            _ => Err(request),
+        }
+    }
+
     /// Like [`Peers::call`], for an operation that was planned at `epoch`: the plan is fixed once
     /// per operation, and a replica must judge it by the epoch it was made in.
     pub fn call_at(
@@ -114,20 +135,18 @@ impl Peers {
         deadline: Mono,
     ) -> BoxFuture<'static, Result<Response, CallError>> {
         let inner = self.inner.clone();
-        let now = inner.env.mono();
-        let left_ms = deadline.since(now).as_millis();
-        let header = Header {
-            epoch,
-            hlc: inner.stamps.clock.now(),
-            budget_ms: u32::try_from(left_ms).unwrap_or(u32::MAX),
-        };
+        let budget_ms = budget_ms(deadline, inner.env.mono());
+        let header = Header { epoch, hlc: inner.stamps.clock.now(), budget_ms };
         if to == inner.me {
             let Some(local) = inner.local.get().and_then(Weak::upgrade) else {
                 let why = "the node is starting or stopping".to_owned();
                 return Box::pin(async { Err(CallError::NotSent { why, unreachable: false }) });
             };
+            let needs_task = !survives_abandonment(&request);
             let work = local.serve(inner.me, header, request);
-            return Box::pin(async move { serve_here(&inner.env, work, deadline).await });
+            return Box::pin(
+                async move { serve_here(&inner.env, work, deadline, needs_task).await },
+            );
         }
         let answer = inner.transport.call(to, header, request, deadline);
         Box::pin(async move {
@@ -140,19 +159,38 @@ impl Peers {
     }
 }
 
+/// The time left, as a header says it.
+fn budget_ms(deadline: Mono, now: Mono) -> u32 {
+    u32::try_from(deadline.since(now).as_millis()).unwrap_or(u32::MAX)
+}
+
+/// True of requests whose change, once begun, is in the committer's hands before anything is waited
+/// for: whoever stops waiting, or is dropped, does not take it back.
+fn survives_abandonment(request: &Request) -> bool {
+    matches!(request, Request::Mint(_) | Request::Apply(_))
+}
+
 /// A node's call to itself keeps the promises of any other: it ends at its deadline, and whoever
-/// abandons it does not stop the work. What is answered at once, as most reads are, costs no task.
+/// abandons it does not stop the work. What is answered at once costs no task, nor does what goes
+/// on by itself.
 async fn serve_here(
     env: &Env,
     mut work: BoxFuture<'static, Response>,
     deadline: Mono,
+    needs_task: bool,
 ) -> Result<Response, CallError> {
     let at_once = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
     if let Poll::Ready(response) = at_once {
         return Ok(response);
     }
     let lost = |why: &str| CallError::Lost { why: why.to_owned() };
-    match env.timeout(deadline.since(env.mono()), env.run("serve-here", work)).await {
+    let left = deadline.since(env.mono());
+    let done = if needs_task {
+        env.timeout(left, env.run("serve-here", work)).await
+    } else {
+        env.timeout(left, work).await.map(Some)
+    };
+    match done {
         Ok(Some(response)) => Ok(response),
         Ok(None) => Err(lost("the node is stopping")),
         Err(_) => Err(lost("no answer in time")),

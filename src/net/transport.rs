@@ -47,4 +47,13 @@ pub trait PeerService: Send + Sync + 'static {
     /// Answers one request. `from` has been authenticated by the transport's handshake.
     fn serve(&self, from: NodeId, header: Header, request: Request)
     -> BoxFuture<'static, Response>;
+
+    /// Answers a request of this node itself, if that takes no waiting; else hands it back, to be
+    /// given to [`PeerService::serve`]. The header's clock is the node's own: nothing to observe.
+    ///
+    /// # Errors
+    /// The request, untouched.
+    fn serve_here(&self, _header: Header, request: Request) -> Result<Response, Request> {
+        Err(request)
+    }
 }

@@ -176,8 +176,7 @@ fn refused(refusal: &Refusal) -> OpError {
 
 impl Backend for NodeBackend {
     fn table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>> {
-        let name = TableName { keyspace: keyspace.to_owned(), table: table.to_owned() };
-        self.state().table_named(&name).cloned()
+        self.state().table_of(keyspace, table).cloned()
     }
 
     fn tables(&self) -> Vec<Arc<Table>> {

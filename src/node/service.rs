@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::cluster::Cluster;
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Table};
-use crate::net::messages::{Header, PageRequest, Request, Response};
+use crate::net::messages::{Header, PageRequest, Read, Request, Response};
 use crate::net::{PeerService, Refusal};
 use crate::repair::{self, Repair};
 use crate::replica::{Replica, TokenSpan};
@@ -159,11 +159,7 @@ impl NodeService {
         let _admission = self.admit(matches!(request, Request::Handoff(_) | Request::Tree(_)))?;
         let state = self.catch_up(&header, deadline).await?;
         match request {
-            Request::Read(read) => {
-                let at = self.locate(&state, &header, read.table, &read.key)?;
-                self.must_be_filled(&state)?;
-                self.replica.read(&at.table, at.token, &read)
-            }
+            Request::Read(read) => self.read(&state, &header, &read),
             Request::Mint(mint) => {
                 let at = self.locate(&state, &header, mint.table, &mint.key)?;
                 self.must_be_filled(&state)?;
@@ -197,6 +193,26 @@ impl NodeService {
             }
             Request::Meta(_) | Request::Gossip(_) | Request::Ping => Ok(Response::Pong),
         }
+    }
+
+    fn read(
+        &self,
+        state: &ClusterState,
+        header: &Header,
+        read: &Read,
+    ) -> Result<Response, Refusal> {
+        let at = self.locate(state, header, read.table, &read.key)?;
+        self.must_be_filled(state)?;
+        self.replica.read(&at.table, at.token, read)
+    }
+
+    /// A read by this node itself, by the same rules. `None`: the node has to catch up first.
+    fn read_here(&self, header: &Header, read: &Read) -> Option<Result<Response, Refusal>> {
+        let state = self.cluster.state();
+        if header.budget_ms == 0 || state.epoch() < header.epoch {
+            return None;
+        }
+        Some(self.admit(false).and_then(|_admission| self.read(&state, header, read)))
     }
 
     /// This node's own digest of one partition of a table.
@@ -269,5 +285,13 @@ impl PeerService for SharedService {
                 },
             }
         })
+    }
+
+    fn serve_here(&self, header: Header, request: Request) -> Result<Response, Request> {
+        let answer = match &request {
+            Request::Read(read) => self.0.read_here(&header, read),
+            _ => None,
+        };
+        answer.ok_or(request).map(|answer| answer.unwrap_or_else(Response::Refused))
     }
 }

@@ -165,7 +165,13 @@ impl Requirement {
     /// coordinator itself can keep a hint).
     #[must_use]
     pub fn alive_suffices(&self, alive: &[NodeId]) -> bool {
-        self.hint_suffices || self.available(alive) == self.required()
+        self.suffices(|node| alive.contains(&node))
+    }
+
+    /// True when the requirement is met by the answers of the nodes with `has`.
+    #[must_use]
+    pub fn suffices(&self, has: impl Fn(NodeId) -> bool) -> bool {
+        self.hint_suffices || self.count(has) == self.required()
     }
 
     /// True when one stored hint is enough (level ANY).

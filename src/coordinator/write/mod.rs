@@ -336,8 +336,11 @@ impl Writing<'_> {
         }
     }
 
-    /// Notes what a replica has said.
+    /// Notes for the receipt, if one is wanted, what a replica has said.
     fn note(&mut self, node: NodeId, role: &'static str, answer: String) {
+        if !self.op.receipt {
+            return;
+        }
         let took = self.inner.env.mono().since(self.plan.started);
         let entry = self.log.entry(node).or_default();
         if entry.role.is_empty() {
@@ -354,6 +357,9 @@ impl Writing<'_> {
     }
 
     fn note_pending(&mut self, node: NodeId) {
+        if !self.op.receipt {
+            return;
+        }
         let entry = self.log.entry(node).or_default();
         if entry.role.is_empty() {
             entry.role = "apply";
