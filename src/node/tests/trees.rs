@@ -183,6 +183,10 @@ fn trees_are_stored_at_a_clean_stop_and_only_loaded_at_the_next_start() {
     for key in &keys {
         town.put("a", &table, key, "v", Write::at(Consistency::All)).unwrap();
     }
+    town.until(30, "the trees are built", |town| {
+        let counts = town.life("c").node.replica().trees().counts();
+        counts.trees > 0 && counts.unbuilt == 0
+    });
     let node = town.life("c").node.clone();
     let stopped = town.begin("c", async move { node.stop().await });
     town.wait(&stopped).unwrap();
@@ -202,6 +206,10 @@ fn a_tree_that_was_written_to_is_built_anew_after_a_loss_of_power() {
     for key in &keys {
         town.put("a", &table, key, "v", Write::at(Consistency::All)).unwrap();
     }
+    town.until(30, "the trees are built", |town| {
+        let counts = town.life("c").node.replica().trees().counts();
+        counts.trees > 0 && counts.unbuilt == 0
+    });
     let node = town.life("c").node.clone();
     let stopped = town.begin("c", async move { node.stop().await });
     town.wait(&stopped).unwrap();
