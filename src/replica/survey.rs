@@ -75,8 +75,16 @@ impl Replica {
         let mut seen: BTreeMap<Bytes, (Leaf, u128)> = BTreeMap::new();
         let mut out = Surveyed::default();
         let mut ill = LeafSet::NONE;
-        let (mut last, mut size) = (first, 0);
+        let (mut last, mut size, mut failed) = (first, 0, None);
         self.engine.scan(&range, &mut |row, stored| {
+            // A row that could not be read this time is not damaged: a leaf that was built without
+            // it would be wrong as soon as it can be read again.
+            if let Err(error) = &stored
+                && !matches!(error, StorageError::Corrupt { .. })
+            {
+                failed = Some(error.clone());
+                return ControlFlow::Break(());
+            }
             let Ok(parsed) = keys::parse_row(row) else {
                 out.damaged_rows += 1;
                 return ControlFlow::Continue(());
@@ -104,6 +112,7 @@ impl Replica {
             }
             ControlFlow::Continue(())
         })?;
+        failed.map_or(Ok(()), Err)?;
         out.bytes = size as u64;
         let last = if out.next.is_some() { last } else { Leaf::LAST };
         match self.trees.end_survey(id, last, seen, &ill) {
@@ -233,7 +242,14 @@ impl Replica {
         if page.next.is_some() || range.end.as_ref().is_some_and(|end| *end <= range.start) {
             return Ok(());
         }
+        let mut failed = None;
         let scanned = self.engine.scan(&range, &mut |row, stored| {
+            if let Err(error) = &stored
+                && !matches!(error, StorageError::Corrupt { .. })
+            {
+                failed = Some(error.clone());
+                return ControlFlow::Break(());
+            }
             if *looked_at >= limit {
                 page.next = page.last.take();
                 return ControlFlow::Break(());
@@ -246,6 +262,7 @@ impl Replica {
             }
             ControlFlow::Continue(())
         });
+        let scanned = scanned.and_then(|()| failed.map_or(Ok(()), Err));
         scanned.map_err(|error| self.refuse_storage(&error))
     }
 }
