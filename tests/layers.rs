@@ -136,6 +136,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "node",
             "record",
             "repair",
+            "replica",
             "ring",
             "storage",
             "types",

@@ -141,6 +141,17 @@ fn actor_key() -> Bytes {
     keys::node_row("actor")
 }
 
+/// How many dots an actor has minted in commits that are on a disk, by what the disk holds under
+/// its row; for the simulator's oracle.
+#[cfg(feature = "sim")]
+pub(crate) fn durable_counter(
+    actor: ActorId,
+    read: impl FnOnce(&[u8]) -> Option<Bytes>,
+) -> Option<u64> {
+    let row: ActorRow = unseal("actor", &read(&actor_key())?).ok()?;
+    (row.actor == actor).then_some(row.counter)
+}
+
 fn seal<T: Serialize>(row: &T) -> Bytes {
     // These types have no maps with foreign keys and no floats: they always encode.
     let json = serde_json::to_vec(row).unwrap_or_default();

@@ -40,6 +40,8 @@ use crate::storage::keys::{self, Kind};
 use crate::storage::{Committer, Engine, StorageError};
 use crate::types::{Digest, Key, Token};
 
+#[cfg(feature = "sim")]
+pub(crate) use identity::durable_counter;
 pub use identity::{Actor, Identity, IdentityError, Opening};
 use overlay::Overlay;
 pub(crate) use page::TokenSpan;

@@ -13,7 +13,8 @@ use crate::coordinator::{WriteOp, WriteOutcome};
 use crate::env::BoxFuture;
 use crate::net::PeerService;
 use crate::net::messages::{Apply, Header, Mint, Request, Response};
-use crate::record::{self, OP_LOG_LEN, Record};
+use crate::record::{self, OP_LOG_LEN, Record, RecordKind};
+use crate::replica::durable_counter;
 use crate::ring::token_of;
 use crate::sim::check::{Check, Violation};
 use crate::sim::cluster::{Life, SimCluster};
@@ -436,7 +437,14 @@ fn sender_has_synced(cluster: &SimCluster, from: NodeId, apply: &Apply) {
     let Ok(held) = durable(&life.engine, apply.table, &apply.key) else { return };
     let held = held.map_or(0, |record| record.max_counter(actor));
     let synced = cluster.oracle().known().synced.get(&(actor, apply.key.clone())).copied();
-    if newest > held.max(synced.unwrap_or(0)) {
+    // A last-write-wins record forgets dots: its winner is replaced, and of operations it keeps the
+    // newest ids. Then the counter, which moves in the batch of the record, tells.
+    let counted = || {
+        let is_lww = record.kind() == RecordKind::Lww;
+        let read = |row: &[u8]| life.engine.durable(row).ok().flatten();
+        is_lww.then(|| durable_counter(actor, read)).flatten()
+    };
+    if newest > held.max(synced.unwrap_or(0)) && counted().is_none_or(|counter| newest > counter) {
         let what = format!(
             "version {actor}:{newest} has left node {sender}, whose disk has none above {held}"
         );
