@@ -109,6 +109,7 @@ impl Peers {
     ///
     /// # Errors
     /// The request, for [`Peers::call_at`].
+    #[expect(clippy::result_large_err, reason = "handed back as it came, without an allocation")]
     pub fn call_here_at(
         &self,
         epoch: Epoch,

@@ -53,6 +53,7 @@ pub trait PeerService: Send + Sync + 'static {
     ///
     /// # Errors
     /// The request, untouched.
+    #[expect(clippy::result_large_err, reason = "handed back as it came, without an allocation")]
     fn serve_here(&self, _header: Header, request: Request) -> Result<Response, Request> {
         Err(request)
     }

@@ -256,9 +256,12 @@ fn cluster_numbers(registry: &Registry, node: &Node) {
     );
 }
 
+/// A number's name, its help, and how it is read from something.
+type Number<T> = (&'static str, &'static str, fn(&T) -> f64);
+
 /// How far apart from other replicas, and for how long.
 fn repair_numbers(registry: &Registry, node: &Node) {
-    let gauges: [(&'static str, &'static str, fn(&Node) -> f64); 3] = [
+    let gauges: [Number<Node>; 3] = [
         ("henge_trees", "Hash trees kept.", |n| n.replica().trees().counts().trees as f64),
         ("henge_trees_unbuilt", "Hash trees that are being built from the data.", |n| {
             n.replica().trees().counts().unbuilt as f64
@@ -271,7 +274,7 @@ fn repair_numbers(registry: &Registry, node: &Node) {
         let node = node.clone();
         registry.read(Kind::Gauge, name, help, &[], move || of(&node));
     }
-    let ranges: [(&'static str, &'static str, fn(&Apart) -> f64); 2] = [
+    let ranges: [Number<Apart>; 2] = [
         (
             "henge_range_apart_leaves",
             "1,024ths of a range in which this node and another replica differ.",

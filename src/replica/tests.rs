@@ -327,7 +327,7 @@ async fn a_page_marks_the_rows_that_cannot_be_read_and_goes_on() {
     let shown: Vec<_> = rows.iter().map(|row| (row.token, row.key.clone())).collect();
     assert_eq!(shown, keys);
     let sound: Vec<_> =
-        rows.iter().map(|row| (row.digest.is_some(), row.record.len() > 0)).collect();
+        rows.iter().map(|row| (row.digest.is_some(), !row.record.is_empty())).collect();
     assert_eq!(sound, [(true, true), (false, false), (true, true)]);
 }
 
