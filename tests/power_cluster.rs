@@ -278,21 +278,11 @@ impl PowerCluster {
         count
     }
 
-    /// Stops all processes where they are: a machine without power sends nothing either. (Left to
-    /// run on a file system that is being forced down, a node can see its last `fdatasync` succeed
-    /// in vain: ext4 aborts its journal while the call is on its way out. That is no engine's doing:
-    /// a bare loop of `pwrite` and `fdatasync` lost its last write in 20 of 120 cuts on Linux 6.18,
-    /// and in none of 160 when it was stopped first.)
+    /// A machine without power sends nothing either.
     fn freeze(&self) {
-        for node in 0..NODES {
-            self.cluster.signal(node, "STOP").expect("the node runs");
-        }
-        for node in 0..NODES {
-            let pid = self.cluster.pid(node).expect("the node runs");
-            while !is_frozen(pid) {
-                std::thread::yield_now();
-            }
-        }
+        let pids: Vec<u32> =
+            (0..NODES).map(|node| self.cluster.pid(node).expect("the node runs")).collect();
+        power::freeze(&pids);
     }
 
     fn restore_power(&mut self) {
@@ -309,17 +299,6 @@ impl PowerCluster {
             .collect()
             .await
     }
-}
-
-/// True if no thread of process `pid` can run on: stopped, or in the middle of a system call after
-/// which it will be.
-fn is_frozen(pid: u32) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process exists");
-    threads.flatten().all(|thread| {
-        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
-        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
-        matches!(state, Some('T' | 't' | 'D' | 'Z') | None)
-    })
 }
 
 async fn check(client: &Client, key: &str, due: &Due) -> Option<String> {

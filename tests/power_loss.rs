@@ -411,6 +411,9 @@ fn write_and_cut(
     }
     // Straight after an acknowledgement the cut would always fall between two groups.
     std::thread::sleep(Duration::from_micros(ledger.last_stamp * 7_919 % 25_000));
+    if matches!(child.try_wait(), Ok(None)) {
+        power::freeze(&[child.id()]);
+    }
     disk.cut();
     let _ = child.kill();
     let _ = child.wait();

@@ -200,3 +200,34 @@ fn run(program: &str, args: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {args:?}: {stderr}");
 }
+
+/// Stops processes where they are, before the power of their disks is cut. Left to run on a file
+/// system that is being forced down, a process can see its last `fdatasync` succeed in vain: ext4
+/// aborts its journal while the call is on its way out. That is no engine's doing: a bare loop of
+/// `pwrite` and `fdatasync` lost its last write in 20 of 120 cuts on Linux 6.18, and in none of 160
+/// when it was stopped first.
+///
+/// # Panics
+/// When a process is gone, or cannot be signalled.
+pub fn freeze(pids: &[u32]) {
+    for pid in pids {
+        let sent = Command::new("kill").args(["-STOP", &pid.to_string()]).status();
+        assert!(sent.expect("kill runs").success(), "process {pid} can be stopped");
+    }
+    for &pid in pids {
+        while !is_frozen(pid) {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// True if no thread of process `pid` can run on: stopped, or in the middle of a system call after
+/// which it will be.
+fn is_frozen(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("the process exists");
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        let state = stat.rsplit(") ").next().and_then(|rest| rest.chars().next());
+        matches!(state, Some('T' | 't' | 'D' | 'Z') | None)
+    })
+}
