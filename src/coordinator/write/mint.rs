@@ -13,6 +13,25 @@
 //! [`Writing::finish`].) So of the attempts that
 //! may still be under way when a write is acknowledged, none has a greater stamp than the write
 //! itself, and a write that begins after that wins over them all.
+//!
+//! # Operations that a client repeats
+//!
+//! One with the client's own id may be under way through several coordinators at once: the client
+//! hangs up on one and asks another. What the first still does must not come after what was
+//! acknowledged to the client since. So each attempt *first* chooses its stamp and *then* reads a
+//! majority (as it must anyhow, to see whether the operation has run), and chooses and reads again
+//! while that shows a stamp as great. Two things follow.
+//! - A write that was acknowledged before the attempt has a smaller stamp, as a majority shows it.
+//!   Whatever wins over the version is concurrent with it, and the version is never minted again
+//!   above that: an attempt that did so late would put the operation over all that came since.
+//! - Every message carries its sender's clock, so a majority's clocks are above the stamp before
+//!   anything is minted with it. A later attempt reads a majority too, hears from one of those, and
+//!   chooses a greater stamp: an earlier attempt that is carried out late has lost to it.
+//!
+//! The second rests on the clock of a replica that both majorities share. It is as durable as the
+//! records are, not more: should exactly that replica restart between the two attempts, it is back
+//! at the clock on its wall, and a late attempt of a coordinator whose clock is fast by more than
+//! the time that the restart took may win over what follows the repeat.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +40,7 @@ use bytes::Bytes;
 
 use crate::coordinator::again;
 use crate::coordinator::heal::heal_if_damaged;
-use crate::coordinator::read::Stop;
+use crate::coordinator::read::{Done, Stop};
 use crate::coordinator::write::{Failure, Version, Writing};
 use crate::coordinator::{OpError, WriteAction};
 use crate::meta::ConflictMode;
@@ -47,28 +66,62 @@ enum MintAnswer {
     Outranked(Hlc),
     /// It may have happened.
     Lost,
+    /// Another attempt has, meanwhile.
+    Ran(Box<Version>),
 }
 
 /// What an attempt to mint carries beside the operation.
-#[derive(Clone)]
-struct Attempt {
+pub(super) struct Attempt {
     /// What a majority holds, where that was asked.
-    known: Bytes,
-    stamp: Hlc,
-    rises: bool,
+    pub(super) known: Bytes,
+    /// The version's stamp, where stamps decide.
+    pub(super) stamp: Hlc,
+    /// The operation has a version already, and something has won over it.
+    pub(super) rises: bool,
+}
+
+/// What a majority showed before an attempt to mint.
+pub(super) enum Before {
+    /// The operation has run: its first outcome.
+    Ran(Version),
+    /// It has not, and nothing there has as great a stamp as the attempt.
+    Not(Done),
 }
 
 impl Writing<'_> {
-    /// Has one replica make the version, going on to the next while that is safe. `known` is what
-    /// a majority holds, where that was asked; `lost_to` the stamp of a version that wins over the
-    /// operation's first one.
-    pub(super) async fn mint(
-        &mut self,
-        known: Bytes,
-        lost_to: Option<Hlc>,
-    ) -> Result<Version, Stop> {
-        let stamp = self.choose_stamp(lost_to.unwrap_or_default());
-        let mut attempt = Attempt { known, stamp, rises: lost_to.is_some() };
+    /// An attempt with a stamp above `floor`.
+    pub(super) fn attempt_above(&self, floor: Hlc) -> Attempt {
+        Attempt { known: Bytes::new(), stamp: self.choose_stamp(floor), rises: false }
+    }
+
+    /// Whether somebody else may attempt the same operation at the same time, through another
+    /// node: a client that repeats it.
+    pub(super) fn is_repeatable(&self) -> bool {
+        self.op.op.is_some()
+    }
+
+    /// Reads a majority for the operation, until the attempt's stamp is above all that it holds.
+    /// A new stamp is one that the majority must hear of too, where others may attempt the same.
+    pub(super) async fn look_before(&self, attempt: &mut Attempt) -> Result<Before, Stop> {
+        for _ in 0..MAX_CHOICES {
+            let seen = self.majority().await?;
+            if let Some(first) = self.remembered(&seen)? {
+                return Ok(Before::Ran(first));
+            }
+            let held = seen.merged.max_stamp();
+            if !self.is_lww() || held < attempt.stamp {
+                return Ok(Before::Not(seen));
+            }
+            attempt.stamp = self.choose_stamp(held);
+            if !self.is_repeatable() {
+                return Ok(Before::Not(seen));
+            }
+        }
+        Err(Stop::Error(self.too_few(0)))
+    }
+
+    /// Has one replica make the version, going on to the next while that is safe.
+    pub(super) async fn mint(&mut self, mut attempt: Attempt) -> Result<Version, Stop> {
         // The last attempt has brought no answer; some attempt with the present stamp has not.
         let (mut lost, mut open) = (false, false);
         let live = |node: &NodeId| self.plan.live.contains(node);
@@ -80,19 +133,15 @@ impl Writing<'_> {
                 if lost {
                     // Rule 3: what was sent before may have happened.
                     self.inner.counters.second_mints.fetch_add(1, Ordering::Relaxed);
-                    let seen = self.majority().await?;
-                    if let Some(first) = self.remembered(&seen)? {
-                        return Ok(first);
+                    let before = attempt.stamp;
+                    match self.look_before(&mut attempt).await? {
+                        Before::Ran(first) => return Ok(first),
+                        Before::Not(seen) => attempt.known = seen.bytes,
                     }
-                    let held = seen.merged.max_stamp();
-                    if held >= attempt.stamp {
-                        attempt.stamp = self.choose_stamp(held);
-                        open = false;
-                    }
-                    attempt.known = seen.bytes;
+                    open &= attempt.stamp == before;
                     lost = false;
                 }
-                let (asked, is_first) = (self.inner.env.mono(), !self.may_exist);
+                let asked = self.inner.env.mono();
                 match self.mint_here(node, &mut attempt, open).await? {
                     MintAnswer::Made(minted) => {
                         return Ok(Version {
@@ -102,13 +151,12 @@ impl Writing<'_> {
                             created: minted.created,
                             siblings: minted.siblings,
                             replayed: minted.replayed,
-                            // Not one of this request's own attempts made it.
-                            settled: minted.replayed && is_first,
                             lost_to: (minted.stamp == Hlc(0)).then_some(Hlc(0)),
                             holders: vec![node],
                             asked,
                         });
                     }
+                    MintAnswer::Ran(first) => return Ok(*first),
                     MintAnswer::Refused | MintAnswer::Outranked(_) => {}
                     MintAnswer::NotSent => unsent.push(node),
                     MintAnswer::Lost => (lost, open) = (true, true),
@@ -139,6 +187,12 @@ impl Writing<'_> {
                 MintAnswer::Outranked(held) if !open => {
                     self.inner.counters.restamps.fetch_add(1, Ordering::Relaxed);
                     attempt.stamp = self.choose_stamp(held);
+                    if self.is_repeatable() {
+                        match self.look_before(attempt).await? {
+                            Before::Ran(first) => return Ok(MintAnswer::Ran(Box::new(first))),
+                            Before::Not(seen) => attempt.known = seen.bytes,
+                        }
+                    }
                 }
                 answer => return Ok(answer),
             }
@@ -146,10 +200,14 @@ impl Writing<'_> {
         Ok(MintAnswer::Refused)
     }
 
+    fn is_lww(&self) -> bool {
+        self.plan.table.settings.conflict == ConflictMode::Lww
+    }
+
     /// A stamp above `floor`, above what the writer has read, and above all that this node has
     /// seen.
     fn choose_stamp(&self, floor: Hlc) -> Hlc {
-        if self.plan.table.settings.conflict != ConflictMode::Lww {
+        if !self.is_lww() {
             return Hlc(0);
         }
         if planted(Plant::P15) {

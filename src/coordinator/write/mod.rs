@@ -39,6 +39,7 @@ use bytes::Bytes;
 use crate::causality::Context;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::{Done, Reading, Stop};
+use crate::coordinator::write::mint::Before;
 use crate::coordinator::{
     Fate, Inner, OpError, Receipt, ReplicaReceipt, WriteAction, WriteOp, WriteOutcome,
 };
@@ -224,9 +225,6 @@ struct Version {
     created: bool,
     siblings: u32,
     replayed: bool,
-    /// An earlier request may have been told of it. What wins over it by now may have come after
-    /// it, so it is not to be minted again above that.
-    settled: bool,
     /// Last-write-wins: another version has won over it already, with this stamp or a greater one.
     lost_to: Option<Hlc>,
     holders: Vec<NodeId>,
@@ -236,18 +234,17 @@ struct Version {
 
 impl Writing<'_> {
     async fn run(&mut self) -> Result<WriteOutcome, Stop> {
-        let mut known = Bytes::new();
+        let mut attempt = self.attempt_above(Hlc(0));
         let blind_delete =
             matches!(self.op.action, WriteAction::Delete) && self.op.context.is_none();
         let may_have_run = self.op.op.is_some() || self.may_exist;
         if may_have_run || blind_delete {
             // The client's own id may have run before, and so may one of an earlier plan; a
             // delete without context deletes what a quorum shows. All begin with a read.
-            let seen = self.majority().await?;
-            if let Some(first) = self.remembered(&seen)? {
-                let settled = !self.may_exist;
-                return self.finish(Version { settled, ..first }).await;
-            }
+            let seen = match self.look_before(&mut attempt).await? {
+                Before::Ran(first) => return self.finish(first).await,
+                Before::Not(seen) => seen,
+            };
             if blind_delete {
                 self.context = seen.merged.context();
                 let nothing = seen.merged.view(self.now).versions.is_empty();
@@ -258,10 +255,10 @@ impl Writing<'_> {
                 }
             }
             if may_have_run {
-                known = seen.bytes;
+                attempt.known = seen.bytes;
             }
         }
-        let version = self.mint(known, None).await?;
+        let version = self.mint(attempt).await?;
         self.finish(version).await
     }
 
@@ -309,7 +306,6 @@ impl Writing<'_> {
                     siblings: u32::try_from(seen.merged.view(self.now).versions.len())
                         .unwrap_or(u32::MAX),
                     replayed: true,
-                    settled: false,
                     lost_to: stands.is_none().then(|| seen.merged.max_stamp()),
                     holders: seen.holders.clone(),
                     asked: seen.begun,

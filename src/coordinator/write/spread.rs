@@ -12,6 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use crate::coordinator::WriteOutcome;
 use crate::coordinator::heal::{heal_if_damaged, still_good};
 use crate::coordinator::read::Stop;
+use crate::coordinator::write::mint::Attempt;
 use crate::coordinator::write::{Failure, Version, Writing};
 use crate::env::BoxFuture;
 use crate::meta::ConflictMode;
@@ -53,19 +54,23 @@ impl Writing<'_> {
         self.may_exist = true;
         let lww = self.plan.table.settings.conflict == ConflictMode::Lww;
         for _ in 0..MAX_RESTAMPS {
-            let may_rise = lww && !version.settled && !planted(Plant::P15);
+            let may_rise = lww && !self.is_repeatable() && !planted(Plant::P15);
             let mut lost_to = version.lost_to.filter(|_| may_rise);
+            let mut received = 0;
             if lost_to.is_none() {
                 let spread = self.spread(&version).await?;
                 still_good(version.asked, self.inner.env.mono())?;
                 lost_to = spread.newer.filter(|_| may_rise);
-                if lost_to.is_none() {
-                    return Ok(self.outcome(&version, spread.received));
-                }
+                received = spread.received;
             }
+            let Some(lost_to) = lost_to else {
+                return Ok(self.outcome(&version, received));
+            };
             self.inner.counters.restamps.fetch_add(1, Ordering::Relaxed);
             let first = (version.created, version.replayed);
-            version = self.mint(version.record.clone(), lost_to).await?;
+            let attempt = self.attempt_above(lost_to);
+            let known = version.record.clone();
+            version = self.mint(Attempt { known, rises: true, ..attempt }).await?;
             (version.created, version.replayed) = first;
         }
         Err(Stop::Error(self.too_few(1)))

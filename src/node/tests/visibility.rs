@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::town::{ABC, Fate, SECOND, Town, Write, id, is_apply, is_read, op_id, row, values_of};
+use super::town::{
+    ABC, Fate, SECOND, Town, Write, id, is_apply, is_mint, is_read, op_id, row, values_of,
+};
 use crate::coordinator::{self, OpError};
 use crate::meta::ConflictMode;
-use crate::net::Response;
+use crate::net::{Request, Response};
 use crate::sim::rng::Ppm;
 use crate::storage::Durability;
 use crate::types::{Consistency, NodeId};
@@ -255,6 +257,58 @@ fn rule09_a_repeated_operation_is_not_minted_above_later_ones() {
     assert!(town.put("a", &table, "k", "first", again).unwrap().replayed);
     town.script.clear();
     assert_eq!(values_of(&town.read("a", &table, "k", Consistency::All).unwrap()), ["second"]);
+}
+
+/// The client hangs up on a write through `a` that has yet to reach all, repeats it through `b`, and
+/// is told that it is done. What `a` still does of it must not come after what was written since
+/// (seeds 11457 and 13004 of the simulator).
+#[test]
+fn rule09_an_abandoned_attempt_does_not_rise_above_what_followed_its_repeat() {
+    let (mut town, table) = Town::with_table(13, ConflictMode::Lww);
+    let op = op_id(&town, 1);
+    let from_a = |to: &'static str| {
+        move |from: NodeId, at: NodeId, request: &Request| {
+            from == id("a") && at == id(to) && is_apply(request)
+        }
+    };
+    town.script.add(Fate::Delay(3 * SECOND), 1, from_a("c"));
+    let timeout = Some(9 * SECOND);
+    let all = Write { level: Some(Consistency::All), timeout, ..Write::named(op) };
+    let abandoned = town.begin_put("a", &table, "k", "first", all);
+    town.run(SECOND);
+    assert!(!abandoned.is_done());
+    let again = town.put("b", &table, "k", "first", Write::named(op)).unwrap();
+    assert!(again.replayed);
+    tell_only(&town, "c", &["b", "c"]);
+    town.put("c", &table, "k", "second", Write::default()).unwrap();
+    assert!(town.wait(&abandoned).unwrap().dot.is_some(), "it is done, and was long before");
+    town.script.clear();
+    for reader in ABC {
+        assert_eq!(town.values(reader, &table, "k"), ["second"], "{reader}");
+    }
+}
+
+/// The same with an attempt that has made nothing yet, through a node whose clock is fast.
+#[test]
+fn rule09_an_attempt_that_is_carried_out_late_loses_to_what_followed_its_repeat() {
+    let (mut town, table) = Town::with_table(14, ConflictMode::Lww);
+    town.world.jump_wall(town.machine("a"), 4_000_000);
+    let op = op_id(&town, 1);
+    town.script.add(Fate::Delay(2 * SECOND), u32::MAX, |from, _, request| {
+        from == id("a") && is_mint(request)
+    });
+    let how = Write { timeout: Some(9 * SECOND), ..Write::named(op) };
+    let abandoned = town.begin_put("a", &table, "k", "first", how);
+    town.run(SECOND / 2);
+    let again = town.put("b", &table, "k", "first", Write::named(op)).unwrap();
+    let second = town.put("b", &table, "k", "second", Write::default()).unwrap();
+    assert_ne!(again.dot, second.dot);
+    let _ = town.wait(&abandoned);
+    town.run(3 * SECOND);
+    town.script.clear();
+    for reader in ABC {
+        assert_eq!(town.values(reader, &table, "k"), ["second"], "{reader}");
+    }
 }
 
 /// The receipt does not promise what the levels do not give.
