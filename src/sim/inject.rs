@@ -128,11 +128,15 @@ fn begin(cluster: &SimCluster, planned: &PlannedFault) -> Probe {
         Fault::Kill { node } => take_down(cluster, &[*node], true),
         Fault::Flap { node, times } => flap(cluster, *node, *times),
         Fault::PowerLoss { nodes, policy } => {
-            let hit: Vec<u32> = (0..cluster.plan().nodes).filter(|n| nodes >> n & 1 == 1).collect();
+            let hit: Vec<u32> = (0..cluster.plan().nodes)
+                .filter(|n| nodes >> n & 1 == 1 && may_lose_power(cluster, *n))
+                .collect();
             let probe = take_down(cluster, &hit, false);
             for n in hit {
                 let disk = cluster.nodes()[n as usize].disk.clone();
+                let forgets = disk.has_lost_syncs();
                 disk.lose_power(*policy);
+                cluster.nodes()[n as usize].losses += u32::from(forgets);
             }
             probe
         }
@@ -394,6 +398,14 @@ fn others_are_whole(cluster: &SimCluster, n: u32) -> bool {
             part.may_serve(&part.state()) && !life.engine.has_failed()
         })
     })
+}
+
+/// A node that was started anew after a failed sync takes for durable what is only in the page
+/// cache, and tells others of it. The loss of power then puts it back to an older state, as a
+/// restored copy does; as with that, the others must be whole.
+fn may_lose_power(cluster: &SimCluster, n: u32) -> bool {
+    let disk = cluster.nodes()[n as usize].disk.clone();
+    !disk.has_lost_syncs() || others_are_whole(cluster, n)
 }
 
 /// True when every node that runs knows the start `nonce` of node `n` to be the one on record.

@@ -135,6 +135,19 @@ impl State {
 }
 
 impl SimDisk {
+    /// True when a failed sync has left bytes that a running program sees, and that no later sync
+    /// will make durable.
+    #[must_use]
+    pub fn has_lost_syncs(&self) -> bool {
+        self.state().inodes.values().any(|inode| {
+            let mut medium = inode.durable.clone();
+            for op in &inode.pending {
+                apply_pending(&mut medium, op);
+            }
+            medium != inode.live
+        })
+    }
+
     /// The power goes: of what was pending, only what `policy` draws reaches the medium. Who had
     /// the disk open must open it again.
     pub fn lose_power(&self, policy: PowerLoss) {

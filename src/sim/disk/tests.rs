@@ -87,9 +87,11 @@ fn a_failed_sync_loses_the_bytes_although_the_next_one_succeeds() {
     disk.set_faults(DiskFaults::default());
     disk.sync(file).unwrap();
     assert_eq!(content(&disk, "a").unwrap(), b"hello");
+    assert!(disk.has_lost_syncs(), "it shows what it does not hold");
     disk.lose_power(PowerLoss::DataWithoutNames);
     assert_eq!(content(&disk, "a").unwrap(), b"");
     assert_eq!(disk.effects().sync_errors, 1);
+    assert!(!disk.has_lost_syncs());
 }
 
 #[test]
