@@ -85,7 +85,7 @@ pub(super) enum Before {
     /// The operation has run: its first outcome.
     Ran(Version),
     /// It has not, and nothing there has as great a stamp as the attempt.
-    Not(Done),
+    Not(Box<Done>),
 }
 
 impl Writing<'_> {
@@ -110,11 +110,11 @@ impl Writing<'_> {
             }
             let held = seen.merged.max_stamp();
             if !self.is_lww() || held < attempt.stamp {
-                return Ok(Before::Not(seen));
+                return Ok(Before::Not(Box::new(seen)));
             }
             attempt.stamp = self.choose_stamp(held);
             if !self.is_repeatable() {
-                return Ok(Before::Not(seen));
+                return Ok(Before::Not(Box::new(seen)));
             }
         }
         Err(Stop::Error(self.too_few(0)))
