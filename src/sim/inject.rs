@@ -134,9 +134,7 @@ fn begin(cluster: &SimCluster, planned: &PlannedFault) -> Probe {
             let probe = take_down(cluster, &hit, false);
             for n in hit {
                 let disk = cluster.nodes()[n as usize].disk.clone();
-                let forgets = disk.has_lost_syncs();
                 disk.lose_power(*policy);
-                cluster.nodes()[n as usize].losses += u32::from(forgets);
             }
             probe
         }
