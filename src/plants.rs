@@ -27,14 +27,24 @@ pub enum Plant {
     P21,
     /// A hint takes the place of what its target holds, instead of being merged in.
     P22,
-    /// A write lives in the task of its request: it ends where the client hangs up.
-    P33,
+    /// A quorum read answers before the replicas that were behind are brought up.
+    P23,
     /// Hash trees leave deletions out.
     P24,
     /// A deletion does not change the hash tree.
     P25,
     /// Anti-entropy pulls but never pushes.
     P26,
+    /// What fails its checksum is served, and goes to other replicas, as if it were sound.
+    P30,
+    /// What fails its checksum counts as absent.
+    P31,
+    /// "It did not happen" is said of a write that may have happened.
+    P32,
+    /// A write lives in the task of its request: it ends where the client hangs up.
+    P33,
+    /// The hybrid clock begins anew with each start.
+    P36,
     /// sled's log writes end with its own `sync_file_range` in place of `fdatasync`.
     SledSync,
 }
@@ -68,11 +78,14 @@ mod active {
     #[must_use]
     pub fn plant_named(name: &str) -> Option<Plant> {
         use Plant::{
-            P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P24, P25, P26, P33, SledSync,
+            P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P23, P24, P25, P26, P30, P31, P32,
+            P33, P36, SledSync,
         };
-        [P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P24, P25, P26, P33, SledSync]
-            .into_iter()
-            .find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
+        let all = [
+            P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P23, P24, P25, P26, P30, P31, P32,
+            P33, P36, SledSync,
+        ];
+        all.into_iter().find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use support::cluster::TestCluster;
-use support::{henge, henge_in};
+use support::{henge, henge_in, raw};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_answers_while_a_node_is_dead_or_frozen_and_takes_it_back() {
@@ -166,4 +166,95 @@ async fn dev_without_data_leaves_nothing_behind() {
     henge(&dev.nodes, &["buckets", "create", "b"]).await.ok();
     assert!(dev.interrupt());
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+/// The hints that `node` keeps, as `henge status` shows them.
+async fn hints_kept(node: &str) -> u64 {
+    let status = henge(node, &["status", "--json"]).await.ok().json();
+    let hints = status["hints"].as_array().expect("a list").clone();
+    hints.iter().map(|target| target["count"].as_u64().expect("a number")).sum()
+}
+
+async fn eventually<F: Future<Output = bool>>(what: &str, done: impl Fn() -> F) {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !done().await {
+        assert!(std::time::Instant::now() < deadline, "{what}");
+    }
+}
+
+/// A node's own copy of a key: status and version.
+async fn own_copy(node: &str, key: &str) -> (u16, Option<String>) {
+    let address = node.trim_start_matches("http://").parse().expect("an address");
+    let target = format!("/v1/kv/b/{key}?local=true");
+    let answer = raw::request(address, "GET", &target, &[], b"").await;
+    (answer.status, answer.header("etag").map(str::to_owned))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_dead_is_handed_what_it_missed() {
+    let mut cluster = TestCluster::start(3).await;
+    let (first, last) = (cluster.url(0), cluster.url(2));
+    henge(&first, &["buckets", "create", "b"]).await.ok();
+    cluster.kill(2).unwrap();
+    for i in 0..10 {
+        henge(&first, &["put", "b", &format!("k{i}"), "v"]).await.ok();
+    }
+    eventually("the first node keeps what the last one missed", async || {
+        hints_kept(&first).await == 10
+    })
+    .await;
+    let shown = henge(&first, &["status"]).await.ok();
+    assert!(shown.text().contains("hints kept here for other nodes: 10"), "{}", shown.text());
+
+    // The holder is stopped and killed meanwhile: what it keeps is on its disk.
+    assert!(cluster.stop(0).unwrap().success());
+    cluster.start_node(0).unwrap();
+    cluster.wait_node_ready(0).await.unwrap();
+    assert_eq!(hints_kept(&first).await, 10);
+    cluster.kill(0).unwrap();
+    cluster.start_node(0).unwrap();
+    cluster.start_node(2).unwrap();
+    cluster.wait_ready().await.unwrap();
+    eventually("all is handed over", async || hints_kept(&first).await == 0).await;
+    for i in 0..10 {
+        let key = format!("k{i}");
+        let copy = own_copy(&last, &key).await;
+        assert_eq!((copy.0, &copy.1), (200, &own_copy(&first, &key).await.1), "{key}");
+    }
+}
+
+/// The node may have read the whole request, or part of it, when its client goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_hangs_up_leaves_no_write_in_half() {
+    use tokio::io::AsyncWriteExt as _;
+    let cluster = TestCluster::start(3).await;
+    let urls: Vec<String> = (0..3).map(|node| cluster.url(node)).collect();
+    henge(&urls[0], &["buckets", "create", "b"]).await.ok();
+    let address = urls[0].trim_start_matches("http://").parse().expect("an address");
+    let keys: Vec<String> = (0..40).map(|n| format!("k{n}")).collect();
+    for (n, key) in keys.iter().enumerate() {
+        let body = "v".repeat(1 + n * 500);
+        let head = format!("PUT /v1/kv/b/{key} HTTP/1.1\r\nhost: henge\r\n");
+        let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+        let mut stream = raw::connect(address).await;
+        // One in four is cut off in the middle.
+        let sent = if n % 4 == 0 { request.len() / 2 } else { request.len() };
+        stream.write_all(&request.as_bytes()[..sent]).await.unwrap();
+        drop(stream);
+    }
+    let equal = async |key: &str| {
+        let copies = [
+            own_copy(&urls[0], key).await,
+            own_copy(&urls[1], key).await,
+            own_copy(&urls[2], key).await,
+        ];
+        copies[0] == copies[1] && copies[1] == copies[2]
+    };
+    for (n, key) in keys.iter().enumerate() {
+        eventually("all replicas hold the same", async || equal(key).await).await;
+        if n % 4 == 0 {
+            assert_eq!(own_copy(&urls[0], key).await.0, 404, "half a request is none");
+        }
+    }
+    assert_eq!(hints_kept(&urls[0]).await, 0);
 }

@@ -134,7 +134,7 @@ struct PlantArgs {
 }
 
 /// The planted bugs, with the checks of the test plan of which one must name each.
-const PLANTS: [(&str, &[Check]); 10] = [
+const PLANTS: [(&str, &[Check]); 18] = [
     ("P11", &[Check::W4]),
     ("P12", &[Check::W4, Check::W9]),
     ("P13", &[Check::W9, Check::W10]),
@@ -142,9 +142,17 @@ const PLANTS: [(&str, &[Check]); 10] = [
     ("P16", &[Check::W5Lost, Check::W5DotReuse]),
     ("P17", &[Check::W5DotReuse]),
     ("P18", &[Check::W5Lost]),
+    ("P21", &[Check::W12]),
+    ("P22", &[Check::W5Lost]),
+    ("P23", &[Check::W10]),
     ("P24", &[Check::W12, Check::I14]),
     ("P25", &[Check::W12, Check::I14]),
     ("P26", &[Check::W12]),
+    ("P30", &[Check::W5Invented, Check::I2]),
+    ("P31", &[Check::W5Lost]),
+    ("P32", &[Check::W5Invented, Check::I2]),
+    ("P33", &[Check::W12]),
+    ("P36", &[Check::W9, Check::I22]),
 ];
 
 fn seed_range(text: &str) -> Result<std::ops::Range<u64>, String> {

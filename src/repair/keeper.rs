@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::merkle::Leaf;
+use crate::meta::{ClusterState, Table};
 use crate::net::Refusal;
 use crate::net::messages::{Read, Want};
 use crate::repair::Inner;
@@ -17,7 +18,7 @@ use crate::repair::status::RepairCounters;
 use crate::replica::{Surveyed, TreeId};
 use crate::ring::token_of;
 use crate::storage::StorageError;
-use crate::types::{Epoch, Key, Mono, TableId};
+use crate::types::{Epoch, Key, Mono, NodeId, TableId};
 
 /// Damaged rows that are kept in mind to be healed; more are found by the next pass.
 const MAX_PATIENTS: usize = 1_024;
@@ -26,8 +27,9 @@ const MAX_PATIENTS: usize = 1_024;
 /// [`LONGEST_HEAL_PAUSE`].
 const HEAL_PAUSE: Duration = Duration::from_secs(12);
 
-/// See [`HEAL_PAUSE`].
-const LONGEST_HEAL_PAUSE: Duration = Duration::from_secs(300);
+/// See [`HEAL_PAUSE`]. Short, so that a row is healed soon after whatever stood in its way is gone;
+/// an attempt is made only while all replicas can be expected to answer, so few are in vain.
+const LONGEST_HEAL_PAUSE: Duration = Duration::from_secs(24);
 
 /// Trees that nobody has written to for this long are stored.
 const REST: Duration = Duration::from_secs(30);
@@ -207,11 +209,30 @@ impl Keeper {
                 self.patients.remove(&at);
                 continue;
             }
+            if !self.all_can_answer(&state, table, &at.1) {
+                // It takes all of them. As soon as they are back it is tried.
+                if let Some(patient) = self.patients.get_mut(&at) {
+                    patient.pause = HEAL_PAUSE;
+                }
+                continue;
+            }
             self.inner.coordinator.heal_copy(table, &at.1, me);
             if let Some(patient) = self.patients.get_mut(&at) {
                 patient.due = self.inner.env.mono() + patient.pause;
                 patient.pause = (patient.pause * 2).min(LONGEST_HEAL_PAUSE);
             }
         }
+    }
+
+    /// Whether every other replica of a key is alive and shows what it has.
+    fn all_can_answer(&self, state: &ClusterState, table: &Table, key: &Key) -> bool {
+        let placement = state.ring().placement(&table.settings.replication);
+        let partition = state.ring().partition_of(token_of(key.as_bytes()));
+        let cluster = &self.inner.cluster;
+        let can = |&node: &NodeId| {
+            let is_filled = state.member(node).is_some_and(|member| member.filled);
+            node == cluster.me() || (cluster.is_live(node) && is_filled)
+        };
+        placement.of(partition).write.iter().all(can)
     }
 }

@@ -271,6 +271,7 @@ impl Identity {
             Some(stored) => (0, stored.hlc),
             None => (0, Hlc(0)),
         };
+        let hlc = if planted(Plant::P36) { Hlc(0) } else { hlc };
         let mark = held.max(opening.high_water) + 1;
         let identity = Self {
             node,

@@ -17,6 +17,7 @@ use crate::coordinator::{Fate, OpError, ReadOp, ReadOutcome, WriteAction, WriteO
 use crate::env::Env;
 use crate::meta::Table;
 use crate::sim::cluster::SimCluster;
+use crate::sim::hang_up::until_await;
 use crate::sim::history::{Action, History, Mark, Operation, Outcome, Shown, Workload, WriteId};
 use crate::sim::plan::{Step, Verb, key_name};
 use crate::types::{Consistency, Key, OpId};
@@ -110,6 +111,20 @@ enum Answer<T> {
     Silence,
 }
 
+/// When a client hangs up, if before the answer.
+#[derive(Clone, Copy)]
+struct HangUp {
+    after_us: Option<u32>,
+    /// At this await of its request.
+    awaits: u32,
+}
+
+impl HangUp {
+    fn of(step: &Step) -> Self {
+        Self { after_us: step.hang_up_us, awaits: step.hang_up_awaits.unwrap_or(u32::MAX) }
+    }
+}
+
 /// A client.
 pub struct Client {
     bench: Arc<Bench>,
@@ -157,6 +172,7 @@ impl Client {
                     level: Consistency::Quorum,
                     retries: false,
                     hang_up_us: None,
+                    hang_up_awaits: None,
                     size: 0,
                 };
                 let mut read = false;
@@ -221,7 +237,7 @@ impl Client {
             local: false,
         };
         let answer = self
-            .request(step.node, step.hang_up_us, move |node| async move {
+            .request(step.node, HangUp::of(step), move |node| async move {
                 node.coordinator().read(op).await
             })
             .await;
@@ -312,7 +328,7 @@ impl Client {
             let losses = cluster.oracle().losses(cluster);
             let sent = op.clone();
             let answer = self
-                .request(node, step.hang_up_us, move |node| async move {
+                .request(node, HangUp::of(step), move |node| async move {
                     node.coordinator().write(sent).await
                 })
                 .await;
@@ -336,7 +352,7 @@ impl Client {
     async fn request<T, F>(
         &self,
         n: u32,
-        hang_up_us: Option<u32>,
+        hang_up: HangUp,
         handler: impl FnOnce(crate::node::Node) -> F + Send + 'static,
     ) -> Answer<T>
     where
@@ -345,6 +361,10 @@ impl Client {
     {
         let cluster = self.bench.cluster.clone();
         let Some(life) = cluster.life(n) else { return Answer::Refused };
+        let part = life.node.cluster();
+        if cluster.plan().hints_only && !part.may_serve(&part.state()) {
+            return Answer::Refused;
+        }
         let (sender, answer) = oneshot::channel();
         // Dropped with this future, which is how the handler learns that its client has gone.
         let (alive, gone) = oneshot::channel::<()>();
@@ -353,9 +373,11 @@ impl Client {
         life.env.spawn("client request", async move {
             let pauses = cluster.oracle().pauses(n);
             let begun = env.mono();
+            let handled = until_await(handler(life.node.clone()), hang_up.awaits);
             tokio::select! {
                 biased;
-                result = handler(life.node.clone()) => {
+                result = handled => {
+                    let Some(result) = result else { return };
                     let took = env.mono().since(begun);
                     cluster.oracle().ended(&cluster, n, took, limit, pauses);
                     let _ = sender.send(result);
@@ -364,7 +386,7 @@ impl Client {
             }
         });
         let patience =
-            hang_up_us.map_or(limit + PATIENCE, |us| Duration::from_micros(u64::from(us)));
+            hang_up.after_us.map_or(limit + PATIENCE, |us| Duration::from_micros(u64::from(us)));
         let answer = match self.env.timeout(patience, answer).await {
             Ok(Ok(result)) => Answer::Got(result),
             Ok(Err(_)) | Err(_) => Answer::Silence,

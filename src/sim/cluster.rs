@@ -187,12 +187,19 @@ impl SimCluster {
                 ..gossip::Options::default()
             },
             commit: CommitterOptions::default(),
-            hints: HintSettings::default(),
+            hints: HintSettings {
+                max_bytes: plan.hint_max_bytes,
+                max_target_bytes: plan.hint_max_bytes,
+                max_age: Duration::from_millis(plan.hint_max_age_ms),
+                ..HintSettings::default()
+            },
             max_operations: 1_024,
             max_peer_requests: 4_096,
             high_water: None,
             repair: repair::Options {
-                interval: Some(Duration::from_secs(2)),
+                interval: (!plan.hints_only).then_some(Duration::from_secs(2)),
+                // All data is read through in a part of the time in which replicas must be equal.
+                upkeep: Duration::from_millis(100),
                 scrub_percent: 20,
                 scrub_pause: Duration::from_millis(100),
                 ..repair::Options::default()

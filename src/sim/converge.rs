@@ -1,6 +1,6 @@
-//! Whether the replicas have come together: W12 (all copies equal, byte for byte), and I14 (hash
-//! trees say what the data says). Looks into every disk; asks no node anything, so that nothing
-//! is repaired by looking.
+//! Whether the replicas have come together: W12 (all copies equal, byte for byte, and no hint
+//! left), and I14 (hash trees say what the data says). Looks into every disk; asks no node
+//! anything, so that nothing is repaired by looking.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -12,6 +12,7 @@ use crate::merkle::{self, Cut, GROUPS, Leaf, Tree};
 use crate::record;
 use crate::sim::check::Check;
 use crate::sim::cluster::{Life, SimCluster};
+use crate::sim::handoff;
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Engine as _, KeyRange, StorageError};
 use crate::types::{Digest, Key, PartitionId, TableId};
@@ -46,6 +47,7 @@ pub fn apart(cluster: &SimCluster) -> Option<(Check, String)> {
     }
     copies_differ(&held)
         .map(|what| (Check::W12, what))
+        .or_else(|| handoff::pending(cluster).map(|what| (Check::W12, what)))
         .or_else(|| held.iter().find_map(tree_differs).map(|what| (Check::I14, what)))
 }
 

@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use crate::repair::hints::HintSettings;
 use crate::sim::disk::PowerLoss;
 use crate::sim::history::Workload;
 use crate::sim::net::{Delivery, LinkProfile};
@@ -51,6 +52,7 @@ struct Swarm {
     hang_ups: bool,
     retries: bool,
     large: bool,
+    hints_only: bool,
     workloads: Vec<Workload>,
     loss: Loss,
     classes: [bool; 6],
@@ -79,6 +81,7 @@ impl Swarm {
             hang_ups: rng.below(3) == 0,
             retries: rng.flip(),
             large: rng.below(8) == 0,
+            hints_only: false,
             workloads,
             loss,
             classes,
@@ -86,11 +89,35 @@ impl Swarm {
     }
 }
 
+/// One seed in so many shows what hints do alone.
+const HINTS_ONLY: u64 = 4;
+
+/// What leaves it to hints alone to bring replicas together: three nodes, so that every node mints
+/// its clients' writes itself and knows of every version; a network that fails in all ways; nodes
+/// that stop gracefully, and so keep what they owe. (A killed coordinator may owe what it has not
+/// stored, and a mint at another node may go unheard: those are anti-entropy's.)
+fn leave_it_to_hints(swarm: &mut Swarm) {
+    swarm.nodes = 3;
+    swarm.loss = Loss::None;
+    swarm.hang_ups = true;
+    swarm.hints_only = true;
+    swarm.classes = [true, true, true, false, false, false];
+}
+
 /// The plan of `seed`.
 #[must_use]
 pub fn generate(seed: u64, size: Size) -> Plan {
     let mut rng = Rng::stream(seed, 0, "plan/options");
-    let swarm = Swarm::draw(&mut rng);
+    let mut swarm = Swarm::draw(&mut rng);
+    let mut hint_rng = Rng::stream(seed, 0, "plan/hints");
+    if hint_rng.below(HINTS_ONLY) == 0 {
+        leave_it_to_hints(&mut swarm);
+    }
+    let mut hints = HintSettings::default();
+    if !swarm.hints_only && hint_rng.flip() {
+        hints.max_bytes = hint_rng.magnitude(1_000, 100_000);
+        hints.max_age = Duration::from_millis(hint_rng.magnitude(200, 60_000));
+    }
     let picking = match rng.below(4) {
         0 => Picking::Priorities,
         1 => Picking::Starve(rng.below(u64::from(swarm.nodes)) as u32),
@@ -108,7 +135,13 @@ pub fn generate(seed: u64, size: Size) -> Plan {
         ..LinkProfile::default()
     };
     let mut script_rng = Rng::stream(seed, 0, "plan/script");
-    let (script, length_ms) = script(&mut script_rng, &swarm, size.operations);
+    let (mut script, length_ms) = script(&mut script_rng, &swarm, size.operations);
+    if swarm.hang_ups {
+        for step in &mut script {
+            step.hang_up_awaits =
+                (hint_rng.below(20) == 0).then(|| hint_rng.magnitude(1, 30) as u32);
+        }
+    }
     let mut fault_rng = Rng::stream(seed, 0, "plan/faults");
     Plan {
         henge_plan: PLAN_FORMAT,
@@ -122,6 +155,9 @@ pub fn generate(seed: u64, size: Size) -> Plan {
         max_clock_skew_ms: 60_000,
         timeout_ms: rng.between(400, 1_500),
         gossip_ms: rng.between(100, 500),
+        hints_only: swarm.hints_only,
+        hint_max_bytes: hints.max_bytes,
+        hint_max_age_ms: hints.max_age.as_millis() as u64,
         faults: faults(&mut fault_rng, &swarm, size.faults, length_ms),
         script,
     }
@@ -198,6 +234,7 @@ fn script(rng: &mut Rng, swarm: &Swarm, operations: u32) -> (Vec<Step>, u64) {
             retries: swarm.retries && rng.flip(),
             hang_up_us: (swarm.hang_ups && rng.below(15) == 0)
                 .then(|| rng.magnitude(10, 20_000) as u32),
+            hang_up_awaits: None,
             size: size as u32,
         });
     }
@@ -244,6 +281,7 @@ fn draw_fault(rng: &mut Rng, swarm: &Swarm, loss_left: &mut u32) -> (Fault, u64)
             (1, 1) => (Fault::Clog { from: node, to: other }, long),
             (1, 2) => (Fault::Cut { a: node, b: other }, 1),
             (1, _) => (Fault::Weather { profile: weather(rng) }, long),
+            (2, _) if swarm.hints_only => (Fault::Stop { node }, short),
             (2, 0 | 1) => (Fault::Kill { node }, short),
             (2, 2) => (Fault::Flap { node, times: rng.between(2, 5) as u32 }, short),
             (2, 3) => (Fault::Stop { node }, short),

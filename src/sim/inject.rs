@@ -281,6 +281,8 @@ fn stop(cluster: &SimCluster, n: u32) -> Probe {
         tracing::info!(?result, "stopped");
         stopped.world().clone().call_after(Duration::ZERO, move |_| {
             stopped.kill(n, true);
+            // If the fault is over by now, this is what would have been its end.
+            stopped.start(n);
         });
     });
     Probe::Down { nodes: vec![n], effect: true }

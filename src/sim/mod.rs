@@ -18,6 +18,7 @@ pub mod disk;
 pub mod engine;
 pub mod executor;
 pub mod generate;
+pub mod handoff;
 pub mod hang_up;
 pub mod history;
 pub mod inject;

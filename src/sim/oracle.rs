@@ -45,6 +45,8 @@ struct Known {
     /// How often values on a node's disk have rotted.
     rots: BTreeMap<u32, u32>,
     pauses: BTreeMap<u32, u32>,
+    /// The greatest stamp that a node gave out, and how much its disk had lost by then.
+    stamps: BTreeMap<u32, (u32, u64)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -132,6 +134,26 @@ impl Oracle {
         if foreign {
             let what = format!("node {n} has started as actor {actor}, which is another node's");
             self.breach(cluster, Check::I24, "", what);
+        }
+        let losses = cluster.nodes()[n as usize].losses;
+        let given = self.known().stamps.get(&n).copied();
+        let clock = life.node.cluster().stamps().clock.now().0;
+        if let Some((_, stamp)) = given.filter(|&(then, stamp)| then == losses && clock < stamp) {
+            let behind = stamp - clock;
+            let what = format!("node {n} has started {behind} µs before a stamp that it gave out");
+            self.breach(cluster, Check::I22, "", what);
+        }
+    }
+
+    /// Node `n` has given out this stamp.
+    fn stamped(&self, cluster: &SimCluster, n: u32, stamp: u64) {
+        let losses = cluster.nodes()[n as usize].losses;
+        let mut known = self.known();
+        let given = known.stamps.entry(n).or_insert((losses, stamp));
+        if given.0 == losses {
+            given.1 = given.1.max(stamp);
+        } else {
+            *given = (losses, stamp);
         }
     }
 
@@ -365,7 +387,7 @@ fn copies(cluster: &SimCluster, table: TableId, key: &Key) -> Vec<Copy> {
 }
 
 /// Stands before a node's service and holds each answer against what is on the disks: I1, I3, I10,
-/// I23.
+/// I20, I23.
 pub struct Inspector {
     cluster: SimCluster,
     me: u32,
@@ -480,9 +502,24 @@ fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, respo
     }
     let check = |otherwise| if engine.is_poisoned() { Check::I23 } else { otherwise };
     match (about, response) {
+        (About::Read(..), Response::Record(None) | Response::Digest(None)) => {
+            if durable(engine, table, key).is_err() {
+                let what = format!("node {me} has a damaged copy and answers that it has none");
+                oracle.breach(cluster, Check::I20, &text(key), what);
+            }
+        }
+        (About::Read(..), Response::Record(Some(bytes))) => {
+            if Record::decode(bytes, &record::address(table, key)).is_err() {
+                let what = format!("node {me} serves damage");
+                oracle.breach(cluster, Check::I20, &text(key), what);
+            }
+        }
         // Of a copy that cannot be read any more nothing can be said: it was whole when the answer
         // was decided on, or the node would have refused.
         (About::Mint(..), Response::Minted(minted)) => {
+            if !minted.replayed {
+                oracle.stamped(cluster, me, minted.stamp.0);
+            }
             let Ok(held) = durable(engine, table, key) else { return };
             let Dot { actor, counter } = minted.dot;
             if held.is_some_and(|held| held.max_counter(actor) >= counter) {

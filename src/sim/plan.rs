@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::repair::hints::HintSettings;
 use crate::sim::disk::PowerLoss;
 use crate::sim::history::Workload;
 use crate::sim::net::{Delivery, LinkProfile};
@@ -55,6 +56,9 @@ pub struct Step {
     pub retries: bool,
     /// The client hangs up this many microseconds after the call.
     pub hang_up_us: Option<u32>,
+    /// The client hangs up when its request has come to this await, counted from 1.
+    #[serde(default)]
+    pub hang_up_awaits: Option<u32>,
     /// Bytes of the value.
     pub size: u32,
 }
@@ -301,10 +305,29 @@ pub struct Plan {
     pub timeout_ms: u64,
     /// Pace of gossip, in milliseconds.
     pub gossip_ms: u64,
+    /// Nothing but hints brings replicas up to date in the background: no anti-entropy. Clients
+    /// then turn to nodes only that serve, and the faults must be such that hints suffice (see
+    /// [`crate::sim::generate`]).
+    #[serde(default)]
+    pub hints_only: bool,
+    /// Bytes of hints that a node keeps, in all and for one target.
+    #[serde(default = "hint_max_bytes")]
+    pub hint_max_bytes: u64,
+    /// Age at which a hint is dropped, in milliseconds.
+    #[serde(default = "hint_max_age_ms")]
+    pub hint_max_age_ms: u64,
     /// What the clients do, each in this order.
     pub script: Vec<Step>,
     /// What goes wrong, by time.
     pub faults: Vec<PlannedFault>,
+}
+
+fn hint_max_bytes() -> u64 {
+    HintSettings::default().max_bytes
+}
+
+fn hint_max_age_ms() -> u64 {
+    u64::try_from(HintSettings::default().max_age.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Plan {

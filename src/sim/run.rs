@@ -14,6 +14,7 @@ use crate::sim::client::{Bench, Client};
 use crate::sim::cluster::SimCluster;
 use crate::sim::converge;
 use crate::sim::executor::{Executor, MachineId, Schedule, Stuck};
+use crate::sim::handoff::HintWatch;
 use crate::sim::history::{History, Outcome, Workload};
 use crate::sim::inject::{self, Effects};
 use crate::sim::plan::{Picking, Plan, Step};
@@ -166,7 +167,7 @@ impl Running {
             self.cluster.start(n);
         }
         self.wait_until_all_serve("the cluster was not founded")?;
-        rounds(&self.cluster);
+        rounds(&self.cluster, Arc::default());
         Ok(())
     }
 
@@ -340,11 +341,12 @@ impl Running {
 }
 
 /// Lets the oracle look around every now and then, as long as the world lasts.
-fn rounds(cluster: &SimCluster) {
+fn rounds(cluster: &SimCluster, hints: Arc<HintWatch>) {
     let again = cluster.clone();
     cluster.world().call_after(ROUND, move |_| {
         again.oracle().checkpoint(&again);
-        rounds(&again);
+        hints.look(&again);
+        rounds(&again, hints);
     });
 }
 
@@ -359,7 +361,7 @@ mod tests {
             let mut plan = generate(seed, Size { operations: 200, faults: 0 });
             plan.link = crate::sim::net::LinkProfile::default();
             for step in &mut plan.script {
-                step.hang_up_us = None;
+                (step.hang_up_us, step.hang_up_awaits) = (None, None);
             }
             let report = run(plan);
             assert!(report.passed(), "seed {seed}: {:#?}", report.violations);

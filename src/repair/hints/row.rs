@@ -61,7 +61,7 @@ impl Hint {
     ///
     /// # Errors
     /// [`StorageError::Corrupt`] when it is not what was written.
-    pub(super) fn read(row: &[u8], value: &Bytes) -> Result<Self, StorageError> {
+    pub(crate) fn read(row: &[u8], value: &Bytes) -> Result<Self, StorageError> {
         let corrupt = |what: &str| StorageError::Corrupt { what: format!("a hint {what}") };
         let (target, at) = keys::parse_hint_row(row)?;
         let length = value.len().checked_sub(HEAD_BYTES + SUM_BYTES);

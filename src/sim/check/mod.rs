@@ -67,10 +67,16 @@ pub enum Check {
     I10,
     /// A hash tree is not what the data gives, at a quiet point.
     I14,
+    /// A hint was deleted although its target did not durably have the record.
+    I15,
+    /// Hints or queues of a node grew beyond their bounds.
+    I16,
     /// A request ended after its deadline, never, or twice.
     I17,
     /// A quorum read returned what an earlier quorum read's answer dominates.
     I18,
+    /// Damage was served, or taken for absence.
+    I20,
     /// A hybrid clock went back, or ran ahead of all clocks.
     I22,
     /// A node acknowledged a write after an I/O error had stopped it.
@@ -87,7 +93,7 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::W4,
         Self::W5Lost,
         Self::W5FalseSibling,
@@ -106,8 +112,11 @@ impl Check {
         Self::I9,
         Self::I10,
         Self::I14,
+        Self::I15,
+        Self::I16,
         Self::I17,
         Self::I18,
+        Self::I20,
         Self::I22,
         Self::I23,
         Self::I24,
@@ -138,8 +147,11 @@ impl Check {
             Self::I9 => "I9",
             Self::I10 => "I10",
             Self::I14 => "I14",
+            Self::I15 => "I15",
+            Self::I16 => "I16",
             Self::I17 => "I17",
             Self::I18 => "I18",
+            Self::I20 => "I20",
             Self::I22 => "I22",
             Self::I23 => "I23",
             Self::I24 => "I24",

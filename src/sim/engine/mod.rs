@@ -20,6 +20,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -116,6 +117,27 @@ impl SimEngine {
         state.value_with(key, row, peek)
     }
 
+    /// The rows of `range` as they would be after a loss of power at this instant; `None`: one that
+    /// cannot be read.
+    #[must_use]
+    pub fn durable_rows(&self, range: &KeyRange) -> BTreeMap<Bytes, Option<Bytes>> {
+        let keys: BTreeSet<Bytes> = {
+            let (state, bounds) = (self.state(), bounds(range));
+            let changed = state.synced_rows.range::<Bytes, _>(bounds.clone()).map(|(key, _)| key);
+            changed
+                .chain(state.rows.range::<Bytes, _>(bounds).map(|(key, _)| key))
+                .cloned()
+                .collect()
+        };
+        keys.into_iter()
+            .filter_map(|key| match self.durable(&key) {
+                Ok(None) => None,
+                Ok(Some(value)) => Some((key, Some(value))),
+                Err(_) => Some((key, None)),
+            })
+            .collect()
+    }
+
     /// Flips a bit of the stored value of the `nth` key of `range` (counted round and round);
     /// false when no key there has a value.
     pub fn rot_value(&self, range: &KeyRange, nth: usize) -> bool {
@@ -138,9 +160,14 @@ impl SimEngine {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// False once the disk has other contents than the engine knows: it was wiped or restored.
+    pub fn is_current(&self) -> bool {
+        self.disk.generation() == self.generation
+    }
+
     /// Refuses to touch a disk whose contents were replaced since it was opened.
     fn usable(&self) -> Result<(), StorageError> {
-        if self.disk.generation() == self.generation {
+        if self.is_current() {
             return Ok(());
         }
         Err(StorageError::Io {
