@@ -95,6 +95,15 @@ async fn a_deleted_bucket_is_gone() {
 }
 
 #[tokio::test]
+async fn a_bucket_may_let_others_stand_in_for_replicas_and_no_more() {
+    let w = World::new();
+    let made = w.put("/v1/buckets/b", &[], r#"{"sloppy": true}"#).await;
+    assert_eq!((made.status, made.json()["sloppy"].as_bool()), (201, Some(true)));
+    let strict = w.send("PATCH", "/v1/buckets/b", &[], r#"{"sloppy": false}"#).await;
+    assert_eq!((strict.status, strict.json()["sloppy"].as_bool()), (200, Some(false)));
+}
+
+#[tokio::test]
 async fn settings_that_make_no_sense_are_refused_by_name() {
     let w = World::new();
     for (body, word) in [
@@ -120,11 +129,7 @@ async fn settings_that_make_no_sense_are_refused_by_name() {
         let detail = json["detail"].as_str().unwrap();
         assert!(detail.contains(word), "{body}: {detail}");
     }
-    for (body, why) in [
-        (r#"{"conflict": "strong"}"#, "strong"),
-        (r#"{"sloppy": true}"#, "sloppy"),
-        (r#"{"r": "serial"}"#, "serial"),
-    ] {
+    for (body, why) in [(r#"{"conflict": "strong"}"#, "strong"), (r#"{"r": "serial"}"#, "serial")] {
         let json = w.put("/v1/buckets/b", &[], body).await.refused("not-supported");
         assert!(json["detail"].as_str().unwrap().contains(why));
     }

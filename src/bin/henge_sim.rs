@@ -144,7 +144,7 @@ const PLANTS: [(&str, &[Check]); 18] = [
     ("P18", &[Check::W5Lost]),
     ("P21", &[Check::W12]),
     ("P22", &[Check::W5Lost]),
-    ("P23", &[Check::W10]),
+    ("P23", &[Check::W10, Check::I18]),
     ("P24", &[Check::W12, Check::I14]),
     ("P25", &[Check::W12, Check::I14]),
     ("P26", &[Check::W12]),

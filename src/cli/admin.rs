@@ -202,6 +202,7 @@ pub async fn buckets(client: &ClientArgs, command: BucketsCommand) -> Result<(),
             write_level,
             ttl,
             max_siblings,
+            sloppy,
         } => {
             let settings = BucketSettings {
                 replication_factor,
@@ -210,7 +211,7 @@ pub async fn buckets(client: &ClientArgs, command: BucketsCommand) -> Result<(),
                 w: write_level,
                 ttl_s: ttl,
                 max_siblings,
-                sloppy: None,
+                sloppy: sloppy.then_some(true),
             };
             create(client, &name, &settings).await
         }

@@ -352,6 +352,9 @@ pub enum BucketsCommand {
         /// The most siblings of a key.
         #[arg(long, value_name = "N")]
         max_siblings: Option<u32>,
+        /// Let other nodes hold writes for replicas that are down, and count in their place.
+        #[arg(long)]
+        sloppy: bool,
     },
     /// Drop a bucket with all that is in it.
     Drop {

@@ -7,6 +7,7 @@
 //!   that has moved on says so, the node catches up, and the operation is planned again.
 //! - A read answers when enough replicas hold what it answers: replicas that were behind are
 //!   brought up first, so that reads never go back ([`read`]; rule 7).
+//! - Where a table is sloppy, other nodes may stand in for replicas that are away ([`stand_in`]).
 //! - A write is minted by one replica and merged by the others ([`write`]; law L2). It runs in a
 //!   task of its own: a client that hangs up cannot leave half of it behind.
 //! - Errors tell *did not happen* from *may have happened* ([`OpError::fate`]; law L8).
@@ -18,6 +19,7 @@ mod list;
 mod ops;
 mod plan;
 mod read;
+mod stand_in;
 mod write;
 
 use std::sync::Arc;
@@ -38,7 +40,7 @@ use heal::Healing;
 use latency::Latencies;
 pub use ops::{
     Fate, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt,
-    Whereabouts, WriteAction, WriteOp, WriteOutcome,
+    StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 
 /// Counts of what a coordinator has done; for `/metrics`.
@@ -58,6 +60,8 @@ pub struct CoordinatorCounters {
     pub second_mints: AtomicU64,
     /// Last-write-wins versions minted again above a newer stamp.
     pub restamps: AtomicU64,
+    /// Records that another node keeps in a replica's place (sloppy quorums).
+    pub stand_ins: AtomicU64,
     /// Damaged copies replaced by the merge of all others.
     pub heals: AtomicU64,
 }

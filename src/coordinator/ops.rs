@@ -169,6 +169,9 @@ pub struct Receipt {
     /// Whether every operation at this level meets every one of the other kind at the table's own
     /// level: a read what was written, a write what will be read.
     pub overlap: bool,
+    /// Nodes that hold the record in a replica's place (sloppy quorums).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stood_in: Vec<StoodIn>,
     /// Replicas that were sent the merged record because they were behind.
     pub repaired: Vec<String>,
     /// Hedges: replicas asked because another was slow.
@@ -179,12 +182,22 @@ pub struct Receipt {
     pub total_us: u64,
 }
 
+/// A node that holds a record for a replica which could not be reached, and counted in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StoodIn {
+    /// Its name.
+    pub node: String,
+    /// The replica.
+    #[serde(rename = "for")]
+    pub replica: String,
+}
+
 /// One replica's part in a [`Receipt`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ReplicaReceipt {
     /// Its name.
     pub node: String,
-    /// Its part: `data`, `digest`, `mint`, `apply`.
+    /// Its part: `data`, `digest`, `mint`, `apply`; `keep` of one that stands in for a replica.
     pub role: &'static str,
     /// What it said: `ok`; `dominated` (it had all of it and more, or a version that wins);
     /// `refused: …`; `no answer: …`; `not sent: …`; `pending`.

@@ -492,6 +492,7 @@ impl Inner {
             required: plan.required(),
             received: u32::try_from(received).unwrap_or(u32::MAX),
             overlap: self.overlaps(plan),
+            stood_in: Vec::new(),
             repaired: repaired.iter().map(|&node| self.name_of(node)).collect(),
             hedged,
             replicas,

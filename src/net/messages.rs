@@ -8,7 +8,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::net::trees::{TreeAnswer, TreeRequest};
-use crate::types::{Digest, Dot, Epoch, Hlc, Key, OpId, PartitionId, TableId, Token, WallMicros};
+use crate::types::{
+    Digest, Dot, Epoch, Hlc, Key, NodeId, OpId, PartitionId, TableId, Token, WallMicros,
+};
 
 /// Comes with every request and every answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +46,8 @@ pub enum Request {
     Handoff(Apply),
     /// Where do our hash trees differ?
     Tree(TreeRequest),
+    /// Keep a record for a replica that cannot be reached (sloppy quorums).
+    Keep(Keep),
 }
 
 /// How much of a record to show.
@@ -132,6 +136,15 @@ pub struct Apply {
     pub heals: bool,
 }
 
+/// Keep a record for a replica that cannot be reached, as a hint, and count in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// The replica.
+    pub replica: NodeId,
+    /// What it is to merge in.
+    pub apply: Apply,
+}
+
 /// List records of one partition in (token, key) order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRequest {
@@ -207,6 +220,9 @@ pub enum Response {
     },
     /// To [`Request::Tree`].
     Tree(TreeAnswer),
+    /// To [`Request::Keep`]: the record is on stable storage here, and goes to the replica when it
+    /// is back.
+    Kept,
 }
 
 /// To [`Mint`]: the version that was made, or that the operation made when it first ran.

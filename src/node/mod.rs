@@ -175,17 +175,18 @@ impl Opened {
             Cluster::start(env.clone(), &engine, committer.clone(), peers.clone(), config)?;
         repair::load_trees(&cluster, &replica);
         let repair = Arc::new(Repair::new(env.clone()));
+        let hints = HintStore::open(env.clone(), engine.clone(), committer.clone(), settings.hints);
         let service = Arc::new(NodeService::new(
             env.clone(),
             identity.node,
             cluster.clone(),
             replica.clone(),
             repair.clone(),
+            hints.clone(),
             settings.max_peer_requests,
         ));
         let answers: Arc<dyn PeerService> = Arc::new(SharedService(service.clone()));
         peers.set_local(&answers);
-        let hints = HintStore::open(env.clone(), engine.clone(), committer.clone(), settings.hints);
         let coordinator = Coordinator::new(
             env.clone(),
             cluster.clone(),

@@ -8,8 +8,10 @@ use std::time::Duration;
 use crate::cluster::Cluster;
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Table};
-use crate::net::messages::{Header, PageRequest, Read, Request, Response};
+use crate::net::messages::{Header, Keep, PageRequest, Read, Request, Response};
 use crate::net::{PeerService, Refusal};
+use crate::record;
+use crate::repair::hints::{HintStore, NotKept};
 use crate::repair::{self, Repair};
 use crate::replica::{Replica, TokenSpan};
 use crate::ring::token_of;
@@ -22,6 +24,7 @@ pub struct NodeService {
     cluster: Arc<Cluster>,
     replica: Arc<Replica>,
     repair: Arc<Repair>,
+    hints: Arc<HintStore>,
     under_way: Arc<AtomicUsize>,
     max_under_way: usize,
 }
@@ -57,9 +60,11 @@ impl NodeService {
         cluster: Arc<Cluster>,
         replica: Arc<Replica>,
         repair: Arc<Repair>,
+        hints: Arc<HintStore>,
         max_under_way: usize,
     ) -> Self {
-        Self { env, me, cluster, replica, repair, under_way: Arc::default(), max_under_way }
+        let under_way = Arc::default();
+        Self { env, me, cluster, replica, repair, hints, under_way, max_under_way }
     }
 
     /// Background work is let in only while half of the places are free.
@@ -191,7 +196,41 @@ impl NodeService {
                 let (env, replica, between) = (&self.env, &self.replica, (self.me, from));
                 repair::answer(env, replica, &self.repair, &state, between, request).await
             }
+            Request::Keep(keep) => self.keep(&state, &header, keep).await,
             Request::Meta(_) | Request::Gossip(_) | Request::Ping => Ok(Response::Pong),
+        }
+    }
+
+    /// Keeps a record for a replica that is away, and counts in its place: only where the table
+    /// allows that, and only for a replica of the key by this node's epoch.
+    async fn keep(
+        &self,
+        state: &ClusterState,
+        header: &Header,
+        keep: Keep,
+    ) -> Result<Response, Refusal> {
+        let Keep { replica, apply } = keep;
+        let epoch = state.epoch();
+        let table = state.table(apply.table).ok_or(Refusal::NoSuchTable { epoch })?;
+        let bad = |what: String| Refusal::BadRequest { what };
+        if !table.settings.sloppy {
+            return Err(bad("nobody stands in for the replicas of this table".to_owned()));
+        }
+        let partition = state.ring().partition_of(token_of(apply.key.as_bytes()));
+        let placement = state.ring().placement(&table.settings.replication);
+        if !placement.of(partition).write.contains(&replica) {
+            return Err(if header.epoch < epoch {
+                Refusal::StaleEpoch { epoch }
+            } else {
+                Refusal::NotReplica { epoch }
+            });
+        }
+        let address = record::address(table.id, &apply.key);
+        record::verify(&apply.record, &address).map_err(|e| bad(format!("record: {e}")))?;
+        match self.hints.keep(replica, table.id, &apply.key, &apply.record).await {
+            Ok(()) => Ok(Response::Kept),
+            Err(why @ NotKept::NoRoom) => Err(Refusal::Overloaded { what: why.to_string() }),
+            Err(NotKept::Storage(why)) => Ok(Response::Failed { why }),
         }
     }
 

@@ -201,7 +201,8 @@ impl Client {
                 node: step.node,
                 key: step.key_name(),
                 workload: step.workload,
-                strong: step.level != Consistency::One,
+                strong: step.level != Consistency::One
+                    && (last || !self.bench.cluster.plan().sloppy),
                 last,
                 action,
                 call: Mark { i: 0, t },

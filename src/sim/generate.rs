@@ -53,6 +53,7 @@ struct Swarm {
     retries: bool,
     large: bool,
     hints_only: bool,
+    sloppy: bool,
     workloads: Vec<Workload>,
     loss: Loss,
     classes: [bool; 6],
@@ -82,6 +83,7 @@ impl Swarm {
             retries: rng.flip(),
             large: rng.below(8) == 0,
             hints_only: false,
+            sloppy: false,
             workloads,
             loss,
             classes,
@@ -104,6 +106,16 @@ fn leave_it_to_hints(swarm: &mut Swarm) {
     swarm.classes = [true, true, true, false, false, false];
 }
 
+/// One seed in so many lets nodes stand in for replicas.
+const SLOPPY: u64 = 8;
+
+/// More nodes than replicas, and no loss of disks: what a keeper holds is known to it alone.
+fn let_others_stand_in(swarm: &mut Swarm, rng: &mut Rng) {
+    swarm.nodes = *rng.pick(&[4, 5, 5, 6]);
+    swarm.loss = Loss::None;
+    swarm.sloppy = true;
+}
+
 /// The plan of `seed`.
 #[must_use]
 pub fn generate(seed: u64, size: Size) -> Plan {
@@ -112,9 +124,11 @@ pub fn generate(seed: u64, size: Size) -> Plan {
     let mut hint_rng = Rng::stream(seed, 0, "plan/hints");
     if hint_rng.below(HINTS_ONLY) == 0 {
         leave_it_to_hints(&mut swarm);
+    } else if hint_rng.below(SLOPPY) == 0 {
+        let_others_stand_in(&mut swarm, &mut hint_rng);
     }
     let mut hints = HintSettings::default();
-    if !swarm.hints_only && hint_rng.flip() {
+    if !swarm.hints_only && !swarm.sloppy && hint_rng.flip() {
         hints.max_bytes = hint_rng.magnitude(1_000, 100_000);
         hints.max_age = Duration::from_millis(hint_rng.magnitude(200, 60_000));
     }
@@ -156,6 +170,7 @@ pub fn generate(seed: u64, size: Size) -> Plan {
         timeout_ms: rng.between(400, 1_500),
         gossip_ms: rng.between(100, 500),
         hints_only: swarm.hints_only,
+        sloppy: swarm.sloppy,
         hint_max_bytes: hints.max_bytes,
         hint_max_age_ms: hints.max_age.as_millis() as u64,
         faults: faults(&mut fault_rng, &swarm, size.faults, length_ms),

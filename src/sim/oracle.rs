@@ -14,6 +14,7 @@ use crate::env::BoxFuture;
 use crate::net::PeerService;
 use crate::net::messages::{Apply, Header, Mint, Request, Response};
 use crate::record::{self, OP_LOG_LEN, Record, RecordKind};
+use crate::repair::hints::Hint;
 use crate::replica::durable_counter;
 use crate::ring::token_of;
 use crate::sim::check::{Check, Violation};
@@ -219,7 +220,14 @@ impl Oracle {
             _ => usize::from(cluster.plan().replication) / 2 + 1,
         };
         let copies = copies(cluster, op.table.id, &op.key);
-        let holders = copies.iter().filter(|copy| copy.holds(dot)).count();
+        let holders: Vec<u32> =
+            copies.iter().filter(|copy| copy.holds(dot)).map(|copy| copy.node).collect();
+        let stood_in = if op.table.settings.sloppy {
+            keepers(cluster, op.table.id, &op.key, dot, &holders)
+        } else {
+            0
+        };
+        let holders = holders.len() + stood_in;
         if holders < needed {
             let what = format!(
                 "version {dot} was acknowledged at {} and is durable on {holders} of {needed}",
@@ -384,6 +392,24 @@ fn copies(cluster: &SimCluster, table: TableId, key: &Key) -> Vec<Copy> {
             Err(()) => Copy { node, losses, record: None, damaged: true },
         };
     engines.into_iter().map(copy).collect()
+}
+
+/// For how many nodes, `holders` apart, another one durably keeps a hint with the version `dot`.
+fn keepers(cluster: &SimCluster, table: TableId, key: &Key, dot: Dot, holders: &[u32]) -> usize {
+    let engines: Vec<Arc<SimEngine>> =
+        cluster.nodes().iter().filter_map(|node| node.last_engine.clone()).collect();
+    let keeps = |engine: &SimEngine, row: &[u8]| {
+        let value = engine.durable(row).ok().flatten()?;
+        let hint = Hint::read(row, &value).ok()?;
+        let record = Record::decode(&hint.record, &record::address(table, key)).ok()?;
+        Some(record.context().covers(dot) || record.op_entries().iter().any(|op| op.dot == dot))
+    };
+    let is_kept = |n: &u32| {
+        let row = keys::hint_row(cluster.id(*n), table, token_of(key.as_bytes()), key);
+        engines.iter().any(|engine| keeps(engine, &row) == Some(true))
+    };
+    let nodes = 0..cluster.plan().nodes;
+    nodes.filter(|n| !holders.contains(n)).filter(is_kept).count()
 }
 
 /// Stands before a node's service and holds each answer against what is on the disks: I1, I3, I10,

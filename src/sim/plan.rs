@@ -310,6 +310,10 @@ pub struct Plan {
     /// [`crate::sim::generate`]).
     #[serde(default)]
     pub hints_only: bool,
+    /// Nodes beyond the replicas may stand in for those that are away. Reads then need not meet
+    /// writes, and nothing is concluded from what one shows before all are equal at the end.
+    #[serde(default)]
+    pub sloppy: bool,
     /// Bytes of hints that a node keeps, in all and for one target.
     #[serde(default = "hint_max_bytes")]
     pub hint_max_bytes: u64,

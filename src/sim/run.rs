@@ -198,6 +198,7 @@ impl Running {
             let settings = TableSettings {
                 replication: Replication::Simple { factor },
                 conflict,
+                sloppy: self.cluster.plan().sloppy,
                 ..TableSettings::bucket(self.cluster.plan().nodes as usize)
             };
             let Ok(name) = name.parse::<TableName>() else { continue };

@@ -2,6 +2,7 @@
 //! up to it.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -16,6 +17,9 @@ use crate::net::{Request, Response};
 use crate::plants::{Plant, planted};
 use crate::record::{self, Record};
 use crate::types::NodeId;
+
+/// Of the planted bug that answers first: when it comes to repairing.
+const LATE_REPAIR: Duration = Duration::from_millis(500);
 
 impl Reading<'_> {
     /// Merges what was shown, brings up who was behind, and is done.
@@ -106,7 +110,11 @@ impl Reading<'_> {
                 self.apply(bytes),
                 self.plan.deadline,
             );
+            let env = self.inner.env.clone();
             self.inner.env.spawn("read-repair", async move {
+                if planted(Plant::P23) {
+                    env.sleep(LATE_REPAIR).await;
+                }
                 drop(call.await);
             });
         }

@@ -41,7 +41,7 @@ use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::{Done, Reading, Stop};
 use crate::coordinator::write::mint::Before;
 use crate::coordinator::{
-    Fate, Inner, OpError, Receipt, ReplicaReceipt, WriteAction, WriteOp, WriteOutcome,
+    Fate, Inner, OpError, Receipt, ReplicaReceipt, StoodIn, WriteAction, WriteOp, WriteOutcome,
 };
 use crate::meta::ConflictMode;
 use crate::net::Refusal;
@@ -85,6 +85,7 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
             id_floor: None,
             log: BTreeMap::new(),
             failed: BTreeMap::new(),
+            stood_in: BTreeMap::new(),
         };
         match writing.run().await {
             Ok(outcome) => return Ok(outcome),
@@ -187,6 +188,8 @@ struct Writing<'a> {
     id_floor: Option<OpId>,
     log: BTreeMap<NodeId, ReplicaReceipt>,
     failed: BTreeMap<NodeId, Failure>,
+    /// By replica: who holds the version in its place.
+    stood_in: BTreeMap<NodeId, NodeId>,
 }
 
 /// Why a replica does not count.
@@ -355,13 +358,14 @@ impl Writing<'_> {
         self.failed.insert(node, failure);
     }
 
-    fn note_pending(&mut self, node: NodeId) {
+    /// Notes that a node was asked and has said nothing yet.
+    fn note_asked(&mut self, node: NodeId, role: &'static str) {
         if !self.op.receipt {
             return;
         }
         let entry = self.log.entry(node).or_default();
         if entry.role.is_empty() {
-            entry.role = "apply";
+            entry.role = role;
         }
         if entry.answer.is_empty() {
             "pending".clone_into(&mut entry.answer);
@@ -369,7 +373,12 @@ impl Writing<'_> {
     }
 
     fn receipt(&self, received: usize) -> Receipt {
-        self.inner.receipt("write", &self.plan, received, &self.log, &[], 0)
+        let receipt = self.inner.receipt("write", &self.plan, received, &self.log, &[], 0);
+        let stood_in = |(&replica, &keeper): (&NodeId, &NodeId)| StoodIn {
+            node: self.inner.name_of(keeper),
+            replica: self.inner.name_of(replica),
+        };
+        Receipt { stood_in: self.stood_in.iter().map(stood_in).collect(), ..receipt }
     }
 
     fn timed_out(&self, received: usize) -> OpError {

@@ -3,6 +3,9 @@
 //! A replica that does not say that it holds the version gets a hint ([`crate::repair::hints`]),
 //! whatever became of the write itself and whether or not anybody still waits for it: the calls are
 //! driven to their end by tasks of the node, not by the client's request.
+//!
+//! In a sloppy table other nodes stand in for replicas that are away
+//! ([`crate::coordinator::stand_in`]).
 
 use std::sync::atomic::Ordering;
 
@@ -12,11 +15,12 @@ use futures_util::stream::FuturesUnordered;
 use crate::coordinator::WriteOutcome;
 use crate::coordinator::heal::{heal_if_damaged, still_good};
 use crate::coordinator::read::Stop;
+use crate::coordinator::stand_in::StandIns;
 use crate::coordinator::write::mint::Attempt;
 use crate::coordinator::write::{Failure, Version, Writing};
 use crate::env::BoxFuture;
 use crate::meta::ConflictMode;
-use crate::net::messages::Apply;
+use crate::net::messages::{Apply, Keep};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::plants::{Plant, planted};
 use crate::quorum::{Progress, Tally};
@@ -25,7 +29,15 @@ use crate::types::{Hlc, NodeId};
 /// How often a last-write-wins version is minted again above a newer stamp.
 const MAX_RESTAMPS: u32 = 4;
 
-type Answer = (NodeId, Result<Response, CallError>);
+/// What a node said to a version.
+struct Answer {
+    node: NodeId,
+    /// The replica in whose place it was asked, if it is none itself.
+    stands_for: Option<NodeId>,
+    result: Result<Response, CallError>,
+}
+
+type Answers = FuturesUnordered<BoxFuture<'static, Answer>>;
 
 /// What the replicas said to a version.
 struct Spread {
@@ -84,15 +96,15 @@ impl Writing<'_> {
         for &node in &version.holders {
             tally.on_ack(node);
         }
-        let mut calls: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
+        let mut calls = Answers::new();
         for at in 0..self.plan.order.len() {
             let node = self.plan.order[at];
             if !version.holders.contains(&node) {
                 calls.push(self.apply_at(node, version));
-                self.note_pending(node);
+                self.note_asked(node, "apply");
             }
         }
-        let result = self.gather(&mut tally, &mut calls).await;
+        let result = self.gather(version, &mut tally, &mut calls).await;
         self.inner.finish_later("replicate-rest", calls);
         result
     }
@@ -122,51 +134,160 @@ impl Writing<'_> {
             if let Ok(Response::Refused(refusal)) = &result {
                 heal_if_damaged(&inner, &plan, &key, node, refusal);
             }
-            (node, result)
+            Answer { node, stands_for: None, result }
         })
     }
 
     /// Counts answers until W are in.
     async fn gather(
         &mut self,
+        version: &Version,
         tally: &mut Tally,
-        calls: &mut FuturesUnordered<BoxFuture<'static, Answer>>,
+        calls: &mut Answers,
     ) -> Result<Spread, Stop> {
         let mut newer: Option<Hlc> = None;
-        while tally.progress() == Progress::Pending {
+        let mut stand_ins = self.inner.stand_ins(&self.plan);
+        let (begun, patience) = (self.inner.env.mono(), self.plan.stand_in_after());
+        loop {
+            let waited = self.inner.env.mono().since(begun);
+            self.stand_in(version, tally, &mut stand_ins, waited >= patience, calls);
+            match tally.progress() {
+                Progress::Reached => break,
+                Progress::OutOfReach if !stand_ins.may_help() => {
+                    return Err(Stop::Error(self.too_few(tally.received())));
+                }
+                Progress::OutOfReach | Progress::Pending => {}
+            }
             let left = self.plan.left(self.inner.env.mono());
+            let until_late = (self.plan.is_sloppy() && waited < patience)
+                .then(|| patience - waited)
+                .filter(|wait| *wait < left);
             tokio::select! {
                 biased;
-                Some((node, result)) = calls.next() => {
-                    match self.judge(result).await? {
-                        Ok(stamp) => {
-                            tally.on_ack(node);
-                            self.failed.remove(&node);
-                            newer = newer.max(stamp);
-                            // In a second round the receipt still shows what made it needed.
-                            let before = self.log.get(&node).map(|entry| entry.answer.as_str());
-                            let said = match (before, stamp) {
-                                (Some("dominated"), None) => "dominated; ok",
-                                (_, Some(_)) => "dominated",
-                                (_, None) => "ok",
-                            };
-                            self.note(node, "apply", said.to_owned());
-                        }
-                        Err(failure) => {
-                            tally.on_fail(node);
-                            self.note_failure(node, "apply", failure);
-                        }
-                    }
+                Some(answer) = calls.next() => {
+                    self.count(answer, tally, &mut stand_ins, &mut newer).await?;
                 }
-                () = self.inner.env.sleep(left) => {
-                    return Err(Stop::Error(self.timed_out(tally.received())));
+                () = self.inner.env.sleep(until_late.unwrap_or(left)) => {
+                    if until_late.is_none() {
+                        return Err(Stop::Error(self.timed_out(tally.received())));
+                    }
                 }
             }
         }
-        if tally.progress() == Progress::OutOfReach {
-            return Err(Stop::Error(self.too_few(tally.received())));
-        }
+        self.stood_in = stand_ins.kept().clone();
         Ok(Spread { received: tally.acked().len(), newer })
+    }
+
+    /// Counts one answer.
+    async fn count(
+        &mut self,
+        answer: Answer,
+        tally: &mut Tally,
+        stand_ins: &mut StandIns,
+        newer: &mut Option<Hlc>,
+    ) -> Result<(), Stop> {
+        let Answer { node, stands_for, result } = answer;
+        if let Some(replica) = stands_for {
+            return self.count_keeper(node, replica, result, tally, stand_ins).await;
+        }
+        match self.judge(result).await? {
+            Ok(stamp) => {
+                tally.on_ack(node);
+                self.failed.remove(&node);
+                *newer = (*newer).max(stamp);
+                // In a second round the receipt still shows what made it needed.
+                let before = self.log.get(&node).map(|entry| entry.answer.as_str());
+                let said = match (before, stamp) {
+                    (Some("dominated"), None) => "dominated; ok",
+                    (_, Some(_)) => "dominated",
+                    (_, None) => "ok",
+                };
+                self.note(node, "apply", said.to_owned());
+            }
+            Err(failure) => {
+                tally.on_fail(node);
+                self.note_failure(node, "apply", failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for one that was to stand in for `replica`.
+    async fn count_keeper(
+        &mut self,
+        keeper: NodeId,
+        replica: NodeId,
+        result: Result<Response, CallError>,
+        tally: &mut Tally,
+        stand_ins: &mut StandIns,
+    ) -> Result<(), Stop> {
+        let kept = matches!(result, Ok(Response::Kept));
+        stand_ins.answered(replica, kept);
+        if kept {
+            self.inner.counters.stand_ins.fetch_add(1, Ordering::Relaxed);
+            tally.on_ack(replica);
+            self.note(keeper, "keep", "ok".to_owned());
+        } else if let Err(failure) = self.judge(result).await? {
+            self.note(keeper, "keep", failure.said);
+        }
+        Ok(())
+    }
+
+    /// Asks other nodes to stand in for replicas, as far as the level cannot be reached without
+    /// them. `late`: a replica that has not answered by now counts as one that is away.
+    fn stand_in(
+        &mut self,
+        version: &Version,
+        tally: &Tally,
+        stand_ins: &mut StandIns,
+        late: bool,
+        calls: &mut Answers,
+    ) {
+        if !self.plan.is_sloppy() {
+            return;
+        }
+        let is_expected = |node: NodeId| {
+            !late && !tally.failed().contains(&node) && self.plan.live.contains(&node)
+        };
+        let (mut counted, mut away) = (Vec::new(), Vec::new());
+        for &node in &self.plan.replicas {
+            let counts = tally.acked().contains(&node) || stand_ins.stands_for(node);
+            if counts || is_expected(node) {
+                counted.push(node);
+            } else {
+                away.push(node);
+            }
+        }
+        for replica in away {
+            if self.plan.requirement.alive_suffices(&counted) {
+                return;
+            }
+            let datacenter = self.inner.datacenter_of(replica);
+            let Some(keeper) = stand_ins.pick(replica, &datacenter) else { continue };
+            counted.push(replica);
+            calls.push(self.keep_at(keeper, replica, version));
+            self.note_asked(keeper, "keep");
+        }
+    }
+
+    fn keep_at(
+        &self,
+        keeper: NodeId,
+        replica: NodeId,
+        version: &Version,
+    ) -> BoxFuture<'static, Answer> {
+        let apply = Apply {
+            table: self.plan.table.id,
+            key: self.op.key.clone(),
+            record: version.record.clone(),
+            heals: false,
+        };
+        let request = Request::Keep(Keep { replica, apply });
+        let (epoch, deadline) = (self.plan.epoch, self.plan.deadline);
+        let call = self.inner.peers.call_at(epoch, keeper, request, deadline);
+        Box::pin(
+            async move { Answer { node: keeper, stands_for: Some(replica), result: call.await } },
+        )
     }
 
     /// Whether a replica holds the version now; with the stamp of what wins over it, if it says

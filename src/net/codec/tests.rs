@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use serde::Deserialize;
 
 use super::*;
-use crate::net::messages::{Action, Apply, Mint, Read, Refusal, Want};
-use crate::types::{Epoch, Hlc, Key, OpId, TableId, WallMicros};
+use crate::net::messages::{Action, Apply, Keep, Mint, Read, Refusal, Want};
+use crate::types::{Epoch, Hlc, Key, NodeId, OpId, TableId, WallMicros};
 
 const MAX: usize = 1 << 20;
 
@@ -65,6 +65,10 @@ fn any_request() -> impl Strategy<Value = Request> {
             record,
             heals: false
         })),
+        (any::<u128>(), any_key(), any_bytes()).prop_map(|(node, key, record)| {
+            let apply = Apply { table: TableId(2), key, record, heals: false };
+            Request::Keep(Keep { replica: NodeId(node), apply })
+        }),
         any_bytes().prop_map(Request::Gossip),
         Just(Request::Ping),
     ]

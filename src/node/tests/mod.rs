@@ -7,10 +7,12 @@
 
 mod causality;
 mod damage;
+mod disasters;
 mod hints;
 mod listing;
 mod membership;
 mod outcomes;
+mod sloppy;
 mod town;
 mod trees;
 mod visibility;

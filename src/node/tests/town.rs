@@ -383,14 +383,25 @@ impl Town {
         }
     }
 
+    pub(super) fn is_up(&self, name: &str) -> bool {
+        self.sites[name].life.is_some()
+    }
+
     /// Starts a node on what its disk holds.
     pub(super) fn start(&mut self, name: &str) {
+        self.try_start(name).expect("a sound disk, and its own directory");
+    }
+
+    /// The same, where the disk may not be sound: why the node does not start.
+    pub(super) fn try_start(&mut self, name: &str) -> Result<(), String> {
         let settings = self.settings(name);
         let founders = settings.founders.iter().map(|founder| id(&founder.name)).collect();
         let site = self.sites.get_mut(name).unwrap();
         let (group, env) = self.world.start(site.machine);
-        let engine = Arc::new(SimEngine::open(&site.disk).expect("a sound disk"));
-        let opened = node::open(env.clone(), engine.clone(), settings).expect("its own directory");
+        let engine = SimEngine::open(&site.disk).map_err(|error| error.to_string())?;
+        let engine = Arc::new(engine);
+        let opened =
+            node::open(env.clone(), engine.clone(), settings).map_err(|error| error.to_string())?;
         let admission =
             Arc::new(NodeAdmission::new("town".to_owned(), opened.identity().clone(), founders));
         let stamps = opened.stamps().clone();
@@ -408,12 +419,13 @@ impl Town {
             inner: transport.clone(),
             script: self.script.clone(),
         });
-        let node = opened.start(scripted.clone()).expect("it starts");
+        let node = opened.start(scripted.clone()).map_err(|error| error.to_string())?;
         let peers = Peers::new(id(name), env.clone(), stamps, scripted);
         peers.set_local(&node.service());
         admission.set_cluster(node.cluster().clone());
         transport.set_service(node.service());
         site.life = Some(Life { group, env, node, engine, peers });
+        Ok(())
     }
 
     /// `kill -9`: the disk keeps what it was given.

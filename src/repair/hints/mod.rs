@@ -57,7 +57,7 @@ use crate::types::NodeId;
 
 pub use deliver::Delivery;
 pub use row::Hint;
-pub use store::HintStore;
+pub use store::{HintStore, NotKept};
 
 /// Bounds of the hints that one node keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -104,9 +104,24 @@ pub(super) struct Page {
 }
 
 /// Why a hint was not kept.
-enum NotKept {
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotKept {
+    /// There is no room for it within the bounds, or hints are switched off.
+    #[error("no room for it: see hints.max_mb and hints.enabled")]
     NoRoom,
+    /// The store refused it, or failed: it may be there nevertheless.
+    #[error("{0}")]
     Storage(String),
+}
+
+/// What became of a hint on its way to the disk.
+enum Staged {
+    /// All of it was there already, and durable.
+    Kept,
+    /// All of it is on its way already.
+    UnderWay(CommitTicket),
+    /// This row, which others may build on from now on.
+    New(Bytes, CommitTicket),
 }
 
 /// A promise to leave a hint unless the replica acknowledges; see [`HintStore::owe`].
@@ -277,6 +292,20 @@ impl HintStore {
     /// (counted); anti-entropy then brings it.
     pub async fn leave(&self, target: NodeId, table: TableId, key: &Key, record: &Bytes) -> bool {
         self.counters.missed.fetch_add(1, Ordering::Relaxed);
+        self.keep(target, table, key, record).await.is_ok()
+    }
+
+    /// Keeps `record` for `target`; durable on return, so that it may count in the target's place.
+    ///
+    /// # Errors
+    /// [`NotKept`]; counted.
+    pub async fn keep(
+        &self,
+        target: NodeId,
+        table: TableId,
+        key: &Key,
+        record: &Bytes,
+    ) -> Result<(), NotKept> {
         let now = self.env.wall();
         let hint = Hint {
             target,
@@ -286,25 +315,26 @@ impl HintStore {
             generation: 0,
             record: record.clone(),
         };
-        match self.stage(hint) {
-            Ok(None) => true,
-            Ok(Some((row, ticket))) => {
+        let result = match self.stage(hint) {
+            Ok(Staged::Kept) => Ok(()),
+            Ok(Staged::UnderWay(ticket)) => {
+                ticket.await.map_err(|error| NotKept::Storage(error.to_string()))
+            }
+            Ok(Staged::New(row, ticket)) => {
                 let result = ticket.await;
                 self.committed(target, &row, result.is_err());
-                match result {
-                    Ok(()) => {
-                        self.counters.stored.fetch_add(1, Ordering::Relaxed);
-                        self.arrived.notify_one();
-                        true
-                    }
-                    Err(error) => self.not_kept(&NotKept::Storage(error.to_string())),
+                if result.is_ok() {
+                    self.counters.stored.fetch_add(1, Ordering::Relaxed);
+                    self.arrived.notify_one();
                 }
+                result.map_err(|error| NotKept::Storage(error.to_string()))
             }
-            Err(why) => self.not_kept(&why),
-        }
+            Err(why) => Err(why),
+        };
+        result.inspect_err(|why| self.not_kept(why))
     }
 
-    fn not_kept(&self, why: &NotKept) -> bool {
+    fn not_kept(&self, why: &NotKept) {
         match why {
             NotKept::NoRoom => &self.counters.no_room,
             NotKept::Storage(error) => {
@@ -313,11 +343,10 @@ impl HintStore {
             }
         }
         .fetch_add(1, Ordering::Relaxed);
-        false
     }
 
-    /// Merges a hint into what is kept and submits it; `None`: all of it is there already.
-    fn stage(&self, mut hint: Hint) -> Result<Option<(Bytes, CommitTicket)>, NotKept> {
+    /// Merges a hint into what is kept, and submits it.
+    fn stage(&self, mut hint: Hint) -> Result<Staged, NotKept> {
         if !self.settings.enabled {
             return Err(NotKept::NoRoom);
         }
@@ -330,7 +359,12 @@ impl HintStore {
             hint.generation = hint.generation.min(kept.generation);
             if let Some(merged) = merged(&hint, &kept.record) {
                 if merged == kept.record {
-                    return Ok(None);
+                    if !state.under_way.contains_key(&row) {
+                        return Ok(Staged::Kept);
+                    }
+                    let ticket = self.committer.barrier();
+                    let ticket = ticket.map_err(|error| NotKept::Storage(error.to_string()))?;
+                    return Ok(Staged::UnderWay(ticket));
                 }
                 hint.record = merged;
             }
@@ -354,7 +388,7 @@ impl HintStore {
         state.account(hint.target, old, Some(new));
         state.note_age(hint.target, hint.since);
         begin(&mut state, &row, Some(value));
-        Ok(Some((row, ticket)))
+        Ok(Staged::New(row, ticket))
     }
 
     fn submit(&self, batch: Batch) -> Result<CommitTicket, NotKept> {

@@ -57,7 +57,7 @@ pub struct BucketJson {
     /// Most concurrent values of a key; 0: no bound.
     #[schema(example = 64)]
     pub max_siblings: u32,
-    /// Whether other nodes may hold writes for replicas that are down.
+    /// Whether other nodes may hold writes for replicas that are down, and count in their place.
     pub sloppy: bool,
 }
 
@@ -90,7 +90,8 @@ pub struct BucketSettings {
     /// Most concurrent values of a key (default 64; 0: no bound).
     #[schema(example = 64)]
     max_siblings: Option<u32>,
-    /// Sloppy quorums (default false; not supported yet).
+    /// Whether other nodes may hold writes for replicas that are down, and count in their place
+    /// (default false). Reads then need not see the latest write at once.
     sloppy: Option<bool>,
 }
 
@@ -304,13 +305,7 @@ fn apply(
                 out.max_siblings = u32::try_from(most).unwrap_or(MAX_SIBLINGS);
             }
             "sloppy" => match value {
-                Value::Bool(false) => out.sloppy = false,
-                Value::Bool(true) => {
-                    return Err(Problem::new(
-                        Kind::NotSupported,
-                        "sloppy quorums come with hinted handoff",
-                    ));
-                }
+                Value::Bool(sloppy) => out.sloppy = *sloppy,
                 _ => return Err(Problem::bad_parameter("sloppy", "must be true or false")),
             },
             other => return Err(unknown("setting", other, MEMBERS)),

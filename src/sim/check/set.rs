@@ -1,4 +1,5 @@
-//! W4: every acknowledged element is in every quorum read that begins later, the last included.
+//! W4: every acknowledged element is in every quorum read that begins later; one that was
+//! acknowledged at less, or by nodes that stood in for replicas, in the last ones at least.
 
 use crate::sim::check::{Check, KeyHistory, Violation};
 
@@ -6,17 +7,17 @@ pub(super) fn check(key: &KeyHistory<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for &added_at in key.writes.values() {
         let added = key.operations[added_at].1;
-        let Some(id) = added.action.write_id().filter(|_| added.acked() && added.strong) else {
+        let Some(id) = added.action.write_id().filter(|_| added.acked()) else {
             continue;
         };
         let misses = |read: &crate::sim::history::Operation| {
             let shown = read.shown();
             shown.is_some_and(|shown| !shown.iter().any(|s| s.value == Ok(id)))
         };
-        let mut later =
-            key.operations.iter().enumerate().filter(|(_, (_, read))| {
-                read.strong && added.before(read) && read.shown().is_some()
-            });
+        let mut later = key.operations.iter().enumerate().filter(|(_, (_, read))| {
+            let meets = read.strong && (added.strong || read.last);
+            meets && added.before(read) && read.shown().is_some()
+        });
         let missing = later.find(|(_, (_, read))| misses(read));
         let Some((at, (_, read))) = missing else { continue };
         let recovered = later.any(|(_, (_, read))| !misses(read));
