@@ -5,6 +5,7 @@
 use std::process::Command;
 
 use henge::sim::generate::{Size, generate};
+use henge::sim::plan::Plan;
 use henge::sim::run::run;
 
 /// Seeds run in this test process; `HENGE_SIM_SEEDS` takes more.
@@ -22,6 +23,21 @@ fn promises_hold_under_faults() {
         assert!(report.operations >= 2_000, "seed {seed}: {} operations", report.operations);
         assert!(report.effects.len() >= 20, "seed {seed} proves too little: {:?}", report.effects);
     }
+}
+
+/// Plans that once broke a promise, cut down. Their names say which seed, and what went wrong.
+#[test]
+fn what_went_wrong_once_does_not_go_wrong_again() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/plans");
+    let mut plans = 0;
+    for entry in std::fs::read_dir(folder).expect("the plans are there") {
+        let path = entry.expect("a file").path();
+        let text = std::fs::read_to_string(&path).expect("a readable file");
+        let report = run(Plan::from_json(&text).expect("a plan"));
+        assert!(report.passed(), "{}: {:#?}", path.display(), report.violations);
+        plans += 1;
+    }
+    assert!(plans > 0);
 }
 
 #[test]

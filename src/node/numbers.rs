@@ -34,6 +34,11 @@ const COORDINATOR: &[Row<CoordinatorCounters>] = &[
         "Last-write-wins versions minted again above a newer stamp.",
         |c| &c.restamps,
     ),
+    (
+        "henge_coordinator_stand_ins_total",
+        "Records that another node keeps in a replica's place (sloppy quorums).",
+        |c| &c.stand_ins,
+    ),
     ("henge_coordinator_heals_total", "Damaged copies replaced by the merge of all others.", |c| {
         &c.heals
     }),
