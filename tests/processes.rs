@@ -258,3 +258,52 @@ async fn a_client_that_hangs_up_leaves_no_write_in_half() {
     }
     assert_eq!(hints_kept(&urls[0]).await, 0);
 }
+
+/// Four nodes, three replicas, two of them dead: the fourth node stands in for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sloppy_bucket_takes_writes_while_two_of_three_replicas_are_dead() {
+    let mut cluster = TestCluster::start(4).await;
+    let urls: Vec<String> = (0..4).map(|node| cluster.url(node)).collect();
+    for (bucket, flags) in [("b", &["--sloppy"][..]), ("strict", &[])] {
+        henge(&urls[0], &[&["buckets", "create", bucket], flags].concat()).await.ok();
+    }
+    let addresses: Vec<std::net::SocketAddr> =
+        urls.iter().map(|url| url.trim_start_matches("http://").parse().unwrap()).collect();
+    let put = async |node: usize, bucket: &str, level: &str| {
+        let target = format!("/v1/kv/{bucket}/k?level={level}");
+        raw::request(addresses[node], "PUT", &target, &[("henge-receipt", "true")], b"v").await
+    };
+    assert_eq!(put(0, "b", "all").await.status, 201);
+    let mut replicas = Vec::new();
+    for (node, url) in urls.iter().enumerate() {
+        if own_copy(url, "k").await.0 == 200 {
+            replicas.push(node);
+        }
+    }
+    let [alive, dead, gone] = replicas[..] else { panic!("three replicas: {replicas:?}") };
+    cluster.kill(dead).unwrap();
+    cluster.kill(gone).unwrap();
+
+    let written = put(alive, "b", "quorum").await;
+    assert_eq!(written.status, 204, "{}", written.text());
+    let receipt = written.header("henge-receipt").expect("it was asked for");
+    let receipt: serde_json::Value = serde_json::from_str(receipt).unwrap();
+    assert_eq!(receipt["stood_in"].as_array().map(Vec::len), Some(1), "{receipt}");
+    assert_eq!(receipt["overlap"], false, "{receipt}");
+    assert!(put(alive, "strict", "quorum").await.status >= 500, "nobody stands in there");
+
+    for node in [dead, gone] {
+        cluster.start_node(node).unwrap();
+    }
+    cluster.wait_ready().await.unwrap();
+    for url in &urls {
+        eventually("all is handed over", async || hints_kept(url).await == 0).await;
+    }
+    let copies = [
+        own_copy(&urls[alive], "k").await,
+        own_copy(&urls[dead], "k").await,
+        own_copy(&urls[gone], "k").await,
+    ];
+    assert_eq!(copies[0].0, 300, "both values stand");
+    assert!(copies[0] == copies[1] && copies[1] == copies[2], "{copies:?}");
+}

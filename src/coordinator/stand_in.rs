@@ -109,8 +109,12 @@ impl Plan {
 impl Inner {
     /// The nodes that may stand in for replicas of `plan`; none unless the table is sloppy.
     pub(super) fn stand_ins(&self, plan: &Plan) -> StandIns {
+        if !plan.is_sloppy() {
+            return StandIns::default();
+        }
         let state = self.cluster.state();
-        if !plan.is_sloppy() || state.epoch() != plan.epoch {
+        if state.epoch() != plan.epoch {
+            // Who is beyond the replicas now is not who was. Only replicas are asked.
             return StandIns::default();
         }
         let ring = state.ring();

@@ -34,7 +34,8 @@
 //! nothing is local) is told apart, as a [`LevelError`], from one that cannot be met *now*.
 //!
 //! Not here: SERIAL and LOCAL_SERIAL (they are Paxos's), and stand-ins for replicas (sloppy
-//! quorums). One hint counts, for ANY alone.
+//! quorums: to the tally, an answer of one is the answer of the replica in whose place it was
+//! given). One hint counts, for ANY alone.
 
 mod requirement;
 mod tally;
