@@ -15,7 +15,7 @@ use henge::net::codec::{self, decode_request, decode_response, encode_request, e
 use henge::net::handshake::PROTOCOL;
 use henge::net::messages::{Apply, Header, Read, Request, Response, Want};
 use henge::net::{Admission, Hello, NodeStamps, PeerService, TcpOptions, TcpTransport, Transport};
-use henge::types::{ActorId, Epoch, Hlc, Incarnation, Key, NodeId, TableId};
+use henge::types::{ActorId, Epoch, Generation, Hlc, Incarnation, Key, NodeId, TableId};
 
 const MAX: usize = codec::DEFAULT_MAX_PAYLOAD_BYTES;
 
@@ -33,7 +33,13 @@ fn read() -> Request {
 
 fn apply(bytes: usize) -> Request {
     let record = Bytes::from(vec![0x5a; bytes]);
-    Request::Apply(Apply { table: TableId(7), key: key(), record, heals: false })
+    Request::Apply(Apply {
+        table: TableId(7),
+        key: key(),
+        record,
+        generation: Generation::default(),
+        heals: false,
+    })
 }
 
 fn codec_costs(c: &mut Criterion) {
@@ -50,7 +56,8 @@ fn codec_costs(c: &mut Criterion) {
         });
     }
     for bytes in [100, 8192] {
-        let response = Response::Record(Some(Bytes::from(vec![0x5a; bytes])));
+        let response =
+            Response::Record(Some(Bytes::from(vec![0x5a; bytes])), Generation::default());
         let frame = encode_response(1, &header(), &response, MAX).expect("below the bound");
         group.throughput(Throughput::Bytes(frame.len() as u64));
         group.bench_function(BenchmarkId::new("encode/record", bytes), |b| {
@@ -69,7 +76,7 @@ struct Memory(Bytes);
 impl PeerService for Memory {
     fn serve(&self, _: NodeId, _: Header, _: Request) -> BoxFuture<'static, Response> {
         let record = self.0.clone();
-        Box::pin(async move { Response::Record(Some(record)) })
+        Box::pin(async move { Response::Record(Some(record), Generation::default()) })
     }
 }
 

@@ -23,6 +23,10 @@ pub enum Plant {
     P18,
     /// Merging keeps the side with the larger vector.
     P19,
+    /// Tombstones are dropped by age alone.
+    P20,
+    /// A value that is brought to a replica lives on from its arrival.
+    Ttl,
     /// Hints do not survive a restart of the node that keeps them.
     P21,
     /// A hint takes the place of what its target holds, instead of being merged in.
@@ -78,12 +82,12 @@ mod active {
     #[must_use]
     pub fn plant_named(name: &str) -> Option<Plant> {
         use Plant::{
-            P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P23, P24, P25, P26, P30, P31, P32,
-            P33, P36, SledSync,
+            P11, P12, P13, P15, P16, P17, P18, P19, P20, P21, P22, P23, P24, P25, P26, P30, P31,
+            P32, P33, P36, SledSync, Ttl,
         };
         let all = [
-            P11, P12, P13, P15, P16, P17, P18, P19, P21, P22, P23, P24, P25, P26, P30, P31, P32,
-            P33, P36, SledSync,
+            P11, P12, P13, P15, P16, P17, P18, P19, P20, P21, P22, P23, P24, P25, P26, P30, P31,
+            P32, P33, P36, SledSync, Ttl,
         ];
         all.into_iter().find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

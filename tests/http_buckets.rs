@@ -16,6 +16,7 @@ async fn a_new_bucket_has_the_documented_defaults() {
     let expected = json!({
         "name": "flights", "replication_factor": 3, "conflict": "siblings", "r": "quorum",
         "w": "quorum", "ttl_s": 0, "max_siblings": 64, "sloppy": false,
+        "grace_s": 864_000,
     });
     assert_eq!(made.json(), expected);
     assert_eq!(w.get("/v1/buckets/flights", &[]).await.json(), expected);
@@ -123,6 +124,7 @@ async fn settings_that_make_no_sense_are_refused_by_name() {
         (r#"{"ttl_s": -1}"#, "whole number"),
         (r#"{"ttl_s": 1e99}"#, "whole number"),
         (r#"{"max_siblings": 99999}"#, "from 0 to 10000"),
+        (r#"{"grace_s": "a week"}"#, "whole number"),
         (r#"{"sloppy": 1}"#, "true or false"),
     ] {
         let json = w.put("/v1/buckets/b", &[], body).await.refused("bad-request");

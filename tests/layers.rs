@@ -31,6 +31,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "replica",
         &[
+            "binary",
             "causality",
             "env",
             "merkle",

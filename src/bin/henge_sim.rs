@@ -134,7 +134,7 @@ struct PlantArgs {
 }
 
 /// The planted bugs, with the checks of the test plan of which one must name each.
-const PLANTS: [(&str, &[Check]); 18] = [
+const PLANTS: [(&str, &[Check]); 21] = [
     ("P11", &[Check::W4]),
     ("P12", &[Check::W4, Check::W9]),
     ("P13", &[Check::W9, Check::W10]),
@@ -142,6 +142,9 @@ const PLANTS: [(&str, &[Check]); 18] = [
     ("P16", &[Check::W5Lost, Check::W5DotReuse]),
     ("P17", &[Check::W5DotReuse]),
     ("P18", &[Check::W5Lost]),
+    ("P19", &[Check::W5Lost]),
+    ("P20", &[Check::W11]),
+    ("Ttl", &[Check::W11]),
     ("P21", &[Check::W12]),
     ("P22", &[Check::W5Lost]),
     ("P23", &[Check::W10, Check::I18]),
@@ -254,7 +257,10 @@ fn print_one(args: &RunArgs, report: &Report, took: Duration) {
     println!("seed {seed}: {}", if report.passed() { "passed" } else { "FAILED" });
     println!("  operations {operations}, ok {ok}, unknown {unknown}");
     println!("  faults that took effect: {}", count_by_name(&report.effects));
-    println!("  lives of nodes {lives}, new histories {}", report.renewals);
+    println!(
+        "  lives of nodes {lives}, new histories {}, records purged {}",
+        report.renewals, report.purged
+    );
     println!(
         "  {events} events over {:.3} virtual seconds, trace {:016x}",
         *virtual_ms as f64 / 1e3,
@@ -324,6 +330,8 @@ struct Sum {
     effects: BTreeMap<&'static str, u64>,
     fewest_operations: Option<u64>,
     fewest_effects: Option<usize>,
+    purged: u64,
+    runs_with_purges: usize,
 }
 
 impl Sum {
@@ -334,6 +342,8 @@ impl Sum {
         self.operations += report.operations;
         self.busy += took;
         self.virtual_ms += report.virtual_ms;
+        self.purged += report.purged;
+        self.runs_with_purges += usize::from(report.purged > 0);
         for violation in &report.violations {
             *self.checks.entry(violation.check).or_default() += 1;
         }
@@ -419,6 +429,7 @@ fn run_many(args: &RunArgs, seeds: std::ops::Range<u64>) -> ExitCode {
         println!("{}", sum.line());
         let (operations, effects) = (sum.fewest_operations, sum.fewest_effects);
         println!("effects: {:?}", sum.effects);
+        println!("records purged: {} in {} runs", sum.purged, sum.runs_with_purges);
         println!(
             "fewest in a run: {} operations, {} faults that took effect",
             operations.unwrap_or_default(),

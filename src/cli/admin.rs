@@ -54,6 +54,8 @@ fn summary(document: &Value) -> Result<(), Failure> {
 
 const RANGE_COLUMNS: &[&str] = &["table", "partition", "peer", "leaves", "since_ms"];
 
+const BLOCKED_COLUMNS: &[&str] = &["table", "partition", "node", "why", "rows", "since_ms"];
+
 /// Ranges that `henge status` lists.
 const MAX_RANGES: usize = 20;
 
@@ -106,10 +108,16 @@ fn repair(repair: &Value) -> Result<(), Failure> {
     if number("scrub_damaged") > 0 {
         output::line(format!("scrubbing: {} damaged records met", number("scrub_damaged")))?;
     }
-    if apart.is_empty() {
+    if !apart.is_empty() {
+        output::print(&output::table_of(&apart[..apart.len().min(MAX_RANGES)], RANGE_COLUMNS))?;
+    }
+    let blocked = list(repair, "blocked");
+    if blocked.is_empty() {
         return Ok(());
     }
-    output::print(&output::table_of(&apart[..apart.len().min(MAX_RANGES)], RANGE_COLUMNS))
+    let rows: u64 = blocked.iter().filter_map(|row| row.get("rows")?.as_u64()).sum();
+    output::line(format!("\ntombstones past their grace time that cannot go yet: {rows}"))?;
+    output::print(&output::table_of(&blocked[..blocked.len().min(MAX_RANGES)], BLOCKED_COLUMNS))
 }
 
 /// `henge ring`.

@@ -15,8 +15,8 @@ const ENTRY: u8 = 1;
 const VOTE: u8 = 2;
 const FOUNDING: u8 = 3;
 
-/// Format byte of a stored entry. Predecessors: 1 knew no voters; never released.
-const ENTRY_FORMAT: u8 = 2;
+/// Format byte of a stored entry. Predecessors: 1 knew no voters, 2 no grace times; never released.
+const ENTRY_FORMAT: u8 = 3;
 
 /// The metadata rows of one node.
 #[derive(Debug, Clone)]

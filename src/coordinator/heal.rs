@@ -28,7 +28,7 @@ use crate::meta::Table;
 use crate::net::messages::{Apply, Read, Want};
 use crate::net::{Refusal, Request, Response};
 use crate::record::{self, Record};
-use crate::types::{Consistency, Key, Mono, NodeId, TableId};
+use crate::types::{Consistency, Generation, Key, Mono, NodeId, TableId};
 
 /// How long reading the others and writing the merge may take.
 const TIME: Duration = Duration::from_secs(10);
@@ -117,8 +117,10 @@ async fn heal(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: NodeId) -> Op
         .await;
     let address = record::address(plan.table.id, key);
     let mut merged = Record::empty(plan.table.record_kind());
+    let mut generation = Generation(u64::MAX);
     for answer in answers {
-        let Ok(Response::Record(bytes)) = answer else { return None };
+        let Ok(Response::Record(bytes, at)) = answer else { return None };
+        generation = generation.min(at);
         if let Some(bytes) = bytes {
             merged.merge(&Record::decode(&bytes, &address).ok()?).ok()?;
         }
@@ -130,6 +132,7 @@ async fn heal(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: NodeId) -> Op
         table: plan.table.id,
         key: key.clone(),
         record: merged.encode(&address),
+        generation,
         heals: true,
     };
     match inner.peers.call_at(plan.epoch, damaged, Request::Apply(apply), deadline).await {

@@ -200,7 +200,7 @@ async fn understand(
     answer: Result<Response, CallError>,
 ) -> Result<Result<(Vec<Row>, Option<Position>), String>, Stop> {
     Ok(match answer {
-        Ok(Response::Page { rows, next }) => {
+        Ok(Response::Page { rows, next, .. }) => {
             let mut last = request.after.clone();
             let mut forward = |place: Position| {
                 let on = last.as_ref().is_none_or(|last| place > *last);

@@ -13,6 +13,7 @@
 //! - Errors tell *did not happen* from *may have happened* ([`OpError::fate`]; law L8).
 
 mod again;
+mod generations;
 mod heal;
 mod latency;
 mod list;

@@ -31,7 +31,7 @@ use crate::net::messages::{Read, Want};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::quorum::{ReplicaInfo, Requirement};
 use crate::record::{self, Record};
-use crate::types::{Consistency, Digest, Key, Mono, NodeId};
+use crate::types::{Consistency, Digest, Generation, Key, Mono, NodeId};
 
 /// How often one operation is planned anew because the ring moved under it.
 const MAX_PLANS: u32 = 4;
@@ -122,6 +122,8 @@ pub(super) struct Done {
     pub(super) merged: Record,
     /// The merged record's stored form; empty when nothing is known of the key.
     pub(super) bytes: Bytes,
+    /// The least purge generation of what it was merged from.
+    pub(super) generation: Generation,
     /// Replicas that hold at least the merge now.
     pub(super) holders: Vec<NodeId>,
     /// When the first of them was asked.
@@ -142,6 +144,8 @@ pub(super) struct Reading<'a> {
     asked: usize,
     /// What each replica has shown; each is here once. They are few: a list costs less than a map.
     shown: Vec<(NodeId, Shown)>,
+    /// The purge generations that they were read at.
+    generations: BTreeMap<NodeId, Generation>,
     failed: BTreeMap<NodeId, String>,
     /// What the receipt will say, if one is wanted.
     log: Option<BTreeMap<NodeId, ReplicaReceipt>>,
@@ -162,6 +166,7 @@ impl<'a> Reading<'a> {
             address,
             asked: 0,
             shown: Vec::new(),
+            generations: BTreeMap::new(),
             failed: BTreeMap::new(),
             log: None,
             hedged: 0,
@@ -317,6 +322,11 @@ impl<'a> Reading<'a> {
     async fn take(&mut self, answer: Answer) -> Result<(), Stop> {
         let (node, want, result) = answer;
         let unsent = matches!(result, Err(CallError::NotSent { .. }));
+        if let Ok(Response::Record(_, generation) | Response::Digest(_, generation)) = &result {
+            let known = self.generations.entry(node).or_insert(*generation);
+            // Of a digest and a record, the one that is kept may be the older.
+            *known = (*known).min(*generation);
+        }
         let said = match self.understand(want, result).await? {
             Ok(shown) => {
                 self.failed.remove(&node);
@@ -383,9 +393,9 @@ impl<'a> Reading<'a> {
             Err(error) => return Ok(Err((error.to_string(), false))),
         };
         Ok(match (want, response) {
-            (Want::Digest, Response::Digest(digest)) => Ok(Shown::Digest(digest)),
-            (Want::Record, Response::Record(None)) => Ok(Shown::Absent),
-            (Want::Record, Response::Record(Some(bytes))) => {
+            (Want::Digest, Response::Digest(digest, _)) => Ok(Shown::Digest(digest)),
+            (Want::Record, Response::Record(None, _)) => Ok(Shown::Absent),
+            (Want::Record, Response::Record(Some(bytes), _)) => {
                 let digest = record::stored_digest(&bytes);
                 match digest.and_then(|d| Ok((d, Record::decode(&bytes, &self.address)?))) {
                     Ok((digest, record)) => Ok(Shown::Record(digest, record, bytes)),

@@ -168,7 +168,7 @@ proptest! {
     }
 }
 
-/// Stored entries of format 2, one of each command. If this fails, old data directories can no
+/// Stored entries of format 3, one of each command. If this fails, old data directories can no
 /// longer be read: commands are numbered by their order, so new ones go at the end.
 #[test]
 fn the_stored_form_of_every_command_is_what_it_was() {
@@ -193,18 +193,18 @@ fn the_stored_form_of_every_command_is_what_it_was() {
     let digests: Vec<String> = commands
         .into_iter()
         .map(|command| {
-            let bytes = binary::seal(2, &LogEntry { id: 1, command });
+            let bytes = binary::seal(3, &LogEntry { id: 1, command });
             format!("{} {:016x}", bytes.len(), xxhash_rust::xxh3::xxh3_64(&bytes))
         })
         .collect();
     let expected = [
-        "173 2e50131a7b1fc17f",
-        "23 080e86efad779453",
-        "13 7e59b6a74e584c56",
-        "25 efffb2afe19560c9",
-        "23 6784caada16b7160",
-        "12 5c1b4f568ac89d71",
-        "11 25b4d6b1675a66d8",
+        "173 110d3a737d656a44",
+        "23 73a57895e9720485",
+        "13 f3f79ad55553bf73",
+        "30 fd0033e4a704b84a",
+        "28 4bb8e367d11b3eba",
+        "12 17a0e00d2046c3e5",
+        "11 a12e81760f2b2ede",
     ];
     assert_eq!(digests, expected);
 }

@@ -119,6 +119,9 @@ pub struct TableSettings {
     pub max_siblings: u32,
     /// Whether other nodes may stand in for replicas that are away.
     pub sloppy: bool,
+    /// How long deleted and expired records are kept at least before they are purged, in seconds.
+    /// Longer than anyone may repeat an operation that the deletion covers.
+    pub grace_s: u64,
 }
 
 impl TableSettings {
@@ -133,6 +136,7 @@ impl TableSettings {
             ttl_s: 0,
             max_siblings: 64,
             sloppy: false,
+            grace_s: 10 * 24 * 3600,
         }
     }
 

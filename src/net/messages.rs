@@ -7,9 +7,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::net::purge::{PurgeAnswer, PurgeRequest};
 use crate::net::trees::{TreeAnswer, TreeRequest};
 use crate::types::{
-    Digest, Dot, Epoch, Hlc, Key, NodeId, OpId, PartitionId, TableId, Token, WallMicros,
+    Digest, Dot, Epoch, Generation, Hlc, Key, NodeId, OpId, PartitionId, TableId, Token, WallMicros,
 };
 
 /// Comes with every request and every answer.
@@ -48,6 +49,8 @@ pub enum Request {
     Tree(TreeRequest),
     /// Keep a record for a replica that cannot be reached (sloppy quorums).
     Keep(Keep),
+    /// About tombstones that are to go.
+    Purge(PurgeRequest),
 }
 
 /// How much of a record to show.
@@ -111,6 +114,8 @@ pub struct Mint {
     /// Another replica's copy, to be merged in first: what a majority knows of an operation that
     /// may have been minted before (rule 3). Empty: none.
     pub known: Bytes,
+    /// The purge generation of `known`.
+    pub known_generation: Generation,
     /// Last-write-wins only: the new version's stamp, which the coordinator chose. The version is
     /// made with exactly this stamp or not at all ([`Refusal::Outranked`]): whenever the request is
     /// carried out, however late, it cannot win over a write that came after the coordinator's
@@ -130,6 +135,10 @@ pub struct Apply {
     pub key: Key,
     /// The record ([`crate::record`]'s encoding).
     pub record: Bytes,
+    /// The purge generation of its partition on the replica that it was read from; of several, the
+    /// least. A replica that has purged the key since refuses the record
+    /// ([`Refusal::OtherGeneration`]).
+    pub generation: Generation,
     /// The record is the merge of what **all** other replicas hold, so it may take the place of a
     /// damaged copy. Any other record is refused over a damaged copy: the replica would forget
     /// writes that it has acknowledged.
@@ -183,10 +192,11 @@ pub struct Row {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Response {
     /// To [`Read`] with [`Want::Record`]: the record's bytes; `None` when nothing is known of
-    /// the key.
-    Record(Option<Bytes>),
-    /// To [`Read`] with [`Want::Digest`]; `None` when nothing is known of the key.
-    Digest(Option<Digest>),
+    /// the key. With the purge generation that it was read at.
+    Record(Option<Bytes>, Generation),
+    /// To [`Read`] with [`Want::Digest`]; `None` when nothing is known of the key. With the purge
+    /// generation that it was read at.
+    Digest(Option<Digest>, Generation),
     /// To [`Mint`].
     Minted(Minted),
     /// To [`Apply`]: the record is on stable storage.
@@ -204,6 +214,8 @@ pub enum Response {
         /// Where to go on, strictly after this place; `None` when the partition holds no more.
         /// A page may be short, or empty, and yet have a next one.
         next: Option<(Token, Key)>,
+        /// The partition's purge generation before the rows were read.
+        generation: Generation,
     },
     /// To [`Request::Meta`].
     Meta(Bytes),
@@ -223,6 +235,8 @@ pub enum Response {
     /// To [`Request::Keep`]: the record is on stable storage here, and goes to the replica when it
     /// is back.
     Kept,
+    /// To [`Request::Purge`].
+    Purge(PurgeAnswer),
 }
 
 /// To [`Mint`]: the version that was made, or that the operation made when it first ran.
@@ -241,6 +255,8 @@ pub struct Minted {
     pub siblings: u32,
     /// The operation had already run; this is its first outcome.
     pub replayed: bool,
+    /// The purge generation of the record.
+    pub generation: Generation,
 }
 
 /// Why a node did not do what it was asked. In every case **nothing was changed**.
@@ -336,4 +352,12 @@ pub enum Refusal {
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// The record comes from a replica of another purge generation. If the refuser's is the newer
+    /// one: its key has been purged since, or may have been. If it is the older one: the refuser
+    /// could not catch up in time.
+    #[error("this replica is at purge generation {generation}")]
+    OtherGeneration {
+        /// The refuser's.
+        generation: Generation,
+    },
 }

@@ -11,6 +11,7 @@ pub mod handshake;
 pub mod latency;
 pub mod messages;
 mod peers;
+pub mod purge;
 mod tcp;
 mod transport;
 pub mod trees;

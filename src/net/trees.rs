@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Digest, Key, PartitionId, TableId};
+use crate::types::{Digest, Generation, Key, PartitionId, TableId};
 
 /// The most trees in one [`TreeAnswer::Roots`].
 pub const MAX_ROOTS: usize = 8_192;
@@ -57,6 +57,8 @@ pub struct TreeRoot {
     pub partition: PartitionId,
     /// `None`: the tree is still being built, and cannot be compared.
     pub root: Option<u128>,
+    /// The partition's purge generation; trees of different ones are not compared.
+    pub generation: Generation,
 }
 
 /// A group of leaves.

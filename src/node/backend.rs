@@ -16,9 +16,10 @@ use crate::meta::{ClusterState, Command, NotDone, Table, TableName, TableSetting
 use crate::net::Refusal;
 use crate::node::Node;
 use crate::repair::Apart;
+use crate::repair::purge::Blocked;
 use crate::server::http::backend::{
-    Alteration, ApartView, Backend, ClusterView, Creation, HintsView, NodeView, NotReady,
-    PartitionView, RepairView, RingView,
+    Alteration, ApartView, Backend, BlockedView, ClusterView, Creation, HintsView, NodeView,
+    NotReady, PartitionView, RepairView, RingView,
 };
 use crate::types::{Consistency, Key, NodeId, PartitionId};
 
@@ -136,6 +137,23 @@ impl NodeBackend {
             leaves: apart.leaves,
             since_ms: u64::try_from(apart.since.as_millis()).unwrap_or(u64::MAX),
         };
+        let mut blocked = self.node.purge().blocked();
+        blocked.sort_by_key(|blocked| std::cmp::Reverse(blocked.since));
+        blocked.truncate(MAX_APART_SHOWN);
+        let blocked_view = |blocked: Blocked| BlockedView {
+            table: state
+                .table(blocked.table)
+                .map_or_else(|| blocked.table.0.to_string(), |table| table.name.to_string()),
+            partition: blocked.partition.0,
+            node: state
+                .ring()
+                .member(blocked.node)
+                .map_or_else(|| blocked.node.to_string(), |member| member.name.clone()),
+            why: blocked.why.name(),
+            rows: blocked.rows,
+            since_ms: u64::try_from(blocked.since.as_millis()).unwrap_or(u64::MAX),
+        };
+        let purged = self.node.purge().counters().rows.load(Ordering::Relaxed);
         let trees = self.node.replica().trees().counts();
         let counters = self.node.repair().counters();
         RepairView {
@@ -144,6 +162,8 @@ impl NodeBackend {
             apart: apart.into_iter().map(view).collect(),
             scrub_damaged: counters.scrub_damaged.load(Ordering::Relaxed),
             scrub_passes: counters.scrub_passes.load(Ordering::Relaxed),
+            purged,
+            blocked: blocked.into_iter().map(blocked_view).collect(),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::env::{Env, HlcClock};
 use crate::gossip;
 use crate::net::{NodeStamps, PeerService, Peers, Transport};
 use crate::repair::hints::{Delivery, HintSettings, HintStore};
+use crate::repair::purge::Purge;
 use crate::repair::{self, Repair};
 use crate::replica::{Actor, Identity, IdentityError, Opening, Replica};
 use crate::ring::Member;
@@ -176,6 +177,14 @@ impl Opened {
         repair::load_trees(&cluster, &replica);
         let repair = Arc::new(Repair::new(env.clone()));
         let hints = HintStore::open(env.clone(), engine.clone(), committer.clone(), settings.hints);
+        let purge = Purge::new(
+            env.clone(),
+            cluster.clone(),
+            peers.clone(),
+            replica.clone(),
+            hints.clone(),
+            settings.repair.purge,
+        );
         let service = Arc::new(NodeService::new(
             env.clone(),
             identity.node,
@@ -183,6 +192,7 @@ impl Opened {
             replica.clone(),
             repair.clone(),
             hints.clone(),
+            purge.clone(),
             settings.max_peer_requests,
         ));
         let answers: Arc<dyn PeerService> = Arc::new(SharedService(service.clone()));
@@ -202,7 +212,8 @@ impl Opened {
             hints.clone(),
         );
         env.spawn("deliver hints", delivery.run());
-        let refill = refill::Refill::new(env.clone(), cluster.clone(), peers.clone());
+        let refill =
+            refill::Refill::new(env.clone(), cluster.clone(), peers.clone(), purge.clone());
         env.spawn("refill", refill.run());
         let high_water = settings.high_water;
         if let Some(store) = high_water.clone() {
@@ -215,6 +226,7 @@ impl Opened {
             replica.clone(),
             coordinator.clone(),
             repair.clone(),
+            purge.clone(),
             settings.repair,
         );
         Ok(Node {
@@ -225,6 +237,7 @@ impl Opened {
             cluster,
             replica,
             repair,
+            purge,
             service,
             answers,
             coordinator,
@@ -244,6 +257,7 @@ pub struct Node {
     cluster: Arc<Cluster>,
     replica: Arc<Replica>,
     repair: Arc<Repair>,
+    purge: Arc<Purge>,
     service: Arc<NodeService>,
     /// The same, as peers see it.
     answers: Arc<dyn PeerService>,
@@ -317,6 +331,12 @@ impl Node {
     #[must_use]
     pub fn repair(&self) -> &Arc<Repair> {
         &self.repair
+    }
+
+    /// Its part in purges of tombstones.
+    #[must_use]
+    pub fn purge(&self) -> &Arc<Purge> {
+        &self.purge
     }
 
     /// The node's group commit.

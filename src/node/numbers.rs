@@ -10,6 +10,7 @@ use crate::metrics::{Kind, Registry};
 use crate::net::{InboundStats, PeerStats, TcpTransport};
 use crate::node::Node;
 use crate::repair::hints::{HintCounters, TargetHints};
+use crate::repair::purge::{Blocked, PurgeCounters};
 use crate::repair::{Apart, RepairCounters};
 use crate::replica::ReplicaCounters;
 
@@ -70,6 +71,9 @@ const HINTS: &[Row<HintCounters>] = &[
     ("henge_hints_expired_total", "Dropped because they were too old.", |c| &c.expired),
     ("henge_hints_moot_total", "Dropped: no such table or replica any more.", |c| &c.moot),
     ("henge_hints_damaged_total", "Dropped because they could not be read.", |c| &c.damaged),
+    ("henge_hints_purged_total", "Hints dropped because their keys were purged since.", |c| {
+        &c.purged
+    }),
     ("henge_hints_refused_total", "Attempts that their targets refused or did not answer.", |c| {
         &c.refused
     }),
@@ -107,6 +111,24 @@ const REPAIR: &[Row<RepairCounters>] = &[
         |c| &c.scrub_wrong_leaves,
     ),
     ("henge_scrub_passes_total", "Times that scrubbing has read everything.", |c| &c.scrub_passes),
+];
+
+const PURGE: &[Row<PurgeCounters>] = &[
+    (
+        "henge_purge_looks_total",
+        "Looks through ranges for tombstones past their grace time.",
+        |c| &c.looks,
+    ),
+    ("henge_purges_total", "Purges that all replicas agreed to, led by this node.", |c| &c.purges),
+    ("henge_purged_total", "Tombstones and expired records that they removed.", |c| &c.rows),
+    ("henge_purges_blocked_total", "Purges put off because somebody was in the way.", |c| {
+        &c.blocked
+    }),
+    (
+        "henge_purges_caught_up_total",
+        "Purges that this node's replica had missed and caught up with.",
+        |c| &c.caught_up,
+    ),
 ];
 
 /// Ranges for which a number of their own is shown while they are apart.
@@ -209,6 +231,12 @@ pub(super) fn register(registry: &Registry, node: &Node, transport: &Arc<TcpTran
             of(node.repair().counters()).load(Ordering::Relaxed) as f64
         });
     }
+    for &(name, help, of) in PURGE {
+        let node = node.clone();
+        registry.read(Kind::Counter, name, help, &[], move || {
+            of(node.purge().counters()).load(Ordering::Relaxed) as f64
+        });
+    }
     for &(kind, name, help, of) in PEERS {
         let transport = transport.clone();
         registry.read_all(kind, name, help, move || {
@@ -222,6 +250,7 @@ pub(super) fn register(registry: &Registry, node: &Node, transport: &Arc<TcpTran
     }
     cluster_numbers(registry, node);
     repair_numbers(registry, node);
+    blocked_numbers(registry, node);
     commit_numbers(registry, node);
 }
 
@@ -307,6 +336,27 @@ fn repair_numbers(registry: &Registry, node: &Node) {
             apart.iter().map(|apart| (labels(apart), of(apart))).collect()
         });
     }
+}
+
+/// Who is in the way of purges, of which ranges.
+fn blocked_numbers(registry: &Registry, node: &Node) {
+    let node = node.clone();
+    let help = "For how long tombstones past their grace time could not be purged, and who was in \
+                the way.";
+    registry.read_all(Kind::Gauge, "henge_purge_blocked_seconds", help, move || {
+        let mut blocked = node.purge().blocked();
+        blocked.sort_by_key(|blocked| std::cmp::Reverse(blocked.since));
+        blocked.truncate(MAX_RANGES_SHOWN);
+        let labels = |blocked: &Blocked| {
+            vec![
+                ("table", blocked.table.0.to_string()),
+                ("partition", blocked.partition.0.to_string()),
+                ("node", blocked.node.to_string()),
+                ("why", blocked.why.name().to_owned()),
+            ]
+        };
+        blocked.iter().map(|blocked| (labels(blocked), blocked.since.as_secs_f64())).collect()
+    });
 }
 
 fn commit_numbers(registry: &Registry, node: &Node) {

@@ -25,8 +25,10 @@ use crate::cluster::Cluster;
 use crate::env::Env;
 use crate::meta::{ClusterState, Command, Table};
 use crate::net::messages::{Apply, PageRequest, Row, Want};
+use crate::net::purge::{PurgeAction, PurgeRequest};
 use crate::net::{Peers, Request, Response};
-use crate::types::{Key, NodeId, PartitionId, TableId, Token};
+use crate::repair::purge::Purge;
+use crate::types::{Generation, Key, NodeId, PartitionId, TableId, Token};
 
 /// Time for one page of records.
 const PAGE_TIME: Duration = Duration::from_secs(10);
@@ -51,6 +53,9 @@ struct Source {
 /// How much of a source is copied.
 #[derive(Clone, Default)]
 struct Copied {
+    /// The purge generation of this node's replica at the time. What it catches up with later may
+    /// take away what was copied before.
+    generation: Generation,
     /// Everything up to here.
     after: Option<(Token, Key)>,
     /// Everything.
@@ -62,13 +67,14 @@ pub(super) struct Refill {
     env: Env,
     cluster: Arc<Cluster>,
     peers: Peers,
+    purge: Arc<Purge>,
     copied: BTreeMap<Source, Copied>,
     records: u64,
 }
 
 impl Refill {
-    pub(super) fn new(env: Env, cluster: Arc<Cluster>, peers: Peers) -> Self {
-        Self { env, cluster, peers, copied: BTreeMap::new(), records: 0 }
+    pub(super) fn new(env: Env, cluster: Arc<Cluster>, peers: Peers, purge: Arc<Purge>) -> Self {
+        Self { env, cluster, peers, purge, copied: BTreeMap::new(), records: 0 }
     }
 
     /// Waits until this start is on record; refills the node if the log says that it must be.
@@ -114,21 +120,72 @@ impl Refill {
                 for &node in placement.of(partition).write.iter().filter(|&&node| node != me) {
                     let source = Source { table: table.id, partition, node };
                     if !failed.contains_key(&node)
-                        && let Err(why) = self.copy(table, source).await
+                        && let Err(why) = self.copy(state, table, source).await
                     {
                         failed.insert(node, why);
                     }
                 }
             }
         }
-        failed.into_values().next().map_or(Ok(()), Err)
+        if let Some(why) = failed.into_values().next() {
+            return Err(why);
+        }
+        for (source, copied) in &self.copied {
+            if copied.generation != self.generation(*source)? {
+                return Err("tombstones were purged meanwhile".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// The purge generation of this node's own replica of a source's partition.
+    fn generation(&self, source: Source) -> Result<Generation, String> {
+        self.purge.generation((source.table, source.partition)).map_err(|error| error.to_string())
+    }
+
+    /// A source is at another purge generation than this node: whoever is behind catches up.
+    async fn level(
+        &self,
+        state: &ClusterState,
+        source: Source,
+        theirs: Generation,
+    ) -> Result<(), String> {
+        let (id, mine) = ((source.table, source.partition), self.generation(source)?);
+        let deadline = self.env.mono() + PAGE_TIME;
+        if theirs > mine {
+            let caught = self.purge.catch_up(state, id, theirs, Some(source.node), deadline).await;
+            return caught.map_err(|refusal| refusal.to_string());
+        }
+        if theirs < mine {
+            let (table, partition) = id;
+            let what = PurgeAction::Advance { generation: mine };
+            let request = Request::Purge(PurgeRequest { table, partition, what });
+            let told = self.peers.call(source.node, request, deadline).await;
+            return Err(format!("{} is behind with a purge: {told:?}", source.node));
+        }
+        Ok(())
     }
 
     /// Merges in what a source holds, from where it was left.
-    async fn copy(&mut self, table: &Table, source: Source) -> Result<(), String> {
+    async fn copy(
+        &mut self,
+        state: &ClusterState,
+        table: &Table,
+        source: Source,
+    ) -> Result<(), String> {
         let mut copied = self.copied.get(&source).cloned().unwrap_or_default();
+        let mut generation = self.generation(source)?;
+        if copied.generation != generation {
+            copied = Copied { generation, ..Copied::default() };
+        }
         while !copied.whole {
-            let (rows, next) = self.page(source, copied.after.take()).await?;
+            let (rows, next, theirs) = self.page(source, copied.after.take()).await?;
+            if theirs != generation {
+                self.level(state, source, theirs).await?;
+                generation = self.generation(source)?;
+                copied = Copied { generation, ..Copied::default() };
+                continue;
+            }
             let damaged = rows.iter().filter(|row| row.digest.is_none()).count();
             if damaged > 0 {
                 tracing::warn!(
@@ -136,8 +193,8 @@ impl Refill {
                     "passed over records that a replica cannot read; the others' copies count"
                 );
             }
-            self.store(table, rows).await?;
-            copied = Copied { whole: next.is_none(), after: next };
+            self.store(table, rows, generation).await?;
+            copied = Copied { whole: next.is_none(), after: next, generation };
             self.copied.insert(source, copied.clone());
         }
         Ok(())
@@ -147,7 +204,7 @@ impl Refill {
         &self,
         source: Source,
         after: Option<(Token, Key)>,
-    ) -> Result<(Vec<Row>, Option<(Token, Key)>), String> {
+    ) -> Result<(Vec<Row>, Option<(Token, Key)>, Generation), String> {
         let node = source.node;
         let request = Request::Page(PageRequest {
             table: source.table,
@@ -160,18 +217,24 @@ impl Refill {
         });
         let deadline = self.env.mono() + PAGE_TIME;
         match self.peers.call(node, request, deadline).await {
-            Ok(Response::Page { rows, next }) => Ok((rows, next)),
+            Ok(Response::Page { rows, next, generation }) => Ok((rows, next, generation)),
             Ok(Response::Refused(refusal)) => Err(format!("{node}: {refusal}")),
             Ok(_) => Err(format!("{node} answered something else")),
             Err(error) => Err(format!("{node}: {error}")),
         }
     }
 
-    async fn store(&mut self, table: &Table, rows: Vec<Row>) -> Result<(), String> {
+    async fn store(
+        &mut self,
+        table: &Table,
+        rows: Vec<Row>,
+        generation: Generation,
+    ) -> Result<(), String> {
         let (peers, me) = (self.peers.clone(), self.cluster.me());
         let deadline = self.env.mono() + PAGE_TIME;
         let merges = rows.into_iter().filter(|row| row.digest.is_some()).map(|row| {
-            let apply = Apply { table: table.id, key: row.key, record: row.record, heals: false };
+            let (table, key, record) = (table.id, row.key, row.record);
+            let apply = Apply { table, key, record, generation, heals: false };
             peers.call(me, Request::Apply(apply), deadline)
         });
         let mut merges = futures_util::stream::iter(merges).buffer_unordered(STORED_AT_ONCE);

@@ -12,10 +12,11 @@ use crate::net::messages::{Header, Keep, PageRequest, Read, Request, Response};
 use crate::net::{PeerService, Refusal};
 use crate::record;
 use crate::repair::hints::{HintStore, NotKept};
+use crate::repair::purge::Purge;
 use crate::repair::{self, Repair};
 use crate::replica::{Replica, TokenSpan};
 use crate::ring::token_of;
-use crate::types::{Key, Mono, NodeId, PartitionDigest, PartitionId, TableId, Token};
+use crate::types::{Generation, Key, Mono, NodeId, PartitionDigest, PartitionId, TableId, Token};
 
 /// Answers peers: data requests from the [`Replica`], metadata and gossip from the [`Cluster`].
 pub struct NodeService {
@@ -25,6 +26,7 @@ pub struct NodeService {
     replica: Arc<Replica>,
     repair: Arc<Repair>,
     hints: Arc<HintStore>,
+    purge: Arc<Purge>,
     under_way: Arc<AtomicUsize>,
     max_under_way: usize,
 }
@@ -61,10 +63,11 @@ impl NodeService {
         replica: Arc<Replica>,
         repair: Arc<Repair>,
         hints: Arc<HintStore>,
+        purge: Arc<Purge>,
         max_under_way: usize,
     ) -> Self {
         let under_way = Arc::default();
-        Self { env, me, cluster, replica, repair, hints, under_way, max_under_way }
+        Self { env, me, cluster, replica, repair, hints, purge, under_way, max_under_way }
     }
 
     /// Background work is let in only while half of the places are free.
@@ -151,6 +154,24 @@ impl NodeService {
         }
     }
 
+    /// A record comes from a replica that has purged more: this one catches up before it takes it.
+    async fn follow(
+        &self,
+        state: &ClusterState,
+        from: NodeId,
+        table: TableId,
+        token: Token,
+        generation: Generation,
+        deadline: Mono,
+    ) -> Result<(), Refusal> {
+        let id = (table, state.ring().partition_of(token));
+        let at = self.replica.generation(id);
+        if at.is_ok_and(|at| at >= generation) {
+            return Ok(());
+        }
+        self.purge.catch_up(state, id, generation, Some(from), deadline).await
+    }
+
     async fn answer(
         &self,
         from: NodeId,
@@ -168,12 +189,16 @@ impl NodeService {
             Request::Mint(mint) => {
                 let at = self.locate(&state, &header, mint.table, &mint.key)?;
                 self.must_be_filled(&state)?;
+                self.follow(&state, from, mint.table, at.token, mint.known_generation, deadline)
+                    .await?;
                 let minted = self.replica.mint(&at.table, at.token, mint, deadline).await;
                 self.look_at_memory();
                 minted
             }
             Request::Apply(apply) => {
                 let at = self.locate(&state, &header, apply.table, &apply.key)?;
+                self.follow(&state, from, apply.table, at.token, apply.generation, deadline)
+                    .await?;
                 let applied = self.replica.apply(&at.table, at.token, apply).await;
                 self.look_at_memory();
                 applied
@@ -187,6 +212,8 @@ impl NodeService {
             }
             Request::Handoff(apply) => {
                 let at = self.locate(&state, &header, apply.table, &apply.key)?;
+                self.follow(&state, from, apply.table, at.token, apply.generation, deadline)
+                    .await?;
                 let applied = self.replica.take_hint(&at.table, at.token, apply).await;
                 self.look_at_memory();
                 applied
@@ -197,6 +224,11 @@ impl NodeService {
                 repair::answer(env, replica, &self.repair, &state, between, request).await
             }
             Request::Keep(keep) => self.keep(&state, &header, keep).await,
+            Request::Purge(request) => {
+                let answer = self.purge.answer(&state, from, request, deadline).await;
+                self.look_at_memory();
+                answer
+            }
             Request::Meta(_) | Request::Gossip(_) | Request::Ping => Ok(Response::Pong),
         }
     }
@@ -227,7 +259,8 @@ impl NodeService {
         }
         let address = record::address(table.id, &apply.key);
         record::verify(&apply.record, &address).map_err(|e| bad(format!("record: {e}")))?;
-        match self.hints.keep(replica, table.id, &apply.key, &apply.record).await {
+        match self.hints.keep(replica, table.id, &apply.key, &apply.record, apply.generation).await
+        {
             Ok(()) => Ok(Response::Kept),
             Err(why @ NotKept::NoRoom) => Err(Refusal::Overloaded { what: why.to_string() }),
             Err(NotKept::Storage(why)) => Ok(Response::Failed { why }),

@@ -204,6 +204,18 @@ impl Record {
         View { versions, context: self.context(), tombstone }
     }
 
+    /// The values stored, shown or not, in no order.
+    pub fn versions(&self) -> impl Iterator<Item = &Version> {
+        let (many, one) = match &self.body {
+            Body::Siblings(siblings) => (&siblings.values[..], None),
+            Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => {
+                (&[][..], Some(version))
+            }
+            Body::Lww(_) => (&[][..], None),
+        };
+        many.iter().chain(one)
+    }
+
     /// All that the record has seen, as a client's context.
     #[must_use]
     pub fn context(&self) -> Context {
@@ -243,6 +255,59 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => siblings.values.len(),
             Body::Lww(lww) => usize::from(matches!(lww.cell, Some(lww::LwwCell::Live(_)))),
+        }
+    }
+
+    /// From when on nothing of the record lives: when its last value expires, or the newest of its
+    /// writes if none is left. By the clocks of those who wrote, so good for waiting, and for
+    /// nothing that must be right. `None`: it holds a value without expiry.
+    #[must_use]
+    pub fn dead_at(&self) -> Option<WallMicros> {
+        let of_value = |version: &Version| version.value.expires_at;
+        let expiry = match &self.body {
+            Body::Siblings(siblings) => siblings.values.iter().map(of_value).max(),
+            Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => {
+                Some(of_value(version))
+            }
+            Body::Lww(_) => None,
+        };
+        let written = self.op_entries().iter().map(|entry| entry.op.unix_millis());
+        let written = WallMicros(written.max().unwrap_or(0).saturating_mul(1_000));
+        let written = written.max(WallMicros(self.max_stamp().0));
+        match (expiry, self.lives_for_ever()) {
+            (_, true) => None,
+            (Some(Some(at)), false) => Some(at.max(written)),
+            (_, false) => Some(written),
+        }
+    }
+
+    /// For a planted bug: has every value that expires live on from `arrival` for as long as it had
+    /// been given when it was written.
+    #[cfg(feature = "sim")]
+    pub fn live_on_from(&mut self, arrival: WallMicros) {
+        let values: Vec<&mut Version> = match &mut self.body {
+            Body::Siblings(siblings) => siblings.values.iter_mut().collect(),
+            Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => vec![version],
+            Body::Lww(_) => Vec::new(),
+        };
+        for version in values {
+            if let Some(at) = &mut version.value.expires_at {
+                let ttl = at.0.saturating_sub(version.value.written_at.0);
+                *at = WallMicros(arrival.0.saturating_add(ttl)).max(*at);
+            }
+        }
+    }
+
+    /// True when it holds a value without expiry.
+    fn lives_for_ever(&self) -> bool {
+        match &self.body {
+            Body::Siblings(siblings) => {
+                siblings.values.iter().any(|version| version.value.expires_at.is_none())
+            }
+            Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => {
+                version.value.expires_at.is_none()
+            }
+            Body::Lww(_) => false,
         }
     }
 

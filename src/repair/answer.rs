@@ -13,6 +13,7 @@ use crate::repair::Repair;
 use crate::repair::shared::{shared, sum};
 use crate::replica::{LeafEntry, Replica, Sound, TreeId};
 use crate::ring::token_of;
+use crate::storage::StorageError;
 use crate::types::{Key, NodeId};
 
 /// Answers `peer`'s question about the trees that it shares with this node, `me`.
@@ -53,8 +54,11 @@ pub(crate) async fn answer(
             ids.truncate(MAX_ROOTS);
             replica.settle_all();
             let roots = ids.iter().zip(replica.trees().roots(&ids));
-            let root = |(&(table, partition), root)| TreeRoot { table, partition, root };
-            TreeAnswer::Roots { roots: roots.map(root).collect(), more }
+            let root = |(&id, root): (&TreeId, Option<u128>)| {
+                let generation = replica.generation(id).map_err(|error| storage(&error))?;
+                Ok(TreeRoot { table: id.0, partition: id.1, root, generation })
+            };
+            TreeAnswer::Roots { roots: roots.map(root).collect::<Result<_, Refusal>>()?, more }
         }
         TreeRequest::Groups { table, partition, groups } => {
             groups_of(replica, repair, both_keep((table, partition))?, peer, &groups)?
@@ -67,6 +71,10 @@ pub(crate) async fn answer(
         }
     };
     Ok(Response::Tree(answer))
+}
+
+fn storage(error: &StorageError) -> Refusal {
+    Refusal::Storage { message: error.to_string() }
 }
 
 fn groups_of(

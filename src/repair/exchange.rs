@@ -20,13 +20,14 @@ use std::time::Duration;
 
 use crate::merkle::{GROUP, GROUPS, Leaf};
 use crate::meta::ClusterState;
+use crate::net::purge::{PurgeAction, PurgeRequest};
 use crate::net::trees::{TreeAnswer, TreeRequest};
 use crate::net::{Request, Response};
 use crate::repair::shared::{shared, sum};
 use crate::repair::status::RepairCounters;
 use crate::repair::{Inner, mend};
 use crate::replica::TreeId;
-use crate::types::NodeId;
+use crate::types::{Generation, NodeId};
 
 /// Time for one answer.
 pub(super) const CALL_TIME: Duration = Duration::from_secs(5);
@@ -131,6 +132,9 @@ async fn differing(
         inner.replica.settle_all();
         for root in roots {
             let id = (root.table, root.partition);
+            if !of_one_generation(inner, state, peer, id, root.generation).await {
+                continue;
+            }
             match (inner.replica.trees().root(id), root.root) {
                 (Some(mine), Some(theirs)) if mine == theirs => inner.repair.same(id, peer),
                 (Some(_), Some(_)) => differ.push(id),
@@ -142,6 +146,30 @@ async fn differing(
         }
         after = last;
     }
+}
+
+/// Whether both are at one purge generation. If not, whoever is behind catches up, and the trees are
+/// left to the next round.
+async fn of_one_generation(
+    inner: &Inner,
+    state: &ClusterState,
+    peer: NodeId,
+    id: TreeId,
+    theirs: Generation,
+) -> bool {
+    let Ok(mine) = inner.replica.generation(id) else { return false };
+    let deadline = inner.env.mono() + CALL_TIME;
+    if mine < theirs {
+        let caught = inner.purge.catch_up(state, id, theirs, Some(peer), deadline).await;
+        tracing::debug!(?id, ?caught, "was behind with a purge");
+    } else if mine > theirs {
+        let (table, partition) = id;
+        let what = PurgeAction::Advance { generation: mine };
+        let request = Request::Purge(PurgeRequest { table, partition, what });
+        let told = inner.peers.call_at(state.epoch(), peer, request, deadline).await;
+        tracing::debug!(?id, ?told, "a peer is behind with a purge");
+    }
+    mine == theirs
 }
 
 /// Brings one tree together; returns how many records were moved.

@@ -23,7 +23,7 @@ use crate::repair::exchange::{CALL_TIME, Failed, ask};
 use crate::repair::status::RepairCounters;
 use crate::replica::{Sound, TreeId};
 use crate::ring::token_of;
-use crate::types::{Digest, Key, NodeId, Token};
+use crate::types::{Digest, Generation, Key, NodeId, Token};
 
 /// Records that are moved at a time.
 const MOVED_AT_ONCE: usize = 32;
@@ -151,10 +151,10 @@ impl Mending<'_> {
         answer.map_err(|error| error.to_string())
     }
 
-    async fn read(&self, node: NodeId, key: &Key) -> Result<Option<Bytes>, Failed> {
+    async fn read(&self, node: NodeId, key: &Key) -> Result<Option<(Bytes, Generation)>, Failed> {
         let read = Read { table: self.table.id, key: key.clone(), want: Want::Record };
         match self.call(node, Request::Read(read)).await? {
-            Response::Record(record) => Ok(record),
+            Response::Record(record, at) => Ok(record.map(|record| (record, at))),
             Response::Refused(Refusal::Damaged) => {
                 self.heal(key, node);
                 Ok(None)
@@ -165,11 +165,19 @@ impl Mending<'_> {
     }
 
     /// Has `node` merge `record` in; true when it did.
-    async fn apply(&self, node: NodeId, key: &Key, record: Bytes) -> Result<bool, Failed> {
-        let apply = Apply { table: self.table.id, key: key.clone(), record, heals: false };
+    async fn apply(
+        &self,
+        node: NodeId,
+        key: &Key,
+        (record, generation): (Bytes, Generation),
+    ) -> Result<bool, Failed> {
+        let (table, key) = (self.table.id, key.clone());
+        let apply = Apply { table, key: key.clone(), record, generation, heals: false };
         match self.call(node, Request::Apply(apply)).await? {
             Response::Applied { .. } => Ok(true),
-            Response::Refused(Refusal::Damaged) => Ok(self.heal(key, node)),
+            Response::Refused(Refusal::Damaged) => Ok(self.heal(&key, node)),
+            // It is being purged.
+            Response::Refused(Refusal::OtherGeneration { .. }) => Ok(false),
             Response::Refused(
                 refusal @ (Refusal::BadRequest { .. } | Refusal::RecordTooLarge { .. }),
             ) => {
@@ -187,7 +195,7 @@ impl Mending<'_> {
         let Some(record) = self.read(self.peer, key).await? else { return Ok(false) };
         let counters = self.inner.repair.counters();
         RepairCounters::add(&counters.pulled, 1);
-        RepairCounters::add(&counters.pulled_bytes, record.len() as u64);
+        RepairCounters::add(&counters.pulled_bytes, record.0.len() as u64);
         self.apply(self.inner.cluster.me(), key, record).await
     }
 
@@ -199,12 +207,12 @@ impl Mending<'_> {
         let Some(record) = self.read(self.inner.cluster.me(), key).await? else {
             return Ok(false);
         };
-        if theirs.is_some() && record::stored_digest(&record).ok() == theirs {
+        if theirs.is_some() && record::stored_digest(&record.0).ok() == theirs {
             return Ok(false);
         }
         let counters = self.inner.repair.counters();
         RepairCounters::add(&counters.pushed, 1);
-        RepairCounters::add(&counters.pushed_bytes, record.len() as u64);
+        RepairCounters::add(&counters.pushed_bytes, record.0.len() as u64);
         self.apply(self.peer, key, record).await
     }
 }

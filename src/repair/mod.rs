@@ -3,6 +3,7 @@
 //! - [`hints`] delivers writes that missed a replica, as soon as it is back.
 //! - [`exchange`] compares the hash trees of replicas every few seconds, and moves what differs,
 //!   both ways (law L12: after faults stop, all replicas become equal without any client request).
+//! - [`purge`] removes tombstones once every replica holds them.
 //! - [`keeper`] keeps a node's own trees: builds those that are not known after a start, stores
 //!   those that rest, and reads all data through, slowly, for damage (scrubbing).
 //!
@@ -14,6 +15,7 @@ mod exchange;
 pub mod hints;
 mod keeper;
 mod mend;
+pub mod purge;
 mod shared;
 mod status;
 
@@ -24,6 +26,7 @@ use crate::cluster::Cluster;
 use crate::coordinator::Coordinator;
 use crate::env::Env;
 use crate::net::Peers;
+use crate::repair::purge::{Purge, PurgeOptions};
 use crate::replica::Replica;
 
 pub use status::{Apart, Repair, RepairCounters};
@@ -39,6 +42,8 @@ pub struct Options {
     pub scrub_percent: u32,
     /// The least pause between two steps of scrubbing.
     pub scrub_pause: Duration,
+    /// How tombstones are purged.
+    pub purge: PurgeOptions,
 }
 
 impl Default for Options {
@@ -48,6 +53,7 @@ impl Default for Options {
             upkeep: Duration::from_millis(500),
             scrub_percent: 1,
             scrub_pause: Duration::from_millis(500),
+            purge: PurgeOptions::default(),
         }
     }
 }
@@ -61,6 +67,7 @@ struct Inner {
     replica: Arc<Replica>,
     coordinator: Coordinator,
     repair: Arc<Repair>,
+    purge: Arc<Purge>,
     options: Options,
 }
 
@@ -75,6 +82,7 @@ pub(crate) fn load_trees(cluster: &Cluster, replica: &Replica) {
 }
 
 /// Starts the background tasks of a node.
+#[expect(clippy::too_many_arguments, reason = "what a node is made of, each once")]
 pub(crate) fn start(
     env: Env,
     cluster: Arc<Cluster>,
@@ -82,9 +90,12 @@ pub(crate) fn start(
     replica: Arc<Replica>,
     coordinator: Coordinator,
     repair: Arc<Repair>,
+    purge: Arc<Purge>,
     options: Options,
 ) {
-    let inner = Inner { env: env.clone(), cluster, peers, replica, coordinator, repair, options };
+    purge.start();
+    let inner =
+        Inner { env: env.clone(), cluster, peers, replica, coordinator, repair, purge, options };
     env.spawn("tree-keeper", keeper::Keeper::new(inner.clone()).run());
     if let Some(interval) = options.interval {
         env.spawn("tree-exchange", exchange::run(inner, interval));

@@ -30,11 +30,13 @@ pub(super) fn shared(state: &ClusterState, me: NodeId, peer: NodeId) -> Vec<Tree
     trees
 }
 
-/// One number for many trees: equal where all of them are. Trees that are not built are left out,
+/// One number for many trees: equal where all of them are, and their purge generations. Trees that are not built are left out,
 /// so that the numbers differ and the roots are looked at one by one.
 pub(super) fn sum(replica: &Replica, trees: &[TreeId]) -> u128 {
     replica.settle_all();
     let roots = replica.trees().roots(trees);
-    let share = |(&id, root): (&TreeId, Option<u128>)| Some(root_share(id, root?));
+    let share = |(&id, root): (&TreeId, Option<u128>)| {
+        Some(root_share(id, root?, replica.generation(id).ok()?))
+    };
     trees.iter().zip(roots).filter_map(share).fold(0, |sum: u128, share: u128| sum ^ share)
 }

@@ -39,7 +39,8 @@ impl Replica {
         let place = self.place(table, token, &apply.key);
         let incoming = Record::decode(&apply.record, &record::address(table.id, &apply.key))
             .map_err(|error| Refusal::BadRequest { what: error.to_string() })?;
-        let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES };
+        let generation = Some(apply.generation);
+        let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation };
         let stamp = incoming.max_stamp();
         let outcome = self.update(&place, terms, |record| {
             *record = incoming;

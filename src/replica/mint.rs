@@ -40,7 +40,7 @@ use crate::record::{
 };
 use crate::replica::update::{Change, MAX_MINTED_BYTES, MAX_RECORD_BYTES, Terms, answer};
 use crate::replica::{Place, Replica};
-use crate::types::{Hlc, Mono, Token, WallMicros};
+use crate::types::{Generation, Hlc, Mono, Token, WallMicros};
 
 impl Replica {
     /// Answers [`Mint`]: makes the operation's version under a fresh dot, or finds the one that it
@@ -57,7 +57,8 @@ impl Replica {
     ) -> Result<Response, Refusal> {
         let place = self.place(table, token, &mint.key);
         let (context, known) = self.check(&place, &mint)?;
-        let terms = Terms { heals: false, max_bytes: MAX_MINTED_BYTES };
+        let generation = known.is_some().then_some(mint.known_generation);
+        let terms = Terms { heals: false, max_bytes: MAX_MINTED_BYTES, generation };
         let outcome = self
             .update(&place, terms, |record| {
                 if self.env.mono() >= deadline {
@@ -67,7 +68,11 @@ impl Replica {
                     Some(known) => merge(record, known)?.changed,
                     None => false,
                 };
+                let generation = self
+                    .newest_generation(place.leaf.tree)
+                    .map_err(|error| self.refuse_storage(&error))?;
                 self.mint_on(record, &mint, context.clone()).map(|minted| {
+                    let minted = Minted { generation, ..minted };
                     if minted.replayed && !fed {
                         Change::Keep(minted)
                     } else {
@@ -160,6 +165,7 @@ impl Replica {
             created: minted.created,
             siblings,
             replayed: false,
+            generation: Generation::default(),
         })
     }
 
@@ -219,7 +225,10 @@ impl Replica {
             return Err(Refusal::BadRequest { what: "a record of another kind".to_owned() });
         }
         self.take_in(&incoming)?;
-        let terms = Terms { heals: apply.heals, max_bytes: MAX_RECORD_BYTES };
+        #[cfg(feature = "sim")]
+        let incoming = self.arrived(incoming);
+        let generation = Some(apply.generation);
+        let terms = Terms { heals: apply.heals, max_bytes: MAX_RECORD_BYTES, generation };
         let outcome = self
             .update(&place, terms, |record| {
                 let merged = merge(record, &incoming)?;
@@ -233,6 +242,15 @@ impl Replica {
             self.counters.dominated.fetch_add(1, Ordering::Relaxed);
         }
         answer(outcome.map(|((dominated, stamp), _)| Response::Applied { dominated, stamp }))
+    }
+
+    /// For a planted bug.
+    #[cfg(feature = "sim")]
+    fn arrived(&self, mut record: Record) -> Record {
+        if planted(Plant::Ttl) {
+            record.live_on_from(self.env.wall());
+        }
+        record
     }
 
     /// Looks at a record that comes in before anything is done with it.
@@ -279,6 +297,7 @@ fn first_outcome(record: &Record, entry: OpEntry, now: WallMicros) -> Minted {
         created: entry.created,
         siblings: u32::try_from(siblings).unwrap_or(u32::MAX),
         replayed: true,
+        generation: Generation::default(),
     }
 }
 

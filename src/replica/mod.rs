@@ -13,11 +13,13 @@
 //! A copy that fails its checksum is refused as [`Refusal::Damaged`], never taken for absent: the
 //! key mints nothing here until the merge of all other replicas has replaced it (rule 2).
 
+mod dead;
 mod handoff;
 mod identity;
 mod mint;
 mod overlay;
 mod page;
+mod purge;
 mod survey;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
@@ -40,11 +42,14 @@ use crate::storage::keys::{self, Kind};
 use crate::storage::{Committer, Engine, StorageError};
 use crate::types::{Digest, Key, Token};
 
+pub(crate) use dead::Dead;
 #[cfg(feature = "sim")]
 pub(crate) use identity::durable_counter;
 pub use identity::{Actor, Identity, IdentityError, Opening};
 use overlay::Overlay;
 pub(crate) use page::TokenSpan;
+use purge::Purges;
+pub(crate) use purge::{NotRemoved, Removal};
 pub(crate) use survey::{LeafEntry, Sound, Surveyed, root_share};
 use trees::LeafAt;
 pub use trees::TreeCounts;
@@ -82,6 +87,7 @@ pub struct Replica {
     stamps: Arc<NodeStamps>,
     shards: Arc<Vec<Mutex<Overlay>>>,
     trees: Arc<Trees>,
+    purges: Arc<Purges>,
     counters: ReplicaCounters,
     forgot: AtomicBool,
 }
@@ -117,13 +123,15 @@ impl Replica {
         let trees = Arc::new(Trees::default());
         let shards: Vec<_> = (0..SHARDS).map(|_| Mutex::new(Overlay::new(trees.clone()))).collect();
         let shards = Arc::new(shards);
-        let (staged, marks) = (shards.clone(), trees.clone());
+        let purges = Arc::new(Purges::default());
+        let (staged, marks, purged) = (shards.clone(), trees.clone(), purges.clone());
         let committer = committer.with_rollback(Box::new(move |acked| {
             for shard in staged.iter() {
                 shard.lock().unwrap_or_else(PoisonError::into_inner).roll_back(acked);
             }
             // After the shards: whoever was staging in one of them is done.
             marks.rolled_back();
+            purged.rolled_back();
         }));
         Self {
             env,
@@ -133,6 +141,7 @@ impl Replica {
             stamps,
             shards,
             trees,
+            purges,
             counters: ReplicaCounters::default(),
             forgot: AtomicBool::new(false),
         }
@@ -144,6 +153,11 @@ impl Replica {
     #[must_use]
     pub fn has_forgotten(&self) -> bool {
         self.forgot.load(Ordering::Acquire)
+    }
+
+    /// Notes that this directory is an older copy of itself; see [`Replica::has_forgotten`].
+    pub(crate) fn forget(&self) {
+        self.forgot.store(true, Ordering::Release);
     }
 
     /// What the replica has met so far.
@@ -191,6 +205,8 @@ impl Replica {
     pub fn read(&self, table: &Table, token: Token, read: &Read) -> Result<Response, Refusal> {
         self.counters.reads.fetch_add(1, Ordering::Relaxed);
         let place = self.place(table, token, &read.key);
+        // Before the row: what is read may then be younger than the generation says, never older.
+        let generation = self.generation(place.leaf.tree).map_err(|e| self.refuse_storage(&e))?;
         let mut bytes = match self.shown(&place) {
             Err(StorageError::Corrupt { .. }) if planted(Plant::P31) => None,
             bytes => bytes.map_err(|e| self.refuse_storage(&e))?,
@@ -203,12 +219,13 @@ impl Replica {
                 .map_err(|e| self.refuse_damaged(&place.row, &e))?;
         }
         Ok(match read.want {
-            Want::Record => Response::Record(bytes),
+            Want::Record => Response::Record(bytes, generation),
             Want::Digest => Response::Digest(
                 bytes
                     .map(|b| record::stored_digest(&b))
                     .transpose()
                     .map_err(|e| self.refuse_damaged(&place.row, &e))?,
+                generation,
             ),
         })
     }

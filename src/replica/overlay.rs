@@ -23,8 +23,9 @@ use crate::replica::trees::{LeafChange, Trees};
 struct Pending {
     /// The newest bytes that are acknowledged; `None`: nothing is.
     shown: Option<Bytes>,
-    /// Staged versions, oldest first, each with the commit that makes it durable. Never empty.
-    staged: VecDeque<(u64, Bytes)>,
+    /// Staged versions, oldest first, each with the commit that makes it durable; `None`: the row
+    /// is removed. Never empty.
+    staged: VecDeque<(u64, Option<Bytes>)>,
 }
 
 /// The rows under way of one shard. The owner holds the shard's lock around every call, and passes
@@ -61,24 +62,25 @@ impl Overlay {
         self.rows.get(row).map(|pending| pending.shown.clone())
     }
 
-    /// What the next writer of `row` starts from, if the row is under way here.
-    pub(super) fn newest(&mut self, row: &[u8], acked: u64) -> Option<Bytes> {
+    /// What the next writer of `row` starts from, if the row is under way here; `Some(None)`: from
+    /// nothing.
+    pub(super) fn newest(&mut self, row: &[u8], acked: u64) -> Option<Option<Bytes>> {
         self.settle(acked);
         self.rows.get(row)?.staged.back().map(|(_, bytes)| bytes.clone())
     }
 
-    /// Notes a staged version. `shown` is what readers may see of the row, used only when the row
+    /// Notes a staged version, or the row's removal. `shown` is what readers may see of the row, used only when the row
     /// was not under way.
     pub(super) fn stage(
         &mut self,
         row: Bytes,
         commit: u64,
-        bytes: Bytes,
+        bytes: Option<Bytes>,
         shown: Option<Bytes>,
         change: LeafChange,
     ) {
         debug_assert!(
-            self.order.back().is_none_or(|last| last.commit < commit),
+            self.order.back().is_none_or(|last| last.commit <= commit),
             "versions are staged in the order of their commits"
         );
         self.order.push_back(Staged { commit, row: row.clone(), change });
@@ -95,7 +97,7 @@ impl Overlay {
             let Some(Staged { row, change, .. }) = self.order.pop_front() else { return };
             self.trees.settle(&row, &change);
             let Some(pending) = self.rows.get_mut(&row) else { continue };
-            pending.shown = pending.staged.pop_front().map(|(_, bytes)| bytes);
+            pending.shown = pending.staged.pop_front().and_then(|(_, bytes)| bytes);
             if pending.staged.is_empty() {
                 self.rows.remove(&row);
             }
@@ -123,7 +125,7 @@ mod tests {
         fn stage_row(&mut self, row: Bytes, commit: u64, bytes: Bytes, shown: Option<Bytes>) {
             let at = LeafAt { tree: (TableId(1), PartitionId(0)), leaf: Leaf::FIRST };
             let change = LeafChange { at, change: Some(0), value: 0 };
-            self.stage(row, commit, bytes, shown, change);
+            self.stage(row, commit, Some(bytes), shown, change);
         }
     }
 
@@ -137,7 +139,7 @@ mod tests {
         overlay.stage_row(row.clone(), 5, bytes("v5"), Some(bytes("v0")));
         overlay.stage_row(row.clone(), 9, bytes("v9"), None);
         assert_eq!(overlay.shown(&row, 4), Some(Some(bytes("v0"))));
-        assert_eq!(overlay.newest(&row, 4), Some(bytes("v9")));
+        assert_eq!(overlay.newest(&row, 4), Some(Some(bytes("v9"))));
         assert_eq!(overlay.shown(&row, 5), Some(Some(bytes("v5"))));
         assert_eq!(overlay.shown(&row, 9), None, "a settled row is the engine's again");
     }

@@ -50,6 +50,8 @@ impl Replica {
     /// A [`Refusal`]. [`Refusal::Damaged`] for the whole page only when the engine cannot say which
     /// rows there are (a damaged index, or a storage key that is none).
     pub(crate) fn page(&self, span: TokenSpan, page: &PageRequest) -> Result<Response, Refusal> {
+        let id = (page.table, page.partition);
+        let generation = self.generation(id).map_err(|e| self.refuse_storage(&e))?;
         let mut range = keys::token_rows(Kind::Record, page.table, span.first, span.last);
         if let Some((token, key)) = &page.after {
             let mut after = keys::row(Kind::Record, page.table, *token, key, b"").to_vec();
@@ -57,7 +59,7 @@ impl Replica {
             range.start = range.start.max(after.into());
         }
         if range.end.as_ref().is_some_and(|end| *end <= range.start) {
-            return Ok(Response::Page { rows: Vec::new(), next: None });
+            return Ok(Response::Page { rows: Vec::new(), next: None, generation });
         }
         let limit = (page.limit as usize).clamp(1, MAX_PAGE_ROWS);
         let mut out = PageBuilder {
@@ -75,7 +77,7 @@ impl Replica {
             return Err(refusal);
         }
         let next = if out.full { out.last } else { None };
-        Ok(Response::Page { rows: out.rows, next })
+        Ok(Response::Page { rows: out.rows, next, generation })
     }
 
     fn visit(
@@ -155,7 +157,7 @@ impl Replica {
             refill: false,
         };
         loop {
-            let Response::Page { rows, next } = self.page(span, &request)? else { break };
+            let Response::Page { rows, next, .. } = self.page(span, &request)? else { break };
             for row in rows {
                 digest.records += 1;
                 // A row that cannot be read is like none of another replica's.

@@ -13,7 +13,7 @@ use crate::replica::trees::{TreeId, place};
 use crate::replica::{Replica, shard_of, tree_digest};
 use crate::storage::keys::{self, Kind, RowKey};
 use crate::storage::{StorageError, SubmitError};
-use crate::types::{Digest, Key, TableId, Token};
+use crate::types::{Digest, Generation, Key, TableId, Token};
 
 /// A survey ends with the leaf in which it has seen this many rows…
 const MAX_ROWS: usize = 4_096;
@@ -286,9 +286,10 @@ pub(crate) struct LeafEntry {
 }
 
 /// For comparing replicas at a glance: the share of a tree in the sum over many.
-pub(crate) fn root_share((table, partition): TreeId, root: u128) -> u128 {
-    let mut place = [0; 8];
+pub(crate) fn root_share((table, partition): TreeId, root: u128, generation: Generation) -> u128 {
+    let mut place = [0; 16];
     place[..4].copy_from_slice(&table.0.to_be_bytes());
-    place[4..].copy_from_slice(&partition.0.to_be_bytes());
+    place[4..8].copy_from_slice(&partition.0.to_be_bytes());
+    place[8..].copy_from_slice(&generation.0.to_be_bytes());
     merkle::digest(&place, Digest(root))
 }

@@ -18,7 +18,9 @@ use crate::storage::{
     Batch, Committer, CommitterOptions, Engine, EngineStats, KeyRange, MemEngine, ScanVisitor,
     StorageError,
 };
-use crate::types::{Epoch, Hlc, Key, Mono, OpId, PartitionId, TableId, Token, WallMicros};
+use crate::types::{
+    Epoch, Generation, Hlc, Key, Mono, OpId, PartitionId, TableId, Token, WallMicros,
+};
 
 #[derive(Default)]
 struct Moody {
@@ -140,6 +142,7 @@ impl Alone {
             now: WallMicros(1),
             max_siblings: 0,
             known: Bytes::new(),
+            known_generation: Generation::default(),
             stamp: Hlc(0),
             rises: false,
         }
@@ -163,7 +166,7 @@ impl Alone {
     fn read(&self) -> Result<Option<Record>, Refusal> {
         let read = Read { table: self.table.id, key: key(), want: Want::Record };
         match self.replica.read(&self.table, token_of(b"k"), &read)? {
-            Response::Record(bytes) => {
+            Response::Record(bytes, _) => {
                 Ok(bytes.map(|b| Record::decode(&b, &self.address()).unwrap()))
             }
             other => panic!("{other:?}"),
@@ -184,7 +187,8 @@ impl Alone {
 
     async fn apply(&self, record: &Record, heals: bool) -> Result<Response, Refusal> {
         let record = record.encode(&self.address());
-        let apply = Apply { table: self.table.id, key: key(), record, heals };
+        let (table, key, generation) = (self.table.id, key(), Generation::default());
+        let apply = Apply { table, key, record, generation, heals };
         self.replica.apply(&self.table, token_of(b"k"), apply).await
     }
 }
@@ -285,7 +289,8 @@ async fn a_row_that_the_engine_cannot_read_is_healed_by_the_merge_of_all_others(
     alone.engine.gate(true);
     let (replica, table) = (alone.replica.clone(), alone.table.clone());
     let record = whole.encode(&alone.address());
-    let heal = Apply { table: table.id, key: key(), record, heals: true };
+    let generation = Generation::default();
+    let heal = Apply { table: table.id, key: key(), record, generation, heals: true };
     let mut healing = tokio_test::task::spawn(Box::pin(async move {
         replica.apply(&table, token_of(b"k"), heal).await
     }));
@@ -321,7 +326,7 @@ async fn a_page_marks_the_rows_that_cannot_be_read_and_goes_on() {
         refill: false,
     };
     let span = TokenSpan { first: Token(i64::MIN), last: Token(i64::MAX) };
-    let Ok(Response::Page { rows, next: None }) = alone.replica.page(span, &page) else {
+    let Ok(Response::Page { rows, next: None, .. }) = alone.replica.page(span, &page) else {
         panic!("a page")
     };
     let shown: Vec<_> = rows.iter().map(|row| (row.token, row.key.clone())).collect();

@@ -152,18 +152,29 @@ impl Trees {
     pub(super) fn stage(
         &self,
         at: LeafAt,
+        batch: Batch,
+        committer: &Committer,
+    ) -> Result<CommitTicket, SubmitError> {
+        self.stage_many(at.tree, 1, batch, committer)
+    }
+
+    /// The same for one write of `rows` rows of a tree.
+    pub(super) fn stage_many(
+        &self,
+        tree: TreeId,
+        rows: usize,
         mut batch: Batch,
         committer: &Committer,
     ) -> Result<CommitTicket, SubmitError> {
         let mut trees = self.lock();
-        let live = trees.entry(at.tree).or_insert_with(Live::unbuilt);
+        let live = trees.entry(tree).or_insert_with(Live::unbuilt);
         if live.stored != Stored::No {
-            batch.delete(keys::tree_row(at.tree.0, at.tree.1));
+            batch.delete(keys::tree_row(tree.0, tree.1));
         }
         let ticket = committer.submit(batch)?;
         live.stored = Stored::No;
         live.restless = true;
-        live.under_way += 1;
+        live.under_way += rows;
         Ok(ticket)
     }
 

@@ -8,6 +8,7 @@ use crate::record::{self, Record};
 use crate::replica::trees::LeafChange;
 use crate::replica::{Place, Replica, tree_digest};
 use crate::storage::{Batch, CommitTicket, StorageError, SubmitError};
+use crate::types::Generation;
 
 /// The most bytes that a record may have, all siblings together: it must fit into a frame, with
 /// room around it, and into a storage value.
@@ -33,6 +34,8 @@ pub(super) struct Terms {
     pub(super) heals: bool,
     /// The record may have so many bytes afterwards.
     pub(super) max_bytes: usize,
+    /// The purge generation of what is merged in, if anything is.
+    pub(super) generation: Option<Generation>,
 }
 
 /// Why an update has no answer.
@@ -85,10 +88,13 @@ impl Replica {
         change: impl FnOnce(&mut Record) -> Result<Change<T>, Refusal>,
     ) -> Result<(T, Bytes, Wait), Stop> {
         let mut overlay = self.lock(place.shard);
+        if let Some(generation) = terms.generation {
+            self.judge_generation(place, generation)?;
+        }
         let newest = overlay.newest(&place.row, self.committer.acked_seq());
         let under_way = newest.is_some();
         let base = match newest {
-            Some(bytes) => Some(bytes),
+            Some(bytes) => bytes,
             None => self.stored(place, terms)?,
         };
         let (mut record, old) = self.decode_base(place, terms, base.as_ref())?;
@@ -117,7 +123,10 @@ impl Replica {
                 batch.put(place.row.clone(), bytes.clone());
                 let ticket = self.trees.stage(place.leaf, batch, &self.committer);
                 let ticket = ticket.map_err(|e| refuse_submit(&e))?;
-                overlay.stage(place.row.clone(), ticket.seq, bytes.clone(), base, change);
+                overlay.stage(place.row.clone(), ticket.seq, Some(bytes.clone()), base, change);
+                if let Some(at) = record.dead_at() {
+                    self.purges.note_dead(place.leaf.tree, at);
+                }
                 Ok((answer, bytes, Some(ticket)))
             }
         }
@@ -185,7 +194,7 @@ pub(super) fn answer(result: Result<Response, Stop>) -> Result<Response, Refusal
     }
 }
 
-fn refuse_submit(error: &SubmitError) -> Refusal {
+pub(super) fn refuse_submit(error: &SubmitError) -> Refusal {
     match error {
         SubmitError::Overloaded { .. } => Refusal::Overloaded { what: error.to_string() },
         SubmitError::Full => Refusal::DiskFull,

@@ -55,7 +55,7 @@ impl Bench {
 
     fn table(&self, workload: Workload) -> &Arc<Table> {
         match workload {
-            Workload::Set | Workload::Siblings => &self.siblings,
+            Workload::Set | Workload::Siblings | Workload::Expiring => &self.siblings,
             Workload::Register => &self.registers,
         }
     }
@@ -174,6 +174,7 @@ impl Client {
                     hang_up_us: None,
                     hang_up_awaits: None,
                     size: 0,
+                    ttl_ms: None,
                 };
                 let mut read = false;
                 for attempt in 0..20 {
@@ -244,6 +245,7 @@ impl Client {
             .await;
         match answer {
             Answer::Got(Ok(outcome)) => {
+                self.bench.cluster.oracle().shown(&self.bench.cluster, &name, &outcome);
                 let shown = shown_by(&outcome, &name);
                 let seen = shown.iter().filter_map(|s| s.value.as_ref().ok().copied()).collect();
                 self.hold(name, Held { context: outcome.record.context(), seen });
@@ -284,7 +286,8 @@ impl Client {
             (Action::Delete { id, seen: seen.clone() }, WriteAction::Delete)
         } else {
             let body = value_of(id, &name, step.size);
-            let put = WriteAction::Put { body, content_type: None, meta: Vec::new(), ttl: None };
+            let ttl = step.ttl_ms.map(|ms| Duration::from_millis(u64::from(ms)));
+            let put = WriteAction::Put { body, content_type: None, meta: Vec::new(), ttl };
             (Action::Put { id, seen: seen.clone().unwrap_or_default() }, put)
         };
         let number = self.begin(step, action, false);

@@ -202,6 +202,11 @@ impl SimCluster {
                 upkeep: Duration::from_millis(100),
                 scrub_percent: 20,
                 scrub_pause: Duration::from_millis(100),
+                purge: repair::purge::PurgeOptions {
+                    interval: Duration::from_millis(500),
+                    percent: 50,
+                    longest_pause: Duration::from_secs(1),
+                },
                 ..repair::Options::default()
             },
         }
@@ -252,6 +257,13 @@ impl SimCluster {
         (group, env): (GroupId, &Env),
     ) -> Result<Life, String> {
         let engine = Arc::new(SimEngine::open(disk).map_err(|error| error.to_string())?);
+        let weak = Arc::downgrade(&self.inner);
+        engine.watch_removals(Box::new(move |row| {
+            if let Some(inner) = weak.upgrade() {
+                let cluster = Self { inner };
+                cluster.oracle().removed(&cluster, n, row);
+            }
+        }));
         let opened = node::open(env.clone(), engine.clone(), self.settings(name))
             .map_err(|error| error.to_string())?;
         let founders = (0..self.inner.plan.nodes).map(|n| self.id(n)).collect();

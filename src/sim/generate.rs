@@ -156,7 +156,15 @@ pub fn generate(seed: u64, size: Size) -> Plan {
                 (hint_rng.below(20) == 0).then(|| hint_rng.magnitude(1, 30) as u32);
         }
     }
+    expiring(&mut Rng::stream(seed, 0, "plan/expiring"), &mut script);
+    let timeout_ms = rng.between(400, 1_500);
     let mut fault_rng = Rng::stream(seed, 0, "plan/faults");
+    let mut faults = faults(&mut fault_rng, &swarm, size.faults, length_ms);
+    let grace_s = grace_s(&swarm, timeout_ms);
+    if size.faults > 0 {
+        faults.extend(long_outage(&mut Rng::stream(seed, 0, "plan/outage"), &swarm, grace_s));
+        faults.sort_by_key(|planned| planned.at_ms);
+    }
     Plan {
         henge_plan: PLAN_FORMAT,
         seed,
@@ -167,14 +175,52 @@ pub fn generate(seed: u64, size: Size) -> Plan {
         delivery,
         link,
         max_clock_skew_ms: 60_000,
-        timeout_ms: rng.between(400, 1_500),
+        timeout_ms,
         gossip_ms: rng.between(100, 500),
         hints_only: swarm.hints_only,
         sloppy: swarm.sloppy,
         hint_max_bytes: hints.max_bytes,
         hint_max_age_ms: hints.max_age.as_millis() as u64,
-        faults: faults(&mut fault_rng, &swarm, size.faults, length_ms),
+        faults,
+        grace_s,
         script,
+    }
+}
+
+/// As short as it may be: longer than an operation that a tombstone covers may be repeated by its
+/// client or arrive late, by any of the clocks.
+fn grace_s(swarm: &Swarm, timeout_ms: u64) -> u64 {
+    let attempts = if swarm.retries { 3 } else { 1 };
+    let late_ms = 3_000;
+    let clocks_ms = if swarm.classes[4] { 11_000 } else { 0 };
+    (attempts * (timeout_ms + 2_000) + late_ms + clocks_ms).div_ceil(1_000)
+}
+
+/// In some runs, a node is away for longer than tombstones have to be kept.
+fn long_outage(rng: &mut Rng, swarm: &Swarm, grace_s: u64) -> Option<PlannedFault> {
+    if rng.below(3) != 0 {
+        return None;
+    }
+    let node = rng.below(u64::from(swarm.nodes)) as u32;
+    let fault = if rng.flip() { Fault::Kill { node } } else { Fault::Isolate { node } };
+    let (at_ms, for_ms) = (rng.between(500, 15_000), grace_s * 1_000 + rng.between(1_000, 8_000));
+    Some(PlannedFault { at_ms, for_ms, fault })
+}
+
+/// In some runs, one step in eight becomes one on a key whose values expire.
+fn expiring(rng: &mut Rng, script: &mut [Step]) {
+    if rng.below(3) != 0 {
+        return;
+    }
+    for step in script.iter_mut().filter(|step| step.id % 8 == 0) {
+        step.workload = Workload::Expiring;
+        step.key = rng.below(4) as u32;
+        step.verb = match rng.below(10) {
+            0..=4 => Verb::Put,
+            5 => Verb::Delete,
+            _ => Verb::Read,
+        };
+        step.ttl_ms = (rng.below(8) > 0).then(|| rng.magnitude(100, 8_000) as u32);
     }
 }
 
@@ -212,6 +258,8 @@ impl Keys {
             (Workload::Register, 50..=69) => Verb::Put,
             (Workload::Register, 70..=94) => Verb::PutBlind,
             (Workload::Register, _) => Verb::DeleteBlind,
+            // Made of the others' steps; see `expiring`.
+            (Workload::Expiring, _) => Verb::Read,
         };
         if verb != Verb::PutBlind || self.workload == Workload::Register {
             return (*key, verb);
@@ -251,6 +299,7 @@ fn script(rng: &mut Rng, swarm: &Swarm, operations: u32) -> (Vec<Step>, u64) {
                 .then(|| rng.magnitude(10, 20_000) as u32),
             hang_up_awaits: None,
             size: size as u32,
+            ttl_ms: None,
         });
     }
     let length_ms = u64::from(operations) * (pause_us + 8_000) / u64::from(swarm.clients) / 1_000;

@@ -32,7 +32,7 @@ struct Seen {
 #[derive(Default)]
 struct Kept {
     losses: u32,
-    /// Hints that the node's present life has dropped as too old.
+    /// Hints that the node's present life has dropped as too old, or as purged since.
     expired: u64,
     rows: BTreeMap<Bytes, Seen>,
 }
@@ -88,10 +88,11 @@ impl HintWatch {
         for site in &sites {
             let before = kept.entry(site.number).or_default();
             let rows = site.engine.durable_rows(&KeyRange::prefix(&[Kind::Hint as u8]));
-            let expired = site
-                .life
-                .as_ref()
-                .map_or(0, |life| life.node.hints().counters().expired.load(Ordering::Relaxed));
+            let expired = site.life.as_ref().map_or(0, |life| {
+                let counters = life.node.hints().counters();
+                // Those whose keys were purged since are dropped too.
+                counters.expired.load(Ordering::Relaxed) + counters.purged.load(Ordering::Relaxed)
+            });
             // Which of them were too old, by a clock that may have been set since, is not known.
             let some_expired = expired != before.expired;
             if before.losses == site.losses && !some_expired {

@@ -42,6 +42,8 @@ pub enum Workload {
     Siblings,
     /// W9 and W10: a last-write-wins register.
     Register,
+    /// W11: values that expire, on a key that keeps siblings.
+    Expiring,
 }
 
 /// What was asked.

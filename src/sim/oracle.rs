@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::coordinator::{WriteOp, WriteOutcome};
+use crate::coordinator::{ReadOutcome, WriteOp, WriteOutcome};
 use crate::env::BoxFuture;
 use crate::net::PeerService;
 use crate::net::messages::{Apply, Header, Mint, Request, Response};
@@ -21,7 +21,7 @@ use crate::sim::check::{Check, Violation};
 use crate::sim::cluster::{Life, SimCluster};
 use crate::sim::engine::SimEngine;
 use crate::storage::keys::{self, Kind};
-use crate::types::{ActorId, Consistency, Dot, Key, NodeId, TableId};
+use crate::types::{ActorId, Consistency, Dot, Key, NodeId, TableId, WallMicros};
 
 /// Breaches kept per check: the first ones tell most.
 const KEPT_PER_CHECK: usize = 5;
@@ -43,11 +43,27 @@ struct Known {
     contexts: BTreeMap<(u32, u32, Key), crate::causality::Context>,
     /// The latest event of an actor on a key that was on that actor's disk when it was told of.
     synced: BTreeMap<(ActorId, Key), u64>,
+    /// What is known to be dead on a node: (node, losses, key).
+    lives: BTreeMap<(u32, u32, Key), Lives>,
+    /// When values expire, by key and version, as it was fixed when they were minted.
+    expiries: BTreeMap<(Key, Dot), Option<WallMicros>>,
+    /// Records that nodes have removed: (row, node).
+    removed: BTreeMap<(Vec<u8>, u32), Record>,
+    /// Rows that were removed.
+    purged: u64,
     /// How often values on a node's disk have rotted.
     rots: BTreeMap<u32, u32>,
     pauses: BTreeMap<u32, u32>,
     /// The greatest stamp that a node gave out, and how much its disk had lost by then.
     stamps: BTreeMap<u32, (u32, u64)>,
+}
+
+/// What one replica has held of a key: every event, and the values at the latest look. Whatever was
+/// seen and was not there then is dead.
+#[derive(Default)]
+struct Lives {
+    seen: crate::causality::Context,
+    live: Vec<Dot>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -110,6 +126,130 @@ impl Oracle {
     /// shows, until the other replicas have brought it again.
     pub fn rotted(&self, n: u32) {
         *self.known().rots.entry(n).or_default() += 1;
+    }
+
+    /// Rows of records that nodes have removed.
+    #[must_use]
+    pub fn purged(&self) -> u64 {
+        self.known().purged
+    }
+
+    /// Node `n` is about to remove a row: I12.
+    pub fn removed(&self, cluster: &SimCluster, n: u32, row: &[u8]) {
+        if row.first() != Some(&(Kind::Record as u8)) {
+            return;
+        }
+        let Ok(parsed) = keys::parse_row(row) else { return };
+        let (table, key) = (parsed.table, parsed.key);
+        let mut record = None;
+        let mut lacks = Vec::new();
+        {
+            let copies = copies(cluster, table, &key);
+            let known = self.known();
+            let own = copies.iter().find(|copy| copy.node == n);
+            if let Some(own) = own.and_then(|copy| copy.record.clone()) {
+                let holds = |held: &Record| {
+                    let mut held = held.clone();
+                    held.merge(&own).is_ok_and(|merged| !merged.changed)
+                };
+                for copy in &copies {
+                    let before = known.removed.get(&(row.to_vec(), copy.node));
+                    let held = copy.damaged
+                        || copy.record.as_ref().is_some_and(holds)
+                        || before.is_some_and(holds);
+                    if !held {
+                        lacks.push(copy.node);
+                    }
+                }
+                record = Some(own);
+            }
+        }
+        let serves = |n: u32| {
+            cluster.life(n).is_some_and(|life| {
+                let part = life.node.cluster();
+                part.may_serve(&part.state())
+            })
+        };
+        let keeps = |n: u32| {
+            let Some(life) = cluster.life(n) else { return false };
+            let state = life.node.cluster().state();
+            state.table(table).is_some_and(|table| {
+                let placement = state.ring().placement(&table.settings.replication);
+                let partition = state.ring().partition_of(parsed.token);
+                placement.of(partition).write.contains(&life.node.id())
+            })
+        };
+        let by_proof = serves(n);
+        lacks.retain(|&other| serves(other) && keeps(other));
+        if by_proof && !lacks.is_empty() {
+            let what = format!("node {n} removes its record, and nodes {lacks:?} do not hold it");
+            self.breach(cluster, Check::I12, &text(&key), what);
+        }
+        let actor = cluster.life(n).map(|life| life.node.identity().actor);
+        let mut known = self.known();
+        // What it had minted was on its disk, wherever copies of it may still be on their way.
+        if let (Some(actor), Some(record)) = (actor, &record) {
+            let synced = known.synced.entry((actor, key.clone())).or_default();
+            *synced = record.max_counter(actor).max(*synced);
+        }
+        known.purged += u64::from(by_proof);
+        known.contexts.retain(|(node, _, of), _| *node != n || *of != key);
+        for ((node, _, of), lives) in &mut known.lives {
+            if *node == n && *of == key {
+                lives.live.clear();
+            }
+        }
+        if let Some(record) = record {
+            known.removed.insert((row.to_vec(), n), record);
+        }
+    }
+
+    /// Node `n` holds this record of `key` on its disk: I13.
+    fn holds(&self, cluster: &SimCluster, n: u32, key: &Key, record: &Record) {
+        if record.kind() != RecordKind::Siblings {
+            return;
+        }
+        let losses = cluster.nodes().get(n as usize).map_or(0, |node| node.losses);
+        let live: Vec<Dot> = record.versions().map(|version| version.dot).collect();
+        let mut known = self.known();
+        let losses = losses + known.rots.get(&n).copied().unwrap_or(0);
+        let lives = known.lives.entry((n, losses, key.clone())).or_default();
+        let risen: Vec<Dot> = live
+            .iter()
+            .copied()
+            .filter(|dot| lives.seen.covers(*dot) && !lives.live.contains(dot))
+            .collect();
+        lives.seen.union(&record.context());
+        lives.live = live;
+        drop(known);
+        if let Some(dot) = risen.first() {
+            let what = format!("version {dot} was dead on node {n} and lives there again");
+            self.breach(cluster, Check::I13, &text(key), what);
+        }
+    }
+
+    /// A version was minted: when it expires is fixed for ever.
+    fn minted(&self, key: &Key, record: &Record, dot: Dot) {
+        if let Some(version) = record.versions().find(|version| version.dot == dot) {
+            let expiry = version.value.expires_at;
+            self.known().expiries.entry((key.clone(), dot)).or_insert(expiry);
+        }
+    }
+
+    /// A client was shown a record: W11 of values that expire.
+    pub fn shown(&self, cluster: &SimCluster, name: &str, outcome: &ReadOutcome) {
+        let Ok(key) = Key::new(name.as_bytes().to_vec()) else { return };
+        let view = outcome.record.view(outcome.now);
+        for version in view.versions {
+            let expiry = self.known().expiries.get(&(key.clone(), version.dot)).copied().flatten();
+            if expiry.is_some_and(|at| at <= outcome.now) {
+                let what = format!(
+                    "version {} is shown although it was written to expire at {:?}, before {:?}",
+                    version.dot, expiry, outcome.now
+                );
+                self.breach(cluster, Check::W11, name, what);
+            }
+        }
     }
 
     /// Times that node `n` was made to stand still.
@@ -508,7 +648,10 @@ fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, respo
     };
     let served = matches!(
         response,
-        Response::Record(_) | Response::Digest(_) | Response::Minted(_) | Response::Applied { .. }
+        Response::Record(..)
+            | Response::Digest(..)
+            | Response::Minted(_)
+            | Response::Applied { .. }
     );
     if !served {
         return;
@@ -528,13 +671,13 @@ fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, respo
     }
     let check = |otherwise| if engine.is_poisoned() { Check::I23 } else { otherwise };
     match (about, response) {
-        (About::Read(..), Response::Record(None) | Response::Digest(None)) => {
+        (About::Read(..), Response::Record(None, _) | Response::Digest(None, _)) => {
             if durable(engine, table, key).is_err() {
                 let what = format!("node {me} has a damaged copy and answers that it has none");
                 oracle.breach(cluster, Check::I20, &text(key), what);
             }
         }
-        (About::Read(..), Response::Record(Some(bytes))) => {
+        (About::Read(..), Response::Record(Some(bytes), _)) => {
             if Record::decode(bytes, &record::address(table, key)).is_err() {
                 let what = format!("node {me} serves damage");
                 oracle.breach(cluster, Check::I20, &text(key), what);
@@ -548,6 +691,10 @@ fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, respo
             }
             let Ok(held) = durable(engine, table, key) else { return };
             let Dot { actor, counter } = minted.dot;
+            if let Some(held) = &held {
+                oracle.holds(cluster, me, key, held);
+                oracle.minted(key, held, minted.dot);
+            }
             if held.is_some_and(|held| held.max_counter(actor) >= counter) {
                 let mut known = oracle.known();
                 let synced = known.synced.entry((actor, key.clone())).or_default();
@@ -561,6 +708,9 @@ fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, respo
             let address = record::address(table, key);
             let Ok(incoming) = Record::decode(&apply.record, &address) else { return };
             let Ok(held) = durable(engine, table, key) else { return };
+            if let Some(held) = &held {
+                oracle.holds(cluster, me, key, held);
+            }
             let missing = held
                 .is_none_or(|mut held| held.merge(&incoming).is_ok_and(|merged| merged.changed));
             if missing {

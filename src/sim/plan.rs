@@ -61,6 +61,9 @@ pub struct Step {
     pub hang_up_awaits: Option<u32>,
     /// Bytes of the value.
     pub size: u32,
+    /// The value expires so many milliseconds after the write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u32>,
 }
 
 impl Step {
@@ -78,6 +81,7 @@ pub fn key_name(workload: Workload, number: u32) -> String {
         Workload::Set => "set",
         Workload::Siblings => "sib",
         Workload::Register => "reg",
+        Workload::Expiring => "ttl",
     };
     format!("{kind}-{number}")
 }
@@ -320,6 +324,9 @@ pub struct Plan {
     /// Age at which a hint is dropped, in milliseconds.
     #[serde(default = "hint_max_age_ms")]
     pub hint_max_age_ms: u64,
+    /// For how long tombstones are kept at least, in seconds.
+    #[serde(default = "ten_days")]
+    pub grace_s: u64,
     /// What the clients do, each in this order.
     pub script: Vec<Step>,
     /// What goes wrong, by time.
@@ -332,6 +339,11 @@ fn hint_max_bytes() -> u64 {
 
 fn hint_max_age_ms() -> u64 {
     u64::try_from(HintSettings::default().max_age.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The grace time of plans that say nothing of it.
+fn ten_days() -> u64 {
+    10 * 24 * 3600
 }
 
 impl Plan {

@@ -28,6 +28,8 @@ const LONGEST_RUN: Duration = Duration::from_secs(7_200);
 const SETTLE: Duration = Duration::from_secs(5);
 /// Virtual time in which replicas become equal once the faults are over.
 const CONVERGE: Duration = Duration::from_secs(60);
+/// Tombstones with a longer grace time are not waited for.
+const LONGEST_GRACE: Duration = Duration::from_secs(120);
 /// Pace of the oracle's rounds.
 const ROUND: Duration = Duration::from_millis(50);
 
@@ -58,6 +60,8 @@ pub struct Report {
     pub lives: u32,
     /// Times that a node began a new history in an older directory.
     pub renewals: u64,
+    /// Records of deleted and expired keys that nodes have removed.
+    pub purged: u64,
     /// What clients did and saw.
     #[serde(skip)]
     pub history: History,
@@ -158,6 +162,8 @@ impl Running {
         self.let_loose(&bench)?;
         self.heal()?;
         self.converge()?;
+        self.purge()?;
+        self.converge()?;
         self.read_everything(&bench)?;
         Ok(())
     }
@@ -199,6 +205,7 @@ impl Running {
                 replication: Replication::Simple { factor },
                 conflict,
                 sloppy: self.cluster.plan().sloppy,
+                grace_s: self.cluster.plan().grace_s,
                 ..TableSettings::bucket(self.cluster.plan().nodes as usize)
             };
             let Ok(name) = name.parse::<TableName>() else { continue };
@@ -276,6 +283,29 @@ impl Running {
         Ok(())
     }
 
+    /// Everybody is there, so tombstones go once their grace time is over, and nobody is in the way
+    /// for long.
+    fn purge(&mut self) -> Result<(), Halt> {
+        let grace = Duration::from_secs(self.cluster.plan().grace_s);
+        if grace > LONGEST_GRACE {
+            return Ok(());
+        }
+        self.executor.run_for(grace + SETTLE)?;
+        let over = self.cluster.world().now() + CONVERGE.as_nanos() as u64;
+        loop {
+            let lives: Vec<_> =
+                self.cluster.nodes().iter().filter_map(|node| node.life.clone()).collect();
+            let blocked: Vec<_> = lives.iter().flat_map(|l| l.node.purge().blocked()).collect();
+            let Some(first) = blocked.first() else { return Ok(()) };
+            if self.cluster.world().now() >= over {
+                let what = format!("{CONVERGE:?} after grace, tombstones stay: {first:?}");
+                self.cluster.oracle().breach(&self.cluster, Check::Liveness, "", what);
+                return Ok(());
+            }
+            self.executor.run_for(Duration::from_millis(500))?;
+        }
+    }
+
     fn read_everything(&mut self, bench: &Arc<Bench>) -> Result<(), Halt> {
         let mut keys: Vec<(Workload, u32)> =
             self.cluster.plan().script.iter().map(|step| (step.workload, step.key)).collect();
@@ -330,6 +360,7 @@ impl Running {
             virtual_ms: world.now() / 1_000_000,
             lives: cluster.nodes().iter().map(|node| node.lives).sum(),
             renewals: cluster.oracle().renewals(),
+            purged: cluster.oracle().purged(),
             recent: executor.recent_events(),
             history,
         };
@@ -368,6 +399,13 @@ mod tests {
             assert!(report.passed(), "seed {seed}: {:#?}", report.violations);
             assert_eq!(report.ok, report.operations, "seed {seed}");
         }
+    }
+
+    #[test]
+    fn tombstones_are_purged_in_most_runs() {
+        let purged = |seed| run(generate(seed, Size { operations: 200, faults: 10 })).purged;
+        let with_purges = (0..6).filter(|&seed| purged(seed) > 0).count();
+        assert!(with_purges >= 4, "in {with_purges} of 6");
     }
 
     #[test]

@@ -8,7 +8,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::storage::{KeyRange, StorageError};
-use crate::types::{Key, NodeId, PartitionId, TableId, Token};
+use crate::types::{Generation, Key, NodeId, PartitionId, TableId, Token};
 
 /// First byte of every storage key. Numbers are for ever: a retired kind is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -26,6 +26,8 @@ pub enum Kind {
     Paxos = 4,
     /// Hash tree leaves.
     Tree = 5,
+    /// How far the tombstones of partitions have been purged.
+    Purge = 7,
 }
 
 /// The storage key of a node row called `name`.
@@ -151,6 +153,34 @@ pub fn tree_row(table: TableId, partition: PartitionId) -> Bytes {
     put_prefix(&mut out, Kind::Tree, table);
     out.put_u32(partition.0);
     out.freeze()
+}
+
+/// The storage key of a partition's purge state.
+#[must_use]
+pub fn purge_row(table: TableId, partition: PartitionId) -> Bytes {
+    let mut out = BytesMut::with_capacity(9);
+    put_prefix(&mut out, Kind::Purge, table);
+    out.put_u32(partition.0);
+    out.freeze()
+}
+
+/// The storage key of what was purged to make `generation`.
+#[must_use]
+pub fn purge_set_row(table: TableId, partition: PartitionId, generation: Generation) -> Bytes {
+    let mut out = BytesMut::with_capacity(17);
+    put_prefix(&mut out, Kind::Purge, table);
+    out.put_u32(partition.0);
+    out.put_u64(generation.0);
+    out.freeze()
+}
+
+/// All sets that are remembered of what was purged in a partition.
+#[must_use]
+pub fn purge_set_rows(table: TableId, partition: PartitionId) -> KeyRange {
+    let state = purge_row(table, partition);
+    let mut range = KeyRange::prefix(&state);
+    range.start = [&state[..], &[0]].concat().into();
+    range
 }
 
 /// What a row's storage key says.

@@ -89,6 +89,28 @@ impl FromStr for ActorId {
     }
 }
 
+/// How often tombstones of one partition of a table have been purged. Every record that travels
+/// carries the generation of the replica that it was read from: a replica that has purged the key
+/// since does not take it (rule 18 of the design).
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug, Serialize, Deserialize,
+)]
+pub struct Generation(pub u64);
+
+impl Generation {
+    /// The one that the next purge makes.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// One unbroken history of one node's votes. An empty or an older data directory begins a new one,
 /// as it begins a new [`ActorId`]; an unclean stop that may have lost acknowledged *writes* does
 /// not, because votes are on stable storage before they are answered, whatever the durability of

@@ -13,10 +13,10 @@ use crate::coordinator::heal::{heal_if_damaged, still_good};
 use crate::coordinator::read::{Done, Reading, Shown, Stop};
 use crate::env::BoxFuture;
 use crate::net::messages::Apply;
-use crate::net::{Request, Response};
+use crate::net::{Refusal, Request, Response};
 use crate::plants::{Plant, planted};
 use crate::record::{self, Record};
-use crate::types::NodeId;
+use crate::types::{Generation, NodeId};
 
 /// Of the planted bug that answers first: when it comes to repairing.
 const LATE_REPAIR: Duration = Duration::from_millis(500);
@@ -30,8 +30,10 @@ impl Reading<'_> {
             let (merged, bytes) = self.the_one()?;
             let holders = self.shown.iter().map(|(node, _)| *node).collect();
             let receipt = self.receipt(&[]);
-            return Ok(Done { merged, bytes, holders, begun, received, receipt });
+            let generation = self.generation();
+            return Ok(Done { merged, bytes, generation, holders, begun, received, receipt });
         }
+        self.bring_together().await?;
         let merged = self.merged()?;
         let bytes = merged.encode(&self.address);
         let target = record::stored_digest(&bytes).ok();
@@ -54,7 +56,31 @@ impl Reading<'_> {
         }
         self.must_still_be_good()?;
         let receipt = self.receipt(&repaired);
-        Ok(Done { merged, bytes, holders, begun, received, receipt })
+        let generation = self.generation();
+        Ok(Done { merged, bytes, generation, holders, begun, received, receipt })
+    }
+
+    /// The least purge generation of those that were shown.
+    fn generation(&self) -> Generation {
+        let of = |(node, _): &(NodeId, Shown)| self.generations.get(node).copied();
+        self.shown.iter().filter_map(of).min().unwrap_or_default()
+    }
+
+    /// Replicas differ: perhaps because one of them has purged the key and another has yet to do
+    /// so. Then that one is told to, and all are asked again.
+    async fn bring_together(&mut self) -> Result<(), Stop> {
+        let newest = self.generations.values().max().copied().unwrap_or_default();
+        let behind = self.shown.iter().map(|(node, _)| *node).filter(|node| {
+            self.generations.get(node).is_some_and(|generation| *generation < newest)
+        });
+        let behind: Vec<NodeId> = behind.collect();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        for node in behind {
+            self.inner.advance(&self.plan, self.key, node, newest).await;
+        }
+        Err(Stop::Replan)
     }
 
     /// Refuses to answer by a quorum that was asked too long ago.
@@ -97,6 +123,7 @@ impl Reading<'_> {
             table: self.plan.table.id,
             key: self.key.clone(),
             record: bytes.clone(),
+            generation: self.generation(),
             heals: false,
         })
     }
@@ -164,6 +191,9 @@ impl Reading<'_> {
                 Ok(Response::Refused(refusal)) => {
                     heal_if_damaged(self.inner, &self.plan, self.key, node, &refusal);
                     self.inner.follow(&self.plan, &refusal).await?;
+                    if matches!(refusal, Refusal::OtherGeneration { .. }) {
+                        return Err(Stop::Replan);
+                    }
                     self.failed.insert(node, format!("refused: {refusal}"));
                     wanted.extend(spare.pop());
                 }

@@ -47,7 +47,7 @@ use crate::meta::ConflictMode;
 use crate::net::messages::{Action, Mint, Minted};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::plants::{Plant, planted};
-use crate::types::{Hlc, NodeId, WallMicros};
+use crate::types::{Generation, Hlc, NodeId, WallMicros};
 
 /// A mint is given up on, and sent to a second replica, no sooner than this.
 const MIN_MINT_WAIT: Duration = Duration::from_millis(100);
@@ -72,8 +72,8 @@ enum MintAnswer {
 
 /// What an attempt to mint carries beside the operation.
 pub(super) struct Attempt {
-    /// What a majority holds, where that was asked.
-    pub(super) known: Bytes,
+    /// What a majority holds, where that was asked, and the purge generation of that.
+    pub(super) known: (Bytes, Generation),
     /// The version's stamp, where stamps decide.
     pub(super) stamp: Hlc,
     /// The operation has a version already, and something has won over it.
@@ -91,7 +91,8 @@ pub(super) enum Before {
 impl Writing<'_> {
     /// An attempt with a stamp above `floor`.
     pub(super) fn attempt_above(&self, floor: Hlc) -> Attempt {
-        Attempt { known: Bytes::new(), stamp: self.choose_stamp(floor), rises: false }
+        let known = (Bytes::new(), Generation::default());
+        Attempt { known, stamp: self.choose_stamp(floor), rises: false }
     }
 
     /// Whether somebody else may attempt the same operation at the same time, through another
@@ -136,7 +137,7 @@ impl Writing<'_> {
                     let before = attempt.stamp;
                     match self.look_before(&mut attempt).await? {
                         Before::Ran(first) => return Ok(first),
-                        Before::Not(seen) => attempt.known = seen.bytes,
+                        Before::Not(seen) => attempt.known = (seen.bytes, seen.generation),
                     }
                     open &= attempt.stamp == before;
                     lost = false;
@@ -146,6 +147,7 @@ impl Writing<'_> {
                     MintAnswer::Made(minted) => {
                         return Ok(Version {
                             record: minted.record,
+                            generation: minted.generation,
                             dot: minted.dot,
                             stamp: minted.stamp,
                             created: minted.created,
@@ -190,7 +192,7 @@ impl Writing<'_> {
                     if self.is_repeatable() {
                         match self.look_before(attempt).await? {
                             Before::Ran(first) => return Ok(MintAnswer::Ran(Box::new(first))),
-                            Before::Not(seen) => attempt.known = seen.bytes,
+                            Before::Not(seen) => attempt.known = (seen.bytes, seen.generation),
                         }
                     }
                 }
@@ -235,7 +237,8 @@ impl Writing<'_> {
             action: self.action(),
             now: self.now,
             max_siblings: self.plan.table.settings.max_siblings,
-            known: attempt.known.clone(),
+            known: attempt.known.0.clone(),
+            known_generation: attempt.known.1,
             stamp: attempt.stamp,
             rises: attempt.rises,
         });
@@ -254,6 +257,8 @@ impl Writing<'_> {
                 self.give_up_on(&refusal)?;
                 self.inner.follow(&self.plan, &refusal).await?;
                 Ok(match refusal {
+                    // What a majority held has been purged there.
+                    Refusal::OtherGeneration { .. } => return Err(Stop::Replan),
                     Refusal::Outranked { stamp } => MintAnswer::Outranked(stamp),
                     _ => MintAnswer::Refused,
                 })

@@ -47,7 +47,7 @@ use crate::meta::ConflictMode;
 use crate::net::Refusal;
 use crate::plants::{Plant, planted};
 use crate::record::OpMemory;
-use crate::types::{Consistency, Dot, Hlc, Mono, NodeId, OpId, WallMicros};
+use crate::types::{Consistency, Dot, Generation, Hlc, Mono, NodeId, OpId, WallMicros};
 
 /// How often one write is planned anew because the ring moved under it.
 const MAX_PLANS: u32 = 4;
@@ -226,6 +226,8 @@ impl From<String> for Failure {
 /// What the first step left: a version made now, or the operation's first outcome.
 struct Version {
     record: Bytes,
+    /// The purge generation that it was read at.
+    generation: Generation,
     dot: Dot,
     stamp: Hlc,
     created: bool,
@@ -261,7 +263,7 @@ impl Writing<'_> {
                 }
             }
             if may_have_run {
-                attempt.known = seen.bytes;
+                attempt.known = (seen.bytes, seen.generation);
             }
         }
         let version = self.mint(attempt).await?;
@@ -306,6 +308,7 @@ impl Writing<'_> {
                 let stands = seen.merged.standing_stamp(entry.op);
                 Ok(Some(Version {
                     record: seen.bytes.clone(),
+                    generation: seen.generation,
                     dot: entry.dot,
                     stamp: stands.unwrap_or_default(),
                     created: entry.created,

@@ -13,6 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use crate::coordinator::WriteOutcome;
+use crate::coordinator::generations::Dated;
 use crate::coordinator::heal::{heal_if_damaged, still_good};
 use crate::coordinator::read::Stop;
 use crate::coordinator::stand_in::StandIns;
@@ -81,7 +82,7 @@ impl Writing<'_> {
             self.inner.counters.restamps.fetch_add(1, Ordering::Relaxed);
             let first = (version.created, version.replayed);
             let attempt = self.attempt_above(lost_to);
-            let known = version.record.clone();
+            let known = (version.record.clone(), version.generation);
             version = self.mint(Attempt { known, rises: true, ..attempt }).await?;
             (version.created, version.replayed) = first;
         }
@@ -110,23 +111,20 @@ impl Writing<'_> {
     }
 
     fn apply_at(&self, node: NodeId, version: &Version) -> BoxFuture<'static, Answer> {
-        let request = Request::Apply(Apply {
-            table: self.plan.table.id,
-            key: self.op.key.clone(),
-            record: version.record.clone(),
-            heals: false,
-        });
+        let (record, generation) = (version.record.clone(), version.generation);
+        let (mut dated, source) = (Dated { record, generation }, version.holders.first().copied());
         let (inner, started) = (self.inner.clone(), self.inner.env.mono());
         let (plan, key) = (self.plan.clone(), self.op.key.clone());
-        let (record, owed) = (version.record.clone(), inner.hints.owe());
+        let owed = inner.hints.owe();
         Box::pin(async move {
-            let result = inner.call_until_sent(&plan, node, request).await;
+            let result = inner.apply_dated(&plan, &key, node, source, &mut dated).await;
             inner.took(node, started, &result);
             if has_missed(&result) {
                 // In a task of its own: the answer to the client does not wait for it.
                 let (hints, table, key) = (inner.hints.clone(), plan.table.id, key.clone());
                 inner.env.spawn("hint", async move {
-                    hints.leave(node, table, &key, &record).await;
+                    let Dated { record, generation } = dated;
+                    hints.leave(node, table, &key, &record, generation).await;
                     drop(owed);
                 });
             }
@@ -280,6 +278,7 @@ impl Writing<'_> {
             table: self.plan.table.id,
             key: self.op.key.clone(),
             record: version.record.clone(),
+            generation: version.generation,
             heals: false,
         };
         let request = Request::Keep(Keep { replica, apply });

@@ -7,7 +7,8 @@ use serde::Deserialize;
 
 use super::*;
 use crate::net::messages::{Action, Apply, Keep, Mint, Read, Refusal, Want};
-use crate::types::{Epoch, Hlc, Key, NodeId, OpId, TableId, WallMicros};
+use crate::net::purge::{PurgeAction, PurgeRequest, PurgeSet};
+use crate::types::{Epoch, Generation, Hlc, Key, NodeId, OpId, TableId, WallMicros};
 
 const MAX: usize = 1 << 20;
 
@@ -21,6 +22,7 @@ fn apply(record: &'static [u8]) -> Request {
         table: TableId(3),
         key,
         record: Bytes::from_static(record),
+        generation: Generation(4),
         heals: false,
     })
 }
@@ -46,7 +48,8 @@ prop_compose! {
         };
         Request::Mint(Mint {
             table: TableId(1), key, op: OpId(op), request: 5, context, action,
-            now: WallMicros(9), max_siblings, known: Bytes::new(), stamp: Hlc(stamp), rises,
+            now: WallMicros(9), max_siblings, known: Bytes::new(),
+            known_generation: Generation(3), stamp: Hlc(stamp), rises,
         })
     }
 }
@@ -63,11 +66,22 @@ fn any_request() -> impl Strategy<Value = Request> {
             table: TableId(2),
             key,
             record,
+            generation: Generation(4),
             heals: false
         })),
         (any::<u128>(), any_key(), any_bytes()).prop_map(|(node, key, record)| {
-            let apply = Apply { table: TableId(2), key, record, heals: false };
+            let (table, generation) = (TableId(2), Generation(4));
+            let apply = Apply { table, key, record, generation, heals: false };
             Request::Keep(Keep { replica: NodeId(node), apply })
+        }),
+        (any_key(), any::<u128>(), any::<u64>()).prop_map(|(key, plan, generation)| {
+            let generation = Generation(generation);
+            let rows = vec![(key, crate::types::Digest(plan))];
+            Request::Purge(PurgeRequest {
+                table: TableId(2),
+                partition: crate::types::PartitionId(7),
+                what: PurgeAction::Commit(PurgeSet { generation, plan, rows }),
+            })
         }),
         any_bytes().prop_map(Request::Gossip),
         Just(Request::Ping),

@@ -225,14 +225,14 @@ fn r47_a_write_that_went_astray_is_found_and_healed_never_served() {
             (0..10).flat_map(|n| [format!("before{n}"), format!("after{n}")]).collect();
         for key in &keys {
             let answer = town.own("c", &table, key);
-            let is_known = matches!(answer, Response::Record(Some(_)) | Response::Refused(_));
+            let is_known = matches!(answer, Response::Record(Some(_), _) | Response::Refused(_));
             assert!(is_known, "seed {seed}: c shows {answer:?} of {key}");
             assert_eq!(town.values("a", &table, key), ["v"], "seed {seed}: {key}");
         }
         town.until(120, "c holds everything again", |town| town.serves("c"));
         for key in &keys {
             let mut waited = 0;
-            while !matches!(town.own("c", &table, key), Response::Record(Some(_))) {
+            while !matches!(town.own("c", &table, key), Response::Record(Some(_), _)) {
                 assert!(waited < 120, "seed {seed}: {key} is not healed");
                 town.run(SECOND);
                 waited += 1;

@@ -13,7 +13,7 @@ use crate::repair::hints::{HintCounters, HintSettings, TargetHints};
 use crate::sim::disk::DiskFaults;
 use crate::sim::hang_up::until_await;
 use crate::storage::keys;
-use crate::types::Consistency;
+use crate::types::{Consistency, Generation};
 
 fn pending(town: &Town, holder: &str) -> Vec<TargetHints> {
     town.life(holder).node.hints().targets()
@@ -398,7 +398,8 @@ fn a_hint_with_a_bent_record_is_refused_and_harms_nobody() {
     town.put("a", &table, "k", "v", Write::at(Consistency::All)).unwrap();
     let mut record = town.record("a", &table, "k").unwrap().encode(&address(&table, "k")).to_vec();
     *record.last_mut().unwrap() ^= 1;
-    let apply = Apply { table: table.id, key: key_of("k"), record: record.into(), heals: false };
+    let (key, generation) = (key_of("k"), Generation::default());
+    let apply = Apply { table: table.id, key, record: record.into(), generation, heals: false };
     let response = town.ask("a", "b", Request::Handoff(apply));
     assert!(matches!(response, Response::Refused(_)), "{response:?}");
     assert_eq!(town.record("b", &table, "k"), town.record("a", &table, "k"));

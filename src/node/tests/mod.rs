@@ -12,6 +12,7 @@ mod hints;
 mod listing;
 mod membership;
 mod outcomes;
+mod purge;
 mod sloppy;
 mod town;
 mod trees;

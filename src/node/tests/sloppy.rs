@@ -113,6 +113,7 @@ fn without_the_option_nobody_stands_in() {
         table: scene.table.id,
         key: key_of(KEY),
         record: bytes::Bytes::new(),
+        generation: crate::types::Generation::default(),
         heals: false,
     };
     let keep = Request::Keep(Keep { replica: id(scene.replicas[1]), apply });

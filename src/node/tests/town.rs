@@ -640,7 +640,7 @@ impl Town {
     /// The record that `name` shows of a key; `None`: absent.
     pub(super) fn record(&mut self, name: &str, table: &Arc<Table>, key: &str) -> Option<Record> {
         match self.own(name, table, key) {
-            Response::Record(bytes) => {
+            Response::Record(bytes, _) => {
                 bytes.map(|bytes| Record::decode(&bytes, &address(table, key)).unwrap())
             }
             other => panic!("{name} shows {other:?}"),

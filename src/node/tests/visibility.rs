@@ -33,7 +33,7 @@ fn rule06_a_replica_shows_only_what_survives_a_loss_of_power() {
     while !slot.is_done() {
         town.run(Duration::from_millis(20));
         let durable = town.life("a").engine.durable(&row(&table, "k")).unwrap().is_some();
-        let shown = matches!(town.own("a", &table, "k"), Response::Record(Some(_)));
+        let shown = matches!(town.own("a", &table, "k"), Response::Record(Some(_), _));
         assert!(durable || !shown, "shown before it was durable");
         shown_before += u32::from(!shown);
     }

@@ -9,9 +9,10 @@
 //! | `Applied` | deleted | goes on |
 //! | `Overloaded`, `Late` | stays | goes on with half the window; ends when that is one |
 //! | `Damaged` | stays; the copy is healed from all other replicas | goes on |
+//! | `OtherGeneration`, a later one | dropped: its key has been purged since | goes on |
 //! | `StaleEpoch`, `NotReplica`, `NoSuchTable` | stays; judged anew once this node has caught up | goes on |
 //! | `BadRequest`, `RecordTooLarge`, other refusals | stays until it is too old | goes on |
-//! | `Behind`, `Refilling`, `DiskFull`, `Storage`, `Stopping` | stays | ends |
+//! | `OtherGeneration`, an earlier one, `Behind`, `Refilling`, `DiskFull`, `Storage`, `Stopping` | stays | ends |
 //! | `Failed`, no answer, not sent | stays | ends |
 //!
 //! (A target that is being refilled takes merges, so `Refilling` is not expected.) Before it is
@@ -42,7 +43,7 @@ use crate::repair::hints::store::{StoredHint, age};
 use crate::repair::hints::window::Window;
 use crate::repair::hints::{HintStore, TargetHints};
 use crate::ring::token_of;
-use crate::types::{Epoch, Mono, NodeId};
+use crate::types::{Epoch, Generation, Mono, NodeId};
 
 /// How often it is looked who is alive, while there are hints.
 const TICK: Duration = Duration::from_millis(200);
@@ -316,7 +317,8 @@ impl Delivery {
             Judgement::Others(others) => {
                 let hint = &stored.hint;
                 for other in others {
-                    self.store.leave(other, hint.table, &hint.key, &hint.record).await;
+                    let generation = Generation(hint.generation);
+                    self.store.leave(other, hint.table, &hint.key, &hint.record, generation).await;
                 }
                 &counters.moot
             }
@@ -352,6 +354,7 @@ impl Delivery {
             table: table.id,
             key: stored.hint.key.clone(),
             record: stored.hint.record.clone(),
+            generation: Generation(stored.hint.generation),
             heals: false,
         };
         let deadline = self.env.mono() + CALL_TIME;
@@ -393,7 +396,18 @@ impl Delivery {
                 self.cluster.catch_up(epoch, self.env.mono() + CALL_TIME).await;
                 Attempt::Stays
             }
-            Refusal::Behind { .. }
+            Refusal::OtherGeneration { generation }
+                if generation > Generation(stored.hint.generation) =>
+            {
+                // Its key was purged since. Whatever lives of it is on the replica that minted it.
+                if !self.store.remove(stored).await {
+                    return Attempt::Stays;
+                }
+                counters.purged.fetch_add(1, Ordering::Relaxed);
+                Attempt::Gone { delivered: false }
+            }
+            Refusal::OtherGeneration { .. }
+            | Refusal::Behind { .. }
             | Refusal::Refilling
             | Refusal::DiskFull
             | Refusal::Storage { .. }

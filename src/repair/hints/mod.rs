@@ -21,7 +21,8 @@
 //! - A hint is delivered as a *merge*, never put in the place of what the target has by then: the
 //!   target may have newer versions, and a delete may have come in between.
 //! - It is deleted only when the target has said that it is on stable storage (invariant I15), or
-//!   when it is too old, or when its table or its target is gone.
+//!   when it is too old, or when its table or its target is gone, or when the target has purged the
+//!   key since ([`crate::repair::purge`]).
 //! - There is one hint for each (target, table, key). A newer one is merged into it. So the order
 //!   of a key's writes cannot be turned round, and a hot key costs one row however often it is
 //!   written. The merged hint keeps the age of the oldest write in it: a target that comes and goes
@@ -107,6 +108,8 @@ pub struct HintCounters {
     pub moot: AtomicU64,
     /// Dropped because their rows were damaged.
     pub damaged: AtomicU64,
+    /// Dropped because their keys have been purged since.
+    pub purged: AtomicU64,
     /// Attempts that the target refused or did not answer.
     pub refused: AtomicU64,
 }

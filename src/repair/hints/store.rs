@@ -19,9 +19,10 @@ use crate::plants::{Plant, planted};
 use crate::record::{self, Record};
 use crate::repair::hints::scan::{Passed, scan};
 use crate::repair::hints::{Hint, HintCounters, HintSettings, TargetHints};
+use crate::ring::token_of;
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Batch, CommitTicket, Committer, Engine, KeyRange, StorageError, SubmitError};
-use crate::types::{Key, NodeId, TableId, WallMicros};
+use crate::types::{Generation, Key, NodeId, TableId, WallMicros};
 
 /// Rows read at a time.
 const PAGE_ROWS: usize = 256;
@@ -264,6 +265,22 @@ impl HintStore {
         state.targets.iter().filter(|(_, entry)| entry.count > 0).map(of).collect()
     }
 
+    /// Whether something is kept about this key, for whomever.
+    #[must_use]
+    pub fn holds(&self, table: TableId, key: &Key) -> bool {
+        let state = self.lock();
+        let token = token_of(key.as_bytes());
+        let mut targets = state.targets.iter().filter(|(_, entry)| entry.count > 0);
+        targets.any(|(&target, _)| {
+            let row = keys::hint_row(target, table, token, key);
+            match state.under_way.get(&row) {
+                Some(under_way) if under_way.newest.is_some() => true,
+                // Not durably gone yet, or unreadable, is there.
+                _ => !matches!(self.engine.get(&row), Ok(None)),
+            }
+        })
+    }
+
     /// Announces a call that leaves a hint if it fails: a graceful stop waits for it.
     #[must_use]
     pub fn owe(self: &Arc<Self>) -> Owed {
@@ -290,9 +307,16 @@ impl HintStore {
 
     /// Keeps `record` for `target`, which missed it; durable on return. False if it was not kept
     /// (counted); anti-entropy then brings it.
-    pub async fn leave(&self, target: NodeId, table: TableId, key: &Key, record: &Bytes) -> bool {
+    pub async fn leave(
+        &self,
+        target: NodeId,
+        table: TableId,
+        key: &Key,
+        record: &Bytes,
+        generation: Generation,
+    ) -> bool {
         self.counters.missed.fetch_add(1, Ordering::Relaxed);
-        self.keep(target, table, key, record).await.is_ok()
+        self.keep(target, table, key, record, generation).await.is_ok()
     }
 
     /// Keeps `record` for `target`; durable on return, so that it may count in the target's place.
@@ -305,6 +329,7 @@ impl HintStore {
         table: TableId,
         key: &Key,
         record: &Bytes,
+        generation: Generation,
     ) -> Result<(), NotKept> {
         let now = self.env.wall();
         let hint = Hint {
@@ -312,7 +337,7 @@ impl HintStore {
             table,
             key: key.clone(),
             since: now,
-            generation: 0,
+            generation: generation.0,
             record: record.clone(),
         };
         let result = match self.stage(hint) {

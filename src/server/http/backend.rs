@@ -114,6 +114,31 @@ pub struct RepairView {
     pub scrub_damaged: u64,
     /// Times that scrubbing has read all of the node's data since its start.
     pub scrub_passes: u64,
+    /// Tombstones and expired records that purges led by this node have removed since its start.
+    pub purged: u64,
+    /// Ranges in which tombstones are past their grace time and stay, because somebody is in the
+    /// way, the longest blocked first; at most 1,000 of them. Of each range one node knows: the
+    /// replica that leads its purges.
+    pub blocked: Vec<BlockedView>,
+}
+
+/// Tombstones that cannot be purged yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct BlockedView {
+    /// The table.
+    pub table: String,
+    /// The partition.
+    pub partition: u32,
+    /// Who is in the way, by name.
+    pub node: String,
+    /// Why: `away` (it does not answer), `hints` (it keeps hints about them), `differs` (its
+    /// replica does not hold the same yet), `refuses`, or `other_generation` (it has to catch up
+    /// with an earlier purge).
+    pub why: &'static str,
+    /// Tombstones that were to go when it was last tried.
+    pub rows: u32,
+    /// For how long, in milliseconds.
+    pub since_ms: u64,
 }
 
 /// A range in which two replicas differ.

@@ -25,10 +25,10 @@ type Answer = Result<Response<DoorBody>, Problem>;
 /// Most bytes of a bucket's settings.
 const MAX_BODY: usize = 64 * 1024;
 const MEMBERS: &[&str] =
-    &["replication_factor", "conflict", "r", "w", "ttl_s", "max_siblings", "sloppy"];
+    &["replication_factor", "conflict", "r", "w", "ttl_s", "max_siblings", "sloppy", "grace_s"];
 /// Bound on a bucket's `max_siblings`.
 const MAX_SIBLINGS: u32 = 10_000;
-/// Longest `ttl_s` of a bucket, in seconds: ten years.
+/// Longest `ttl_s` and `grace_s` of a bucket, in seconds: ten years.
 const MAX_TTL_S: u64 = 10 * 366 * 24 * 3600;
 
 /// How often a change of settings is made anew because others were faster.
@@ -59,6 +59,9 @@ pub struct BucketJson {
     pub max_siblings: u32,
     /// Whether other nodes may hold writes for replicas that are down, and count in their place.
     pub sloppy: bool,
+    /// Seconds for which what is deleted or expired is kept at least, before it is purged.
+    #[schema(example = 864_000)]
+    pub grace_s: u64,
 }
 
 /// All buckets.
@@ -93,6 +96,10 @@ pub struct BucketSettings {
     /// Whether other nodes may hold writes for replicas that are down, and count in their place
     /// (default false). Reads then need not see the latest write at once.
     sloppy: Option<bool>,
+    /// Seconds for which what is deleted or expired is kept at least, before it is purged (default
+    /// 864000, ten days). Longer than any client may repeat a request.
+    #[schema(example = 864_000)]
+    grace_s: Option<u64>,
 }
 
 /// The name by which the HTTP door knows a table.
@@ -119,6 +126,7 @@ fn shown(table: &Table) -> BucketJson {
         ttl_s: settings.ttl_s,
         max_siblings: settings.max_siblings,
         sloppy: settings.sloppy,
+        grace_s: settings.grace_s,
     }
 }
 
@@ -304,6 +312,7 @@ fn apply(
                 let most = number(value, "max_siblings", 0, u64::from(MAX_SIBLINGS))?;
                 out.max_siblings = u32::try_from(most).unwrap_or(MAX_SIBLINGS);
             }
+            "grace_s" => out.grace_s = number(value, "grace_s", 0, MAX_TTL_S)?,
             "sloppy" => match value {
                 Value::Bool(sloppy) => out.sloppy = *sloppy,
                 _ => return Err(Problem::bad_parameter("sloppy", "must be true or false")),

@@ -183,7 +183,7 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
             listing::PageJson, listing::ListedKeyJson, batch::BatchItemDoc, batch::BatchAnswerDoc,
             buckets::BucketJson, buckets::BucketsJson, buckets::BucketSettings,
             nodes::WhereJson, nodes::DigestJson, nodes::StatusJson,
-            backend::ClusterView, backend::HintsView, backend::RepairView, backend::ApartView,
+            backend::ClusterView, backend::HintsView, backend::RepairView, backend::ApartView, backend::BlockedView,
             backend::RingView, backend::PartitionView, backend::NodeView,
         ),
         responses(ProblemResponse),

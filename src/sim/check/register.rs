@@ -8,6 +8,7 @@
 //! - W9: a process does not find its own acknowledged write, nor anything that may be later.
 //! - W10: the same for the write of another process; or a read shows what is before the answer of
 //!   a read that had ended before it began (I18, if that was another process's).
+//! - W11: the same where what was missed is a deletion: a deleted value is shown.
 //!
 //! A write without an answer may be stamped again, later than it began, so nothing is concluded
 //! from its end; from its beginning, everything is. Nor from the end of one that was acknowledged
@@ -84,7 +85,9 @@ fn stale(
     if !is_before(key, read, found, write_at) {
         return None;
     }
+    let deletes = matches!(write.action, Action::Delete { .. });
     let (check, whose) = match write.process == read.process {
+        _ if deletes && found.is_some() => (Check::W11, "an"),
         true => (Check::W9, "its own process's"),
         false => (Check::W10, "another process's"),
     };

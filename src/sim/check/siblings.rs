@@ -9,6 +9,7 @@
 //! - Lost (1): an acknowledged write that nothing may have superseded is missing at the end.
 //! - False sibling (2): a quorum read shows w though an acknowledged write before the read must
 //!   have superseded it.
+//!   (W11, resurrection, if that write was a deletion.)
 //! - Backwards (4): a quorum read neither shows nor covers a write that had been acknowledged at
 //!   a quorum, or shown to its own process (W5.4) or any other (I18), before it began.
 //! - Bound (6): one read shows w and a write that must have superseded it. Correct siblings are an
@@ -133,8 +134,12 @@ fn false_siblings(key: &KeyHistory<'_>, pasts: &Pasts) -> Vec<Violation> {
                 settled && pasts.must_supersede(newer, older)
             });
             if let Some(&newer) = newer {
-                let what = format!("write {id} is shown although it was superseded");
-                found.push(key.breach(Check::W5FalseSibling, what, &[older, newer, read_at]));
+                let (check, fate) = match is_put(key.operations[newer].1) {
+                    true => (Check::W5FalseSibling, "superseded"),
+                    false => (Check::W11, "deleted"),
+                };
+                let what = format!("write {id} is shown although it was {fate}");
+                found.push(key.breach(check, what, &[older, newer, read_at]));
             }
         }
     }

@@ -231,7 +231,7 @@ fn a_false_sibling_is_named() {
         "1 put 1 [] ok
          2 del 2 [1] ok
          3 last -> 1",
-        &[Check::W5FalseSibling],
+        &[Check::W11],
     );
     // Pasts are transitive: whoever covers 2 covers what 2 covered.
     siblings(
@@ -322,7 +322,7 @@ fn stale_reads_of_registers_are_named_by_whose_write_was_missed() {
     register("1 put 1 [] ok\n1 put 2 [] ok\n1 read -> 1", &[Check::W9]);
     register("1 put 1 [] ok\n1 put 2 [] ok\n2 read -> 1", &[Check::W10]);
     register("1 put 1 [] ok\n2 read ->", &[Check::W10]);
-    register("1 put 1 [] ok\n2 del 2 [] ok\n1 read -> 1", &[Check::W10]);
+    register("1 put 1 [] ok\n2 del 2 [] ok\n1 read -> 1", &[Check::W11]);
     register("1 put 1 [] ok\n1 del 2 [] ok\n2 put 3 [] ok\n2 read ->", &[Check::W9]);
     register("1 put 1 [] ok\n1 put 2 [] ok\n2 weak -> 1", &[]);
 }

@@ -6,7 +6,7 @@ use crate::sim::history::{Outcome, Workload};
 
 pub(super) fn check(key: &KeyHistory<'_>, workload: Workload) -> Vec<Violation> {
     let name = match workload {
-        Workload::Siblings => Check::W5Invented,
+        Workload::Siblings | Workload::Expiring => Check::W5Invented,
         Workload::Set | Workload::Register => Check::I2,
     };
     let mut found = Vec::new();

@@ -23,7 +23,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::{Bound, ControlFlow};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 
@@ -31,15 +31,24 @@ use self::frontier::{Frontier, FrontierState};
 use self::state::{Row, State};
 use crate::sim::disk::SimDisk;
 use crate::storage::{
-    Batch, Engine, EngineStats, KeyRange, ScanVisitor, StorageError, check_batch,
+    Batch, BatchOp, Engine, EngineStats, KeyRange, ScanVisitor, StorageError, check_batch,
 };
 
 /// The engine. See the module's text.
-#[derive(Debug)]
 pub struct SimEngine {
     disk: SimDisk,
     generation: u64,
     state: Mutex<State>,
+    watcher: OnceLock<Watcher>,
+}
+
+/// Called with the key of each row that is about to be removed.
+pub type Watcher = Box<dyn Fn(&[u8]) + Send + Sync>;
+
+impl std::fmt::Debug for SimEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimEngine").field("disk", &self.disk).finish_non_exhaustive()
+    }
 }
 
 fn segment_name(number: u64) -> String {
@@ -81,7 +90,13 @@ impl SimEngine {
                 disk.remove(&name).map_err(failed)?;
             }
         }
-        Ok(Self { disk: disk.clone(), generation, state: Mutex::new(state) })
+        let state = Mutex::new(state);
+        Ok(Self { disk: disk.clone(), generation, state, watcher: OnceLock::new() })
+    }
+
+    /// Has `watcher` called before a row is removed. Only the first one counts.
+    pub fn watch_removals(&self, watcher: Watcher) {
+        let _ = self.watcher.set(watcher);
     }
 
     /// True once a sync has failed.
@@ -215,6 +230,13 @@ impl Engine for SimEngine {
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
         check_batch(batch)?;
         self.usable()?;
+        if let Some(watcher) = self.watcher.get() {
+            for op in batch.ops() {
+                if let BatchOp::Delete { key } = op {
+                    watcher(key);
+                }
+            }
+        }
         let mut state = self.state();
         let result = state.apply(&self.disk, batch);
         state.note(&result);
