@@ -207,7 +207,6 @@ impl SimCluster {
                     percent: 50,
                     longest_pause: Duration::from_secs(1),
                 },
-                ..repair::Options::default()
             },
         }
     }

@@ -671,17 +671,17 @@ fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, respo
     }
     let check = |otherwise| if engine.is_poisoned() { Check::I23 } else { otherwise };
     match (about, response) {
-        (About::Read(..), Response::Record(None, _) | Response::Digest(None, _)) => {
-            if durable(engine, table, key).is_err() {
-                let what = format!("node {me} has a damaged copy and answers that it has none");
-                oracle.breach(cluster, Check::I20, &text(key), what);
-            }
+        (About::Read(..), Response::Record(None, _) | Response::Digest(None, _))
+            if durable(engine, table, key).is_err() =>
+        {
+            let what = format!("node {me} has a damaged copy and answers that it has none");
+            oracle.breach(cluster, Check::I20, &text(key), what);
         }
-        (About::Read(..), Response::Record(Some(bytes), _)) => {
-            if Record::decode(bytes, &record::address(table, key)).is_err() {
-                let what = format!("node {me} serves damage");
-                oracle.breach(cluster, Check::I20, &text(key), what);
-            }
+        (About::Read(..), Response::Record(Some(bytes), _))
+            if Record::decode(bytes, &record::address(table, key)).is_err() =>
+        {
+            let what = format!("node {me} serves damage");
+            oracle.breach(cluster, Check::I20, &text(key), what);
         }
         // Of a copy that cannot be read any more nothing can be said: it was whole when the answer
         // was decided on, or the node would have refused.

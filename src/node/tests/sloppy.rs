@@ -271,7 +271,7 @@ fn a_keeper_that_comes_back_late_does_not_bring_a_deleted_value_back() {
     let keeper = written.receipt.unwrap().stood_in[0].node.clone();
     scene.town.kill(&keeper);
     // The coordinator's own hints bring the replicas up; then the value is deleted everywhere.
-    for name in scene.replicas[1..].to_vec() {
+    for name in &scene.replicas[1..] {
         scene.town.start(name);
     }
     let replicas = scene.replicas.clone();
