@@ -143,7 +143,7 @@ const PLANTS: [(&str, &[Check]); 21] = [
     ("P17", &[Check::W5DotReuse]),
     ("P18", &[Check::W5Lost]),
     ("P19", &[Check::W5Lost]),
-    ("P20", &[Check::W11]),
+    ("P20", &[Check::W11, Check::I13]),
     ("Ttl", &[Check::W11]),
     ("P21", &[Check::W12]),
     ("P22", &[Check::W5Lost]),

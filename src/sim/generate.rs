@@ -161,10 +161,14 @@ pub fn generate(seed: u64, size: Size) -> Plan {
     let mut fault_rng = Rng::stream(seed, 0, "plan/faults");
     let mut faults = faults(&mut fault_rng, &swarm, size.faults, length_ms);
     let grace_s = grace_s(&swarm, timeout_ms);
-    if size.faults > 0 {
-        faults.extend(long_outage(&mut Rng::stream(seed, 0, "plan/outage"), &swarm, grace_s));
-        faults.sort_by_key(|planned| planned.at_ms);
+    let mut outage_rng = Rng::stream(seed, 0, "plan/outage");
+    let outage = long_outage(&mut outage_rng, &swarm, grace_s).filter(|_| size.faults > 0);
+    if outage.is_some() && !swarm.sloppy && outage_rng.flip() {
+        // What it missed comes by hash trees, or not at all.
+        hints.max_bytes = 0;
     }
+    faults.extend(outage);
+    faults.sort_by_key(|planned| planned.at_ms);
     Plan {
         henge_plan: PLAN_FORMAT,
         seed,
@@ -198,7 +202,7 @@ fn grace_s(swarm: &Swarm, timeout_ms: u64) -> u64 {
 
 /// In some runs, a node is away for longer than tombstones have to be kept.
 fn long_outage(rng: &mut Rng, swarm: &Swarm, grace_s: u64) -> Option<PlannedFault> {
-    if rng.below(3) != 0 {
+    if rng.below(3) != 0 || swarm.hints_only {
         return None;
     }
     let node = rng.below(u64::from(swarm.nodes)) as u32;
