@@ -56,6 +56,7 @@ impl NodeService {
     /// The service of node `me`. At most `max_under_way` data requests are worked on at once;
     /// more are refused at once as overload.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "what a node answers from, each once")]
     pub fn new(
         env: Env,
         me: NodeId,
