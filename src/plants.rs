@@ -7,6 +7,24 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Plant {
+    /// A proposer ignores what others have accepted and not decided.
+    P01,
+    /// A promise is answered before it is durable.
+    P02,
+    /// A vote is answered before it is durable.
+    P03,
+    /// Ballots begin anew with each start.
+    P04,
+    /// A serial read is a plain quorum read.
+    P05,
+    /// A condition that does not hold is answered without settling what the round met.
+    P06,
+    /// A key's votes are dropped when its decision has reached a quorum, not all.
+    P07,
+    /// A condition is judged on one replica.
+    P09,
+    /// A transaction that is proposed again is another operation.
+    P10,
     /// A write is acknowledged before it is synced.
     P11,
     /// The coordinator's own copy counts twice towards W.
@@ -82,12 +100,12 @@ mod active {
     #[must_use]
     pub fn plant_named(name: &str) -> Option<Plant> {
         use Plant::{
-            P11, P12, P13, P15, P16, P17, P18, P19, P20, P21, P22, P23, P24, P25, P26, P30, P31,
-            P32, P33, P36, SledSync, Ttl,
+            P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
+            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P36, SledSync, Ttl,
         };
         let all = [
-            P11, P12, P13, P15, P16, P17, P18, P19, P20, P21, P22, P23, P24, P25, P26, P30, P31,
-            P32, P33, P36, SledSync, Ttl,
+            P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
+            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P36, SledSync, Ttl,
         ];
         all.into_iter().find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

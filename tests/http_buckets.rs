@@ -131,7 +131,7 @@ async fn settings_that_make_no_sense_are_refused_by_name() {
         let detail = json["detail"].as_str().unwrap();
         assert!(detail.contains(word), "{body}: {detail}");
     }
-    for (body, why) in [(r#"{"conflict": "strong"}"#, "strong"), (r#"{"r": "serial"}"#, "serial")] {
+    for (body, why) in [(r#"{"r": "serial"}"#, "serial")] {
         let json = w.put("/v1/buckets/b", &[], body).await.refused("not-supported");
         assert!(json["detail"].as_str().unwrap().contains(why));
     }

@@ -59,6 +59,12 @@ fn table() -> Vec<(OpError, &'static str, u16, &'static str)> {
         (OpError::RecordTooLarge { max: 1, got: 2 }, "value-too-large", 413, "not_applied"),
         (OpError::OperationReused, "operation-id-reused", 422, "not_applied"),
         (OpError::OperationExpired, "operation-expired", 410, "unknown"),
+        (
+            OpError::Contended { rounds: 9, timeout_ms: 50, fate: Fate::Unknown },
+            "contended",
+            503,
+            "unknown",
+        ),
         (OpError::DiskFull, "disk-full", 507, "not_applied"),
         (OpError::ShuttingDown, "shutting-down", 503, "not_applied"),
         (OpError::NoSuchTable, "bucket-not-found", 404, "not_applied"),

@@ -280,16 +280,13 @@ async fn levels_that_make_no_sense_are_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn what_needs_agreement_per_key_is_not_supported_and_not_applied() {
+async fn what_is_no_condition_is_refused_and_not_applied() {
     let w = World::with_bucket().await;
-    for header in [("if-match", "\"x\""), ("if-none-match", "*"), ("if-fence", "7")] {
-        w.put("/v1/kv/b/k", &[header], "x").await.refused("not-supported");
-        w.delete("/v1/kv/b/k", &[header]).await.refused("not-supported");
-        w.post("/v1/kv/b", &[header], "x").await.refused("not-supported");
+    for header in [("if-match", "x"), ("if-match", "W/\"x\""), ("if-none-match", "*, \"x\"")] {
+        w.put("/v1/kv/b/k", &[header], "x").await.refused("bad-request");
+        w.delete("/v1/kv/b/k", &[header]).await.refused("bad-request");
     }
-    w.put("/v1/kv/b/k?level=serial", &[], "x").await.refused("not-supported");
-    w.get("/v1/kv/b/k?level=SERIAL", &[]).await.problem("not-supported");
-    w.get("/v1/kv/b/k?level=local_serial", &[]).await.problem("not-supported");
+    w.put("/v1/kv/b/k", &[("if-fence", "7")], "x").await.refused("not-supported");
     assert_eq!(w.get("/v1/kv/b/k", &[]).await.status, 404);
 }
 

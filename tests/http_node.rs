@@ -233,3 +233,59 @@ async fn one_node_down(cluster: &mut TestCluster, url: &[String]) {
     let back = send(&url[2], "GET", "/v1/kv/b/after", &[], "").await;
     assert_eq!((back.status, &back.body[..]), (200, &b"x"[..]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn conditions_hold_across_nodes_and_refusals_show_what_stands() {
+    let cluster = TestCluster::start(3).await;
+    let url: Vec<String> = cluster.layout().urls();
+    for (bucket, settings) in
+        [("s", r#"{"conflict": "strong"}"#), ("b", "{}"), ("l", r#"{"conflict": "lww"}"#)]
+    {
+        let made = send(&url[0], "PUT", &format!("/v1/buckets/{bucket}"), &[], settings).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        let key = format!("/v1/kv/{bucket}/k");
+        // Of many creators one wins, and the others are shown its value.
+        let creators = (0..6).map(|n| {
+            let (url, key) = (url[n % 3].clone(), key.clone());
+            async move {
+                send(&url, "PUT", &key, &[("if-none-match", "*")], &format!("v{n}")).await
+            }
+        });
+        let answers = futures_util::future::join_all(creators).await;
+        let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|reply| reply.status == 201);
+        assert_eq!(won.len(), 1, "{answers:?}");
+        let etag = won[0].header("etag").to_owned();
+        for reply in lost {
+            assert_eq!(reply.status, 412, "{reply:?}");
+            let json = reply.json();
+            assert_eq!(
+                (&json["outcome"], &json["current"]["etag"]),
+                (&json!("not_applied"), &json!(etag))
+            );
+        }
+        // Compare and set, and its repetition under the same id.
+        let id = uuid::Uuid::now_v7().to_string();
+        let set = [("if-match", &*etag), ("idempotency-key", &*id)];
+        let first = send(&url[1], "PUT", &key, &set, "two").await;
+        assert_eq!(first.status, 204, "{first:?}");
+        let again = send(&url[2], "PUT", &key, &set, "two").await;
+        assert_eq!((again.status, again.header("henge-replayed")), (204, "true"));
+        assert_eq!(again.header("etag"), first.header("etag"));
+        let late = send(&url[0], "PUT", &key, &[("if-match", &etag)], "late").await;
+        assert_eq!((late.status, &late.json()["current"]["value"]), (412, &json!("two")));
+        let ops = send(&url[0], "GET", &format!("/v1/ops/{bucket}/k/{id}"), &[], "").await;
+        assert_eq!((ops.status, &ops.json()["outcome"]), (200, &json!("applied")));
+        let never = uuid::Uuid::now_v7().to_string();
+        let ops = send(&url[0], "GET", &format!("/v1/ops/{bucket}/k/{never}"), &[], "").await;
+        assert_eq!(ops.json()["outcome"], "never");
+        // Serial reads; in a strong bucket without being asked.
+        let level = if bucket == "s" { "" } else { "?level=serial" };
+        let read = send(&url[2], "GET", &format!("{key}{level}"), &[], "").await;
+        assert_eq!((read.status, &read.body[..]), (200, &b"two"[..]));
+        let gone = [("if-match", first.header("etag"))];
+        assert_eq!(send(&url[1], "DELETE", &key, &gone, "").await.status, 204);
+        assert_eq!(send(&url[0], "GET", &format!("{key}{level}"), &[], "").await.status, 404);
+        let refused = send(&url[2], "DELETE", &key, &gone, "").await;
+        assert_eq!((refused.status, &refused.json()["current"]), (412, &Value::Null));
+    }
+}

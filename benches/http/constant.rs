@@ -3,11 +3,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use henge::causality::{Context, ContextCodec};
 use henge::coordinator::{
-    ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Whereabouts, WriteOp,
+    ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Told, Whereabouts, WriteOp,
     WriteOutcome,
 };
 use henge::env::{BoxFuture, tokio_env};
@@ -80,6 +81,16 @@ impl Backend for Constant {
     fn list(&self, _: ListOp) -> BoxFuture<'_, Result<ListPage, OpError>> {
         Box::pin(async { Err(OpError::NoSuchTable) })
     }
+    fn tell(
+        &self,
+        _: Arc<Table>,
+        _: Key,
+        _: OpId,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<Told, OpError>> {
+        Box::pin(async { Ok(Told::Never) })
+    }
+
     fn locate(&self, _: &Table, _: &Key) -> Whereabouts {
         unreachable!("not asked")
     }

@@ -134,7 +134,16 @@ struct PlantArgs {
 }
 
 /// The planted bugs, with the checks of the test plan of which one must name each.
-const PLANTS: [(&str, &[Check]); 21] = [
+const PLANTS: [(&str, &[Check]); 30] = [
+    ("P01", &[Check::W1]),
+    ("P02", &[Check::W1, Check::I7]),
+    ("P03", &[Check::W1, Check::I7]),
+    ("P04", &[Check::W1, Check::I6, Check::I7]),
+    ("P05", &[Check::W1]),
+    ("P06", &[Check::W1]),
+    ("P07", &[Check::W1]),
+    ("P09", &[Check::W1]),
+    ("P10", &[Check::W1]),
     ("P11", &[Check::W4]),
     ("P12", &[Check::W4, Check::W9]),
     ("P13", &[Check::W9, Check::W10]),

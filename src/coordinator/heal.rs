@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use crate::coordinator::lwt;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::Stop;
 use crate::coordinator::{Coordinator, Inner};
@@ -109,6 +110,8 @@ async fn heal(inner: &Arc<Inner>, plan: &Plan, key: &Key, damaged: NodeId) -> Op
     inner.env.sleep(HEAL_AFTER).await;
     let deadline = inner.env.mono() + TIME;
     let others: Vec<NodeId> = plan.replicas.iter().copied().filter(|&n| n != damaged).collect();
+    // What the damaged copy held of a decision may be a mere vote with the others.
+    lwt::settle_votes(inner, plan, key, &others, deadline).await?;
     let read = Read { table: plan.table.id, key: key.clone(), want: Want::Record };
     let answers =
         join_all(others.iter().map(|&node| {

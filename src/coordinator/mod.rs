@@ -17,6 +17,7 @@ mod generations;
 mod heal;
 mod latency;
 mod list;
+mod lwt;
 mod ops;
 mod plan;
 mod read;
@@ -39,9 +40,10 @@ use crate::types::{Key, NodeId, OpId};
 pub use crate::types::PartitionDigest;
 use heal::Healing;
 use latency::Latencies;
+pub use lwt::{LwtCounters, Told};
 pub use ops::{
-    Fate, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt,
-    StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
+    Condition, Fate, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt,
+    ReplicaReceipt, StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 
 /// Counts of what a coordinator has done; for `/metrics`.
@@ -81,6 +83,7 @@ struct Inner {
     counters: CoordinatorCounters,
     healing: Healing,
     hints: Arc<HintStore>,
+    lwt: lwt::Lwt,
     stopping: AtomicBool,
     under_way: AtomicUsize,
     max_under_way: usize,
@@ -114,6 +117,7 @@ impl Coordinator {
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
+                lwt: lwt::Lwt::new(&env),
                 env,
                 cluster,
                 peers,
@@ -169,6 +173,41 @@ impl Coordinator {
         let _under_way = self.admit()?;
         self.inner.counters.reads.fetch_add(1, Ordering::Relaxed);
         read::read(&self.inner, &op).await
+    }
+
+    /// What its proposer has met.
+    #[must_use]
+    pub fn lwt_counters(&self) -> &LwtCounters {
+        &self.inner.lwt.counters
+    }
+
+    /// What became of the operation `op` on `key`. If it has not run, then it never will: it is
+    /// barred for good, among all operations that go through Paxos.
+    ///
+    /// # Errors
+    /// See [`OpError`].
+    pub async fn tell(
+        &self,
+        table: &Arc<Table>,
+        key: &Key,
+        op: OpId,
+        timeout: Duration,
+    ) -> Result<Told, OpError> {
+        let _under_way = self.admit()?;
+        lwt::tell(&self.inner, table, key, op, timeout).await
+    }
+
+    /// Finishes what is undecided on `key`, if anything is.
+    ///
+    /// # Errors
+    /// See [`OpError`].
+    pub async fn settle(
+        &self,
+        table: &Arc<Table>,
+        key: &Key,
+        timeout: Duration,
+    ) -> Result<(), OpError> {
+        lwt::settle(&self.inner, table, key, timeout).await
     }
 
     /// Writes a key. The write goes on if the returned future is dropped.

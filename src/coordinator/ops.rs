@@ -58,6 +58,23 @@ pub enum WriteAction {
     Delete,
 }
 
+/// What must hold for a write to take effect. Judged by Paxos on the key's newest state, whatever
+/// the conflict mode.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub enum Condition {
+    /// Nothing. In a table that is not `strong` such a write goes without Paxos.
+    #[default]
+    None,
+    /// No live value stands there (a tombstone is none).
+    Absent,
+    /// Some live value stands there.
+    Exists,
+    /// What stands there has one of these entity tags.
+    Matches(Vec<String>),
+    /// What stands there, if anything, has none of these entity tags.
+    Differs(Vec<String>),
+}
+
 /// Write one key.
 #[derive(Clone, Debug)]
 pub struct WriteOp {
@@ -67,7 +84,10 @@ pub struct WriteOp {
     pub key: Key,
     /// What to do.
     pub action: WriteAction,
-    /// What the writer had read, if it said so.
+    /// What must hold for it.
+    pub condition: Condition,
+    /// What the writer had read, if it said so. Not looked at where Paxos decides: the condition
+    /// says what may be replaced.
     pub context: Option<Context>,
     /// How many replicas must hold it before the answer.
     pub level: Consistency,
@@ -300,6 +320,28 @@ pub enum OpError {
     /// An operation id that cannot be one made by now.
     #[error("{0}")]
     BadOperationId(String),
+    /// Other proposers decided on the key again and again until the time was over.
+    #[error(
+        "others kept deciding on this key: {rounds} rounds were interrupted in {timeout_ms} ms"
+    )]
+    Contended {
+        /// Rounds that others interrupted.
+        rounds: u32,
+        /// The operation's time limit.
+        timeout_ms: u64,
+        /// What became of it.
+        fate: Fate,
+    },
+    /// The condition of a write does not hold.
+    #[error("the condition does not hold for what stands there")]
+    ConditionFailed {
+        /// What stands there: part of the linearizable answer.
+        current: Box<Record>,
+        /// The instant that decides what of it has expired.
+        now: WallMicros,
+        /// The operation had been refused before.
+        replayed: bool,
+    },
     /// The operation id was used before with another request.
     #[error("this operation id was used before with another request")]
     OperationReused,
@@ -328,9 +370,12 @@ impl OpError {
     #[must_use]
     pub fn fate(&self) -> Fate {
         match self {
-            Self::Timeout { fate, .. } | Self::TooFewReplicas { fate, .. } => *fate,
+            Self::Timeout { fate, .. }
+            | Self::Contended { fate, .. }
+            | Self::TooFewReplicas { fate, .. } => *fate,
             Self::OperationExpired | Self::Stopped => Fate::Unknown,
             Self::Unavailable { .. }
+            | Self::ConditionFailed { .. }
             | Self::BadLevel(_)
             | Self::NotSupported(_)
             | Self::NotAReplica { .. }

@@ -24,6 +24,7 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::coordinator::again;
 use crate::coordinator::heal::heal_later;
+use crate::coordinator::lwt;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
 use crate::env::BoxFuture;
@@ -38,11 +39,14 @@ const MAX_PLANS: u32 = 4;
 
 /// Reads a key for a client.
 pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome, OpError> {
-    if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) {
-        return Err(OpError::NotSupported(
-            "serial reads come with lightweight transactions; use quorum for now".to_owned(),
-        ));
+    if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) && !op.local {
+        return lwt::read(inner, op).await;
     }
+    plain(inner, op).await
+}
+
+/// Reads a key at a level that is a number of replicas.
+pub(super) async fn plain(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome, OpError> {
     // One "now" for the whole operation (rule 8), however often it is planned.
     let (started, now) = (inner.env.mono(), inner.env.wall());
     let mut plans = 0;

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::net::paxos::{OpenRequest, PaxosAnswer, PaxosRequest};
 use crate::net::purge::{PurgeAnswer, PurgeRequest};
 use crate::net::trees::{TreeAnswer, TreeRequest};
 use crate::types::{
@@ -51,6 +52,10 @@ pub enum Request {
     Keep(Keep),
     /// About tombstones that are to go.
     Purge(PurgeRequest),
+    /// A step of a lightweight transaction.
+    Paxos(PaxosRequest),
+    /// Which keys have undecided votes?
+    Open(OpenRequest),
 }
 
 /// How much of a record to show.
@@ -237,6 +242,8 @@ pub enum Response {
     Kept,
     /// To [`Request::Purge`].
     Purge(PurgeAnswer),
+    /// To [`Request::Paxos`] and [`Request::Open`].
+    Paxos(PaxosAnswer),
 }
 
 /// To [`Mint`]: the version that was made, or that the operation made when it first ran.

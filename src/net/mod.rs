@@ -10,6 +10,7 @@ pub mod codec;
 pub mod handshake;
 pub mod latency;
 pub mod messages;
+pub mod paxos;
 mod peers;
 pub mod purge;
 mod tcp;

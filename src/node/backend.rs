@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::causality::ContextCodec;
 use crate::cluster::AppendError;
 use crate::coordinator::{
-    Fate, ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Whereabouts, WriteOp,
-    WriteOutcome,
+    Fate, ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Told, Whereabouts,
+    WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
 use crate::gossip::Liveness;
@@ -21,7 +21,7 @@ use crate::server::http::backend::{
     Alteration, ApartView, Backend, BlockedView, ClusterView, Creation, HintsView, NodeView,
     NotReady, PartitionView, RepairView, RingView,
 };
-use crate::types::{Consistency, Key, NodeId, PartitionId};
+use crate::types::{Consistency, Key, NodeId, OpId, PartitionId};
 
 /// Time for a change of the metadata.
 const CHANGE_TIME: Duration = Duration::from_secs(10);
@@ -222,6 +222,17 @@ impl Backend for NodeBackend {
 
     fn write(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {
         Box::pin(self.node.coordinator().write(op))
+    }
+
+    fn tell(
+        &self,
+        table: Arc<Table>,
+        key: Key,
+        op: OpId,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Told, OpError>> {
+        let coordinator = self.node.coordinator();
+        Box::pin(async move { coordinator.tell(&table, &key, op, timeout).await })
     }
 
     fn list(&self, op: ListOp) -> BoxFuture<'_, Result<ListPage, OpError>> {

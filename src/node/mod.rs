@@ -9,6 +9,7 @@ mod numbers;
 mod refill;
 pub mod run;
 mod service;
+mod sweep;
 #[cfg(all(test, feature = "sim"))]
 mod tests;
 
@@ -212,9 +213,16 @@ impl Opened {
             hints.clone(),
         );
         env.spawn("deliver hints", delivery.run());
-        let refill =
-            refill::Refill::new(env.clone(), cluster.clone(), peers.clone(), purge.clone());
+        let refill = refill::Refill::new(
+            env.clone(),
+            cluster.clone(),
+            peers.clone(),
+            (purge.clone(), coordinator.clone()),
+        );
         env.spawn("refill", refill.run());
+        let sweeper =
+            sweep::sweep(env.clone(), cluster.clone(), replica.clone(), coordinator.clone());
+        env.spawn("sweep votes", sweeper);
         let high_water = settings.high_water;
         if let Some(store) = high_water.clone() {
             env.spawn("high-water", high_water::keep(env.clone(), cluster.clone(), store));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::coordinator::CoordinatorCounters;
+use crate::coordinator::{CoordinatorCounters, LwtCounters};
 use crate::gossip::Liveness;
 use crate::metrics::{Kind, Registry};
 use crate::net::{InboundStats, PeerStats, TcpTransport};
@@ -43,6 +43,18 @@ const COORDINATOR: &[Row<CoordinatorCounters>] = &[
     ("henge_coordinator_heals_total", "Damaged copies replaced by the merge of all others.", |c| {
         &c.heals
     }),
+];
+
+const LWT: &[Row<LwtCounters>] = &[
+    ("henge_lwt_rounds_total", "Rounds of lightweight transactions begun.", |c| &c.rounds),
+    ("henge_lwt_standing_total", "Of these, on a standing promise.", |c| &c.standing),
+    ("henge_lwt_interrupted_total", "Rounds that came to no end.", |c| &c.interrupted),
+    ("henge_lwt_finished_total", "Undecided votes of others that a round finished.", |c| {
+        &c.finished
+    }),
+    ("henge_lwt_judged_total", "Operations judged.", |c| &c.judged),
+    ("henge_lwt_refused_total", "Conditions that did not hold.", |c| &c.refused),
+    ("henge_lwt_peeks_total", "Serial reads that promised nothing.", |c| &c.peeks),
 ];
 
 const REPLICA: &[Row<ReplicaCounters>] = &[
@@ -204,6 +216,12 @@ pub(super) fn register(registry: &Registry, node: &Node, transport: &Arc<TcpTran
         let node = node.clone();
         registry.read(Kind::Counter, name, help, &[], move || {
             of(node.coordinator().counters()).load(Ordering::Relaxed) as f64
+        });
+    }
+    for &(name, help, of) in LWT {
+        let node = node.clone();
+        registry.read(Kind::Counter, name, help, &[], move || {
+            of(node.coordinator().lwt_counters()).load(Ordering::Relaxed) as f64
         });
     }
     for &(name, help, of) in REPLICA {

@@ -10,11 +10,17 @@
 //! copied once need not be copied again, however often a replica fails to answer in between: all
 //! that this node acknowledges after its start is on its disk.
 //!
+//! Votes on lightweight transactions are no data, and a vote that was lost is lost. Every round that
+//! the lost copy may have been part of ended with the epoch in which this directory began: voters
+//! answer at their own epoch only. So what the other replicas have voted for and not seen decided
+//! is *settled* first, by Paxos among them; then it is data, and is copied like all data. This node
+//! votes from the next epoch on, whose majorities all meet those of this one.
+//!
 //! A record that a source cannot read is passed over, and said so in the log: waiting for it would
 //! wait for ever, since the source is healed by the merge of all other replicas, of which this one
 //! is. What other sources hold of it is copied from them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +28,11 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 
 use crate::cluster::Cluster;
+use crate::coordinator::Coordinator;
 use crate::env::Env;
 use crate::meta::{ClusterState, Command, Table};
 use crate::net::messages::{Apply, PageRequest, Row, Want};
+use crate::net::paxos::{OpenRequest, PaxosAnswer};
 use crate::net::purge::{PurgeAction, PurgeRequest};
 use crate::net::{Peers, Request, Response};
 use crate::repair::purge::Purge;
@@ -68,13 +76,21 @@ pub(super) struct Refill {
     cluster: Arc<Cluster>,
     peers: Peers,
     purge: Arc<Purge>,
+    coordinator: Coordinator,
     copied: BTreeMap<Source, Copied>,
+    settled: BTreeSet<Source>,
     records: u64,
 }
 
 impl Refill {
-    pub(super) fn new(env: Env, cluster: Arc<Cluster>, peers: Peers, purge: Arc<Purge>) -> Self {
-        Self { env, cluster, peers, purge, copied: BTreeMap::new(), records: 0 }
+    pub(super) fn new(
+        env: Env,
+        cluster: Arc<Cluster>,
+        peers: Peers,
+        (purge, coordinator): (Arc<Purge>, Coordinator),
+    ) -> Self {
+        let (copied, settled) = (BTreeMap::new(), BTreeSet::new());
+        Self { env, cluster, peers, purge, coordinator, copied, settled, records: 0 }
     }
 
     /// Waits until this start is on record; refills the node if the log says that it must be.
@@ -109,22 +125,27 @@ impl Refill {
         }
     }
 
-    /// Copies all that is not copied yet. Leaves a replica that fails until the next round and goes
-    /// on with the others.
+    /// Settles and copies all that is not copied yet. Leaves a replica that fails until the next
+    /// round and goes on with the others.
     async fn refill(&mut self, state: &ClusterState) -> Result<(), String> {
-        let me = self.cluster.me();
         let mut failed: BTreeMap<NodeId, String> = BTreeMap::new();
-        for table in state.tables().values() {
-            let placement = state.ring().placement(&table.settings.replication);
-            for partition in placement.kept_by(me) {
-                for &node in placement.of(partition).write.iter().filter(|&&node| node != me) {
-                    let source = Source { table: table.id, partition, node };
-                    if !failed.contains_key(&node)
-                        && let Err(why) = self.copy(state, table, source).await
-                    {
-                        failed.insert(node, why);
-                    }
-                }
+        let sources = self.sources(state);
+        for (table, source) in &sources {
+            if !failed.contains_key(&source.node)
+                && let Err(why) = self.settle(table, *source).await
+            {
+                failed.insert(source.node, why);
+            }
+        }
+        // A decision of votes that one source shows may come to be in the data of another one.
+        if let Some(why) = failed.values().next() {
+            return Err(why.clone());
+        }
+        for (table, source) in &sources {
+            if !failed.contains_key(&source.node)
+                && let Err(why) = self.copy(state, table, *source).await
+            {
+                failed.insert(source.node, why);
             }
         }
         if let Some(why) = failed.into_values().next() {
@@ -133,6 +154,46 @@ impl Refill {
         for (source, copied) in &self.copied {
             if copied.generation != self.generation(*source)? {
                 return Err("tombstones were purged meanwhile".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    /// Every partition of every table that this node keeps, at every other replica.
+    fn sources(&self, state: &ClusterState) -> Vec<(Arc<Table>, Source)> {
+        let me = self.cluster.me();
+        let mut sources = Vec::new();
+        for table in state.tables().values() {
+            let placement = state.ring().placement(&table.settings.replication);
+            for partition in placement.kept_by(me) {
+                for &node in placement.of(partition).write.iter().filter(|&&node| node != me) {
+                    sources.push((table.clone(), Source { table: table.id, partition, node }));
+                }
+            }
+        }
+        sources
+    }
+
+    /// Has everything decided that a source has voted for.
+    async fn settle(&mut self, table: &Arc<Table>, source: Source) -> Result<(), String> {
+        let mut after = None;
+        while !self.settled.contains(&source) {
+            let (node, deadline) = (source.node, self.env.mono() + PAGE_TIME);
+            let request = OpenRequest { table: source.table, partition: source.partition, after };
+            let answer = self.peers.call(node, Request::Open(request), deadline).await;
+            let (keys, more) = match answer {
+                Ok(Response::Paxos(PaxosAnswer::Open { keys, more })) => (keys, more),
+                Ok(Response::Refused(refusal)) => return Err(format!("{node}: {refusal}")),
+                Ok(_) => return Err(format!("{node} answered something else")),
+                Err(error) => return Err(format!("{node}: {error}")),
+            };
+            for key in &keys {
+                let settled = self.coordinator.settle(table, key, PAGE_TIME).await;
+                settled.map_err(|error| format!("an undecided vote cannot be settled: {error}"))?;
+            }
+            after = keys.into_iter().next_back();
+            if !more || after.is_none() {
+                self.settled.insert(source);
             }
         }
         Ok(())

@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Table};
 use crate::net::messages::{Header, Keep, PageRequest, Read, Request, Response};
+use crate::net::paxos::{OpenRequest, PaxosStep};
 use crate::net::{PeerService, Refusal};
 use crate::record;
 use crate::repair::hints::{HintStore, NotKept};
@@ -230,6 +231,24 @@ impl NodeService {
                 self.look_at_memory();
                 answer
             }
+            Request::Paxos(request) => {
+                let at = self.locate(&state, &header, request.table, &request.key)?;
+                // A decision is a write like any other; votes are for those who know all.
+                if let PaxosStep::Commit { generation, .. } = request.step {
+                    let (table, token) = (request.table, at.token);
+                    self.follow(&state, from, table, token, generation, deadline).await?;
+                } else {
+                    self.must_be_filled(&state)?;
+                }
+                let answer = self.replica.paxos(&at.table, at.token, request, header.epoch).await;
+                self.look_at_memory();
+                answer
+            }
+            Request::Open(request) => {
+                self.owned(&state, &header, request.table, request.partition)?;
+                self.replica.fence_votes().await?;
+                self.open_keys(&state, request).await
+            }
             Request::Meta(_) | Request::Gossip(_) | Request::Ping => Ok(Response::Pong),
         }
     }
@@ -310,6 +329,23 @@ impl NodeService {
             .blocking("partition-digest", move || {
                 replica.partition_digest(epoch, &table, partition, span)
             })
+            .await
+            .unwrap_or(Err(Refusal::Stopping))
+    }
+
+    async fn open_keys(
+        &self,
+        state: &ClusterState,
+        request: OpenRequest,
+    ) -> Result<Response, Refusal> {
+        let map = state.ring().map();
+        let span = TokenSpan {
+            first: map.first_token(request.partition),
+            last: map.end_token(request.partition),
+        };
+        let replica = self.replica.clone();
+        self.env
+            .blocking("open-keys", move || replica.open_keys(span, &request))
             .await
             .unwrap_or(Err(Refusal::Stopping))
     }

@@ -17,7 +17,8 @@ pub struct Durable<R> {
 }
 
 impl<R> Durable<R> {
-    fn new(reply: R, changed: bool) -> Self {
+    /// A reply, and whether the state that it speaks of has to be stored first.
+    pub fn new(reply: R, changed: bool) -> Self {
         Self { reply, changed }
     }
 

@@ -38,19 +38,26 @@
 //! - Give up after a time, and wait a random while before the next attempt: two proposers that
 //!   always interrupt each other decide nothing (safe, but useless).
 //!
-//! Left out: no leader, no sequence of instances and no dropping of state live here; the metadata
-//! log runs one instance per entry ([`crate::meta`]), lightweight transactions one per key.
+//! A value that changes, as a key's does, is a [`Round`] after the other on one register, whose
+//! [`Voter`]s are acceptors that also know what was decided: see `register`.
+//!
+//! Left out: no leader and no sequence of instances live here; the metadata log runs one instance
+//! per entry ([`crate::meta`]), lightweight transactions one register per key.
 
 mod acceptor;
 mod proposer;
+mod register;
 
 #[cfg(test)]
 mod explore;
+#[cfg(test)]
+mod register_explore;
 #[cfg(test)]
 mod transcripts;
 
 pub use acceptor::{AcceptReply, Acceptor, BrokenAcceptor, Durable, PrepareReply};
 pub use proposer::{BadElectorate, Electorate, Proposer, Step};
+pub use register::{Forgotten, Found, Promise, Round, RoundStep, Voter, found};
 
 #[doc(no_inline)]
 pub use crate::types::Ballot;

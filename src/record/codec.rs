@@ -21,7 +21,7 @@
 //! lww:      actors, cell (0 none | 1 version | 2 dot op stamp), ops
 //! version:  dot, op, flags (1 content type, 2 expiry), written_at, [expires_at], [content type],
 //!           meta, body
-//! op:       op, dot, request [8], flags (1 created, 2 delete)
+//! op:       op, dot, request [8], flags (1 created, 2 delete, 4 refused, 8 barred)
 //! ```
 //!
 //! Numbers are for ever: a new kind takes a new kind byte, a new form a new format byte, and
@@ -37,7 +37,7 @@ use crate::causality::wire::{Reader, WireError, put_bytes, put_len, put_varint};
 use crate::causality::{CausalSet, put_dot, read_dot};
 use crate::plants::{Plant, planted};
 use crate::record::lww::{Lww, LwwCell};
-use crate::record::ops::{OpEntry, OpLog};
+use crate::record::ops::{OpEntry, OpLog, OpVerdict};
 use crate::record::siblings::Siblings;
 use crate::record::value::{Value, Version};
 use crate::record::{Body, Record, RecordKind};
@@ -54,6 +54,8 @@ const HAS_CONTENT_TYPE: u8 = 1;
 const HAS_EXPIRY: u8 = 2;
 const OP_CREATED: u8 = 1;
 const OP_DELETE: u8 = 2;
+const OP_REFUSED: u8 = 4;
+const OP_BARRED: u8 = 8;
 
 /// Bytes that are not a sound record. Never to be read as "no record": the replica's copy is
 /// damaged, and is to be healed from the others.
@@ -347,7 +349,12 @@ fn put_ops(out: &mut Vec<u8>, actors: &[ActorId], ops: &OpLog) {
         put_dot(out, actors, entry.dot);
         out.extend_from_slice(&entry.request.to_be_bytes());
         let created = if entry.created { OP_CREATED } else { 0 };
-        out.push(created | if entry.delete { OP_DELETE } else { 0 });
+        let verdict = match entry.verdict {
+            OpVerdict::Applied => 0,
+            OpVerdict::Refused => OP_REFUSED,
+            OpVerdict::Barred => OP_BARRED,
+        };
+        out.push(created | verdict | if entry.delete { OP_DELETE } else { 0 });
     }
 }
 
@@ -359,11 +366,14 @@ fn read_ops(reader: &mut Reader<'_>, actors: &[ActorId]) -> Result<OpLog, Record
         let dot = read_dot(reader, actors)?;
         let request = u64::from_be_bytes(reader.array()?);
         let flags = reader.byte()?;
-        if flags & !(OP_CREATED | OP_DELETE) != 0 {
-            return Err(RecordError::Malformed("unknown operation flags"));
-        }
+        let verdict = match flags & !(OP_CREATED | OP_DELETE) {
+            0 => OpVerdict::Applied,
+            OP_REFUSED => OpVerdict::Refused,
+            OP_BARRED => OpVerdict::Barred,
+            _ => return Err(RecordError::Malformed("unknown operation flags")),
+        };
         let (created, delete) = (flags & OP_CREATED != 0, flags & OP_DELETE != 0);
-        entries.push(OpEntry { op, dot, request, created, delete });
+        entries.push(OpEntry { op, dot, request, created, delete, verdict });
     }
     OpLog::from_sorted(entries).ok_or(RecordError::Malformed("operations out of order"))
 }

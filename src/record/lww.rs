@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use crate::record::Merged;
-use crate::record::ops::{OpEntry, OpLog};
+use crate::record::ops::{OpEntry, OpLog, OpVerdict};
 use crate::record::value::{Action, Mint, MintError, Minted, Mutation, Version};
 use crate::types::{ActorId, Dot, Hlc, OpId, WallMicros};
 
@@ -111,7 +111,14 @@ impl Lww {
             }
             Action::Delete => LwwCell::Tombstone { stamp, dot: at.dot, op: m.op },
         });
-        self.ops.add(OpEntry { op: m.op, dot: at.dot, request: m.request, created, delete });
+        self.ops.add(OpEntry {
+            op: m.op,
+            dot: at.dot,
+            request: m.request,
+            created,
+            delete,
+            verdict: OpVerdict::Applied,
+        });
 
         let mut writer_context = m.context;
         writer_context.insert(at.dot);

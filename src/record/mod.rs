@@ -66,7 +66,7 @@ use crate::types::{ActorId, Dot, Hlc, OpId, WallMicros};
 
 pub use codec::{RecordError, address, stored_digest, verify};
 use lww::Lww;
-pub use ops::{OP_LOG_LEN, OpEntry, OpMemory};
+pub use ops::{OP_LOG_LEN, OpEntry, OpMemory, OpVerdict};
 use siblings::Siblings;
 pub use value::{Action, Mint, MintError, Minted, Mutation, Value, Version};
 pub use view::{View, etag, version_etag};
@@ -177,6 +177,28 @@ impl Record {
             Body::Siblings(siblings) => siblings.mint(m, at),
             Body::Lww(lww) => lww.mint(m, at),
         }
+    }
+
+    /// Notes a verdict that changes no value: an operation that was refused, or barred. The dot is
+    /// an event of its own, so that no two records differ under the same events.
+    ///
+    /// # Errors
+    /// [`MintError::DotReused`].
+    pub fn note(&mut self, entry: OpEntry) -> Result<(), MintError> {
+        let known = self.max_counter(entry.dot.actor);
+        if entry.dot.counter <= known {
+            return Err(MintError::DotReused { dot: entry.dot, known });
+        }
+        match &mut self.body {
+            Body::Siblings(siblings) => {
+                siblings.seen.advance(entry.dot);
+                siblings.ops.add(entry);
+            }
+            Body::Lww(lww) => {
+                lww.ops.add(entry);
+            }
+        }
+        Ok(())
     }
 
     /// Joins `other` in.

@@ -20,6 +20,20 @@ pub struct OpEntry {
     pub created: bool,
     /// It was a deletion.
     pub delete: bool,
+    /// What was decided of it.
+    pub verdict: OpVerdict,
+}
+
+/// What was decided of an operation. All but the first are decisions of Paxos alone.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Debug, Serialize, Deserialize)]
+pub enum OpVerdict {
+    /// It took effect.
+    #[default]
+    Applied,
+    /// Its condition did not hold.
+    Refused,
+    /// It had not run when somebody asked what had become of it, and never will.
+    Barred,
 }
 
 /// What a record knows about an operation.
@@ -27,6 +41,10 @@ pub struct OpEntry {
 pub enum OpMemory {
     /// It was minted; this was the outcome. Of several mintings the one with the smallest dot.
     Applied(OpEntry),
+    /// It was judged, and its condition did not hold.
+    Refused(OpEntry),
+    /// It has been decided that it never runs.
+    Barred,
     /// Another request used this id.
     Reused,
     /// Older than all that a full memory holds: it may have been applied and forgotten. It must
@@ -87,8 +105,17 @@ impl OpLog {
     }
 
     pub(crate) fn find(&self, op: OpId, request: u64) -> OpMemory {
-        if let Some(entry) = self.of(op).find(|entry| entry.request == request) {
+        let judged = |verdict| {
+            self.of(op).find(move |entry| entry.request == request && entry.verdict == verdict)
+        };
+        if let Some(entry) = judged(OpVerdict::Applied) {
             return OpMemory::Applied(*entry);
+        }
+        if let Some(entry) = judged(OpVerdict::Refused) {
+            return OpMemory::Refused(*entry);
+        }
+        if self.of(op).any(|entry| entry.verdict == OpVerdict::Barred) {
+            return OpMemory::Barred;
         }
         let full = self.entries.len() == OP_LOG_LEN;
         match (self.of(op).next(), self.entries.first()) {

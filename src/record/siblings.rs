@@ -2,7 +2,7 @@
 
 use crate::causality::CausalSet;
 use crate::plants::{Plant, planted};
-use crate::record::ops::{OpEntry, OpLog};
+use crate::record::ops::{OpEntry, OpLog, OpVerdict};
 use crate::record::value::{Action, Mint, MintError, Minted, Mutation, Version};
 use crate::record::{MAX_VALUES, Merged};
 use crate::types::{Dot, WallMicros};
@@ -67,6 +67,7 @@ impl Siblings {
     fn twin_is_dead(&self, version: &Version) -> bool {
         self.ops.of(version.op).any(|entry| {
             !entry.delete
+                && entry.verdict == OpVerdict::Applied
                 && entry.dot != version.dot
                 && !self.is_live(entry.dot)
                 && self.ops.same_request(version.op, version.dot, entry.dot)
@@ -95,7 +96,14 @@ impl Siblings {
             let place = self.values.partition_point(|version| version.dot < at.dot);
             self.values.insert(place, Version { dot: at.dot, op: m.op, value });
         }
-        self.ops.add(OpEntry { op: m.op, dot: at.dot, request: m.request, created, delete });
+        self.ops.add(OpEntry {
+            op: m.op,
+            dot: at.dot,
+            request: m.request,
+            created,
+            delete,
+            verdict: OpVerdict::Applied,
+        });
         debug_assert_eq!(self.check(), Ok(()));
 
         let mut writer_context = m.context;

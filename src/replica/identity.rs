@@ -334,6 +334,7 @@ impl Identity {
 #[derive(Debug)]
 pub struct Actor {
     id: ActorId,
+    voter: VoterId,
     counter: AtomicU64,
     mark: AtomicU64,
     stamps: Arc<NodeStamps>,
@@ -345,6 +346,7 @@ impl Actor {
     pub fn new(identity: &Identity, stamps: Arc<NodeStamps>) -> Self {
         Self {
             id: identity.actor,
+            voter: identity.voter,
             counter: AtomicU64::new(identity.counter),
             mark: AtomicU64::new(identity.mark),
             stamps,
@@ -355,6 +357,12 @@ impl Actor {
     #[must_use]
     pub fn id(&self) -> ActorId {
         self.id
+    }
+
+    /// Whose votes this directory's votes are.
+    #[must_use]
+    pub fn voter(&self) -> VoterId {
+        self.voter
     }
 
     /// The counter of the last dot handed out. Every dot of this actor that anybody can have met

@@ -118,7 +118,9 @@ impl Replica {
         context: Context,
     ) -> Result<Minted, Refusal> {
         match record.find_op(mint.op, mint.request) {
-            OpMemory::Reused => return Err(Refusal::OperationReused),
+            // A request that carries no condition is another one than that which was refused.
+            OpMemory::Reused | OpMemory::Refused(_) => return Err(Refusal::OperationReused),
+            OpMemory::Barred => return Err(Refusal::OperationForgotten { oldest: mint.op }),
             OpMemory::Forgotten => {
                 let oldest = record.op_entries().first().map_or(mint.op, |entry| entry.op);
                 return Err(Refusal::OperationForgotten { oldest });
@@ -254,7 +256,7 @@ impl Replica {
     }
 
     /// Looks at a record that comes in before anything is done with it.
-    fn take_in(&self, record: &Record) -> Result<(), Refusal> {
+    pub(super) fn take_in(&self, record: &Record) -> Result<(), Refusal> {
         self.compare_memory(record.max_counter(self.actor.id()));
         self.observe(record.max_stamp())
     }

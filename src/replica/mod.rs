@@ -25,6 +25,7 @@ mod survey;
 mod tests;
 mod trees;
 mod update;
+mod voters;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -55,6 +56,8 @@ use trees::LeafAt;
 pub use trees::TreeCounts;
 pub(crate) use trees::{TreeId, Trees};
 pub use update::{MAX_MINTED_BYTES, MAX_RECORD_BYTES};
+pub(crate) use voters::VoteRow;
+use voters::Voters;
 
 /// Locks over the key space. More than cores and tasks under way, few enough to be cheap.
 const SHARDS: usize = 256;
@@ -86,6 +89,7 @@ pub struct Replica {
     actor: Arc<Actor>,
     stamps: Arc<NodeStamps>,
     shards: Arc<Vec<Mutex<Overlay>>>,
+    voters: Arc<Voters>,
     trees: Arc<Trees>,
     purges: Arc<Purges>,
     counters: ReplicaCounters,
@@ -124,11 +128,14 @@ impl Replica {
         let shards: Vec<_> = (0..SHARDS).map(|_| Mutex::new(Overlay::new(trees.clone()))).collect();
         let shards = Arc::new(shards);
         let purges = Arc::new(Purges::default());
+        let voters = Arc::new(Voters::default());
         let (staged, marks, purged) = (shards.clone(), trees.clone(), purges.clone());
+        let votes = voters.clone();
         let committer = committer.with_rollback(Box::new(move |acked| {
             for shard in staged.iter() {
                 shard.lock().unwrap_or_else(PoisonError::into_inner).roll_back(acked);
             }
+            votes.roll_back(acked);
             // After the shards: whoever was staging in one of them is done.
             marks.rolled_back();
             purged.rolled_back();
@@ -140,6 +147,7 @@ impl Replica {
             actor,
             stamps,
             shards,
+            voters,
             trees,
             purges,
             counters: ReplicaCounters::default(),

@@ -322,6 +322,9 @@ impl Replica {
         if self.trees.at(id.0, token).tree != id {
             return Ok(false);
         }
+        if self.has_votes(id.0, token, key)? {
+            return Ok(false);
+        }
         let row = keys::row(Kind::Record, id.0, token, key, b"");
         let mut overlay = self.lock(shard_of(token));
         if overlay.newest(&row, self.committer.acked_seq()).is_some() {

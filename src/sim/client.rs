@@ -13,14 +13,17 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::causality::Context;
-use crate::coordinator::{Fate, OpError, ReadOp, ReadOutcome, WriteAction, WriteOp, WriteOutcome};
+use crate::coordinator::{
+    Condition, Fate, OpError, ReadOp, ReadOutcome, WriteAction, WriteOp, WriteOutcome,
+};
 use crate::env::Env;
 use crate::meta::Table;
+use crate::record::{Record, version_etag};
 use crate::sim::cluster::SimCluster;
 use crate::sim::hang_up::until_await;
 use crate::sim::history::{Action, History, Mark, Operation, Outcome, Shown, Workload, WriteId};
 use crate::sim::plan::{Step, Verb, key_name};
-use crate::types::{Consistency, Key, OpId};
+use crate::types::{Consistency, Key, OpId, WallMicros};
 
 /// How much longer than the operation's own limit a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -35,6 +38,8 @@ pub struct Bench {
     pub siblings: Arc<Table>,
     /// The last-write-wins bucket.
     pub registers: Arc<Table>,
+    /// The strong bucket.
+    pub strong: Arc<Table>,
     /// What happened.
     pub history: Mutex<History>,
     /// Clients that are done.
@@ -55,7 +60,10 @@ impl Bench {
 
     fn table(&self, workload: Workload) -> &Arc<Table> {
         match workload {
-            Workload::Set | Workload::Siblings | Workload::Expiring => &self.siblings,
+            Workload::Set | Workload::Siblings | Workload::Conditional | Workload::Expiring => {
+                &self.siblings
+            }
+            Workload::Strong => &self.strong,
             Workload::Register => &self.registers,
         }
     }
@@ -100,6 +108,8 @@ pub fn write_of(bytes: &[u8], key: &str) -> Result<WriteId, String> {
 struct Held {
     context: Context,
     seen: Vec<WriteId>,
+    /// The one value that stood there, with its entity tag; none: nothing did.
+    one: Option<(WriteId, String)>,
 }
 
 /// How one request ended.
@@ -169,7 +179,10 @@ impl Client {
                     verb: Verb::Read,
                     node: 0,
                     gap_us: 0,
-                    level: Consistency::Quorum,
+                    level: match workload {
+                        Workload::Strong => Consistency::Serial,
+                        _ => Consistency::Quorum,
+                    },
                     retries: false,
                     hang_up_us: None,
                     hang_up_awaits: None,
@@ -248,7 +261,11 @@ impl Client {
                 self.bench.cluster.oracle().shown(&self.bench.cluster, &name, &outcome);
                 let shown = shown_by(&outcome, &name);
                 let seen = shown.iter().filter_map(|s| s.value.as_ref().ok().copied()).collect();
-                self.hold(name, Held { context: outcome.record.context(), seen });
+                let one = match &shown[..] {
+                    [Shown { value: Ok(id), dot: Some(dot) }] => Some((*id, version_etag(*dot))),
+                    _ => None,
+                };
+                self.hold(name, Held { context: outcome.record.context(), seen, one });
                 self.end(number, Outcome::Read(shown));
                 true
             }
@@ -269,12 +286,54 @@ impl Client {
         slot[0] = held;
     }
 
+    /// A write on what its client believes to stand there.
+    async fn write_if(&mut self, step: &Step) {
+        let name = step.key_name();
+        let id = WriteId(step.id);
+        let slot = self.held.get(&name).cloned().unwrap_or_default();
+        let held = &slot[usize::from(step.verb == Verb::PutIfStale)];
+        let expected = held.one.as_ref().map(|(id, _)| *id);
+        let condition = match &held.one {
+            None => Condition::Absent,
+            Some((_, etag)) => Condition::Matches(vec![etag.clone()]),
+        };
+        let delete = step.verb == Verb::DeleteIf;
+        let number = self.begin(step, Action::Cas { id, expected, delete }, false);
+        let Some(key) = key_of(&name) else { return };
+        let body = value_of(id, &name, step.size);
+        let put = WriteAction::Put { body, content_type: None, meta: Vec::new(), ttl: None };
+        let op = WriteOp {
+            table: self.bench.table(step.workload).clone(),
+            key,
+            action: if delete { WriteAction::Delete } else { put },
+            condition,
+            context: None,
+            level: step.level,
+            timeout: Duration::from_millis(self.bench.cluster.plan().timeout_ms),
+            op: step.retries.then(|| self.new_op_id()),
+            receipt: false,
+        };
+        let outcome = match self.send_write(step, &op).await {
+            Some(Ok(outcome)) => {
+                let one = outcome.dot.filter(|_| !delete).map(|dot| (id, version_etag(dot)));
+                let seen = one.iter().map(|(id, _)| *id).collect();
+                self.hold(name, Held { context: outcome.context, seen, one });
+                Outcome::Written(outcome.dot)
+            }
+            Some(Err(Some(shown))) => Outcome::Refused(shown),
+            Some(Err(None)) => Outcome::NotApplied,
+            None => Outcome::Unknown,
+        };
+        self.end(number, outcome);
+    }
+
     async fn write(&mut self, step: &Step) {
         let name = step.key_name();
         let id = WriteId(step.id);
         let slot = self.held.get(&name).cloned().unwrap_or_default();
         let held = match step.verb {
             Verb::Read | Verb::PutBlind | Verb::DeleteBlind => None,
+            Verb::PutIf | Verb::PutIfStale | Verb::DeleteIf => return self.write_if(step).await,
             Verb::Put | Verb::Delete => Some(slot[0].clone()),
             Verb::PutStale => Some(slot[1].clone()),
         };
@@ -294,6 +353,7 @@ impl Client {
         let Some(key) = key_of(&name) else { return };
         let op_id = step.retries.then(|| self.new_op_id());
         let op = WriteOp {
+            condition: Condition::None,
             table: self.bench.table(step.workload).clone(),
             key,
             action: sent,
@@ -307,11 +367,12 @@ impl Client {
         if let Some(Ok(outcome)) = &outcome {
             let mut seen = seen.unwrap_or_default();
             seen.push(id);
-            self.hold(name, Held { context: outcome.context.clone(), seen });
+            let one = outcome.dot.filter(|_| !deletes).map(|dot| (id, version_etag(dot)));
+            self.hold(name, Held { context: outcome.context.clone(), seen, one });
         }
         let outcome = match outcome {
             Some(Ok(outcome)) => Outcome::Written(outcome.dot),
-            Some(Err(())) => Outcome::NotApplied,
+            Some(Err(_)) => Outcome::NotApplied,
             None => Outcome::Unknown,
         };
         self.end(number, outcome);
@@ -322,8 +383,13 @@ impl Client {
         OpId::from_parts(self.env.wall().0 / 1_000, random | u128::from(self.env.random("op-id")))
     }
 
-    /// Sends a write, again under the same id if it may. `None`: unknown; `Err`: not applied.
-    async fn send_write(&self, step: &Step, op: &WriteOp) -> Option<Result<WriteOutcome, ()>> {
+    /// Sends a write, again under the same id if it may. `None`: unknown; `Err`: not applied, with
+    /// what stood there if that was the reason.
+    async fn send_write(
+        &self,
+        step: &Step,
+        op: &WriteOp,
+    ) -> Option<Result<WriteOutcome, Option<Vec<Shown>>>> {
         let cluster = &self.bench.cluster;
         let attempts = if step.retries { MAX_ATTEMPTS } else { 1 };
         let mut unknown = false;
@@ -338,8 +404,15 @@ impl Client {
                 .await;
             match answer {
                 Answer::Got(Ok(outcome)) => {
-                    cluster.oracle().acknowledged(cluster, op, &outcome, losses);
+                    // What Paxos decides is judged by its own invariants.
+                    if !matches!(step.workload, Workload::Strong | Workload::Conditional) {
+                        cluster.oracle().acknowledged(cluster, op, &outcome, losses);
+                    }
                     return Some(Ok(outcome));
+                }
+                // A verdict on the operation, whatever earlier attempts were answered.
+                Answer::Got(Err(OpError::ConditionFailed { current, now, .. })) => {
+                    return Some(Err(Some(shown_of(&current, now, &step.key_name()))));
                 }
                 Answer::Got(Err(error)) => {
                     tracing::debug!(id = step.id, node, %error, fate = ?error.fate(), "write");
@@ -349,7 +422,7 @@ impl Client {
                 Answer::Silence => unknown = true,
             }
         }
-        if unknown { None } else { Some(Err(())) }
+        if unknown { None } else { Some(Err(None)) }
     }
 
     /// Runs a request on node `n`, as long as the client waits.
@@ -405,7 +478,11 @@ fn key_of(name: &str) -> Option<Key> {
 }
 
 fn shown_by(outcome: &ReadOutcome, key: &str) -> Vec<Shown> {
-    let view = outcome.record.view(outcome.now);
+    shown_of(&outcome.record, outcome.now, key)
+}
+
+fn shown_of(record: &Record, now: WallMicros, key: &str) -> Vec<Shown> {
+    let view = record.view(now);
     let shown = view
         .versions
         .iter()

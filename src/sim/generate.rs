@@ -158,6 +158,11 @@ pub fn generate(seed: u64, size: Size) -> Plan {
     }
     expiring(&mut Rng::stream(seed, 0, "plan/expiring"), &mut script);
     let timeout_ms = rng.between(400, 1_500);
+    // From a stream of its own: seeds without it are what they were before there was any.
+    let mut serial_rng = Rng::stream(seed, 0, "plan/serial");
+    if !swarm.hints_only && !swarm.sloppy && serial_rng.below(5) < 3 {
+        make_serial(&mut serial_rng, &mut script);
+    }
     let mut fault_rng = Rng::stream(seed, 0, "plan/faults");
     let mut faults = faults(&mut fault_rng, &swarm, size.faults, length_ms);
     let grace_s = grace_s(&swarm, timeout_ms);
@@ -264,12 +269,60 @@ impl Keys {
             (Workload::Register, _) => Verb::DeleteBlind,
             // Made of the others' steps; see `expiring`.
             (Workload::Expiring, _) => Verb::Read,
+            (Workload::Strong | Workload::Conditional, _) => Verb::Read,
         };
         if verb != Verb::PutBlind || self.workload == Workload::Register {
             return (*key, verb);
         }
         *blind += 1;
         (*key, if *blind > MAX_BLIND { Verb::Read } else { verb })
+    }
+}
+
+/// Operations after which a key that Paxos writes is left alone: the search for an order of them
+/// stays short.
+const SERIAL_KEY_LIFE: u32 = 60;
+
+/// Turns some of the steps into lightweight transactions.
+fn make_serial(rng: &mut Rng, script: &mut [Step]) {
+    let workloads: &[Workload] = match rng.below(4) {
+        0 => &[Workload::Strong, Workload::Conditional],
+        1 => &[Workload::Conditional],
+        _ => &[Workload::Strong],
+    };
+    let share = rng.between(30, 90);
+    let keys = rng.between(1, 2) as u32;
+    let mut used: Vec<Vec<(u32, u32)>> =
+        workloads.iter().map(|_| (0..keys).map(|key| (key, 0)).collect()).collect();
+    for step in script {
+        if rng.below(100) >= share {
+            continue;
+        }
+        let which = rng.index(workloads.len());
+        let at = rng.index(used[which].len());
+        let next = used[which].iter().map(|(key, _)| key + 1).max().unwrap_or(0);
+        let (key, life) = &mut used[which][at];
+        if *life >= SERIAL_KEY_LIFE {
+            (*key, *life) = (next, 0);
+        }
+        *life += 1;
+        step.key = *key;
+        step.workload = workloads[which];
+        step.size = step.size.min(4_096);
+        step.level = Consistency::Serial;
+        step.ttl_ms = None;
+        step.verb = match (workloads[which], rng.below(100)) {
+            (_, 0..=34) => Verb::Read,
+            (Workload::Strong, 35..=49) => Verb::PutBlind,
+            (Workload::Strong, 50..=53) => Verb::DeleteBlind,
+            (_, 35..=79) => Verb::PutIf,
+            (_, 80..=91) => Verb::PutIfStale,
+            _ => Verb::DeleteIf,
+        };
+        // Where answers wait for the data of a majority, quorum reads are part of the order.
+        if step.verb == Verb::Read && step.workload == Workload::Conditional && rng.below(3) == 0 {
+            step.level = Consistency::Quorum;
+        }
     }
 }
 
@@ -432,7 +485,7 @@ mod tests {
             faults.extend(plan.fault_names());
             verbs.extend(plan.script.iter().map(|step| step.verb));
         }
-        assert_eq!((faults.len(), verbs.len()), (23, 6), "{faults:?}");
+        assert_eq!((faults.len(), verbs.len()), (23, 9), "{faults:?}");
     }
 
     #[test]

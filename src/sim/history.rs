@@ -44,6 +44,10 @@ pub enum Workload {
     Register,
     /// W11: values that expire, on a key that keeps siblings.
     Expiring,
+    /// W1: a register in a strong bucket: serial reads, writes, compare and set.
+    Strong,
+    /// W1: a key that keeps siblings and that conditional writes alone write.
+    Conditional,
 }
 
 /// What was asked.
@@ -65,6 +69,15 @@ pub enum Action {
         /// As with a put; `None`: without a context, so it deletes what a quorum read shows.
         seen: Option<Vec<WriteId>>,
     },
+    /// Store a value, or delete, if this is what stands there.
+    Cas {
+        /// The number of the write.
+        id: WriteId,
+        /// The value that must stand there; `None`: none may.
+        expected: Option<WriteId>,
+        /// Delete.
+        delete: bool,
+    },
 }
 
 impl Action {
@@ -73,7 +86,7 @@ impl Action {
     pub fn write_id(&self) -> Option<WriteId> {
         match self {
             Self::Read => None,
-            Self::Put { id, .. } | Self::Delete { id, .. } => Some(*id),
+            Self::Put { id, .. } | Self::Delete { id, .. } | Self::Cas { id, .. } => Some(*id),
         }
     }
 
@@ -84,6 +97,8 @@ impl Action {
             Self::Read => "read",
             Self::Put { .. } => "put",
             Self::Delete { .. } => "delete",
+            Self::Cas { delete: false, .. } => "cas",
+            Self::Cas { delete: true, .. } => "cas-delete",
         }
     }
 }
@@ -104,6 +119,8 @@ pub enum Outcome {
     Read(Vec<Shown>),
     /// A write took effect, as this version if it told.
     Written(Option<Dot>),
+    /// A condition did not hold, as these values stood there.
+    Refused(Vec<Shown>),
     /// It did not take effect and never will.
     NotApplied,
     /// Nothing is known.
@@ -145,7 +162,8 @@ impl Operation {
     /// True for a write that may have taken effect.
     #[must_use]
     pub fn may_have_happened(&self) -> bool {
-        self.action.write_id().is_some() && self.outcome != Outcome::NotApplied
+        self.action.write_id().is_some()
+            && !matches!(self.outcome, Outcome::NotApplied | Outcome::Refused(_))
     }
 
     /// This operation had ended before `other` began. One whose outcome is unknown has not ended:
@@ -159,7 +177,7 @@ impl Operation {
     #[must_use]
     pub fn shown(&self) -> Option<&[Shown]> {
         match &self.outcome {
-            Outcome::Read(shown) => Some(shown),
+            Outcome::Read(shown) | Outcome::Refused(shown) => Some(shown),
             Outcome::Written(_) | Outcome::NotApplied | Outcome::Unknown => None,
         }
     }
@@ -322,6 +340,7 @@ fn invoke_line(n: usize, operation: &Operation) -> Value {
         Action::Read => Value::Null,
         Action::Put { seen, .. } => json!(seen),
         Action::Delete { seen, .. } => json!(seen),
+        Action::Cas { expected, .. } => json!(expected),
     };
     json!({
         "i": operation.call.i, "t": operation.call.t, "n": n, "p": operation.process,
@@ -340,6 +359,11 @@ fn read_invoke(call: Mark, line: &Value) -> Result<Operation, String> {
             Action::Put { id: id()?, seen: seen().map(Option::<Vec<_>>::unwrap_or_default)? }
         }
         Some("delete") => Action::Delete { id: id()?, seen: seen()? },
+        Some(name @ ("cas" | "cas-delete")) => {
+            let expected = serde_json::from_value(line["seen"].clone());
+            let expected = expected.map_err(|error| error.to_string())?;
+            Action::Cas { id: id()?, expected, delete: name == "cas-delete" }
+        }
         other => return Err(format!("{other:?} is no operation")),
     };
     let small = |member| {
@@ -386,8 +410,9 @@ fn end_line(n: usize, ret: Mark, operation: &Operation) -> Value {
             line["dot"] = dot_json(*dot);
             line
         }
-        Outcome::Read(shown) => {
-            let mut line = head("ok");
+        Outcome::Read(shown) | Outcome::Refused(shown) => {
+            let refused = matches!(operation.outcome, Outcome::Refused(_));
+            let mut line = head(if refused { "refused" } else { "ok" });
             let value = |shown: &Shown| match &shown.value {
                 Ok(id) => json!(id),
                 Err(strange) => json!(strange),
@@ -403,22 +428,25 @@ fn read_outcome(action: &Action, line: &Value) -> Result<Outcome, String> {
     match (line["type"].as_str(), action) {
         (Some("info"), _) => Ok(Outcome::Unknown),
         (Some("fail"), _) => Ok(Outcome::NotApplied),
-        (Some("ok"), Action::Put { .. } | Action::Delete { .. }) => {
+        (Some("ok"), Action::Put { .. } | Action::Delete { .. } | Action::Cas { .. }) => {
             Ok(Outcome::Written(read_dot(&line["dot"])?))
         }
-        (Some("ok"), Action::Read) => {
-            let values = line["v"].as_array().ok_or("\"v\" is no list")?;
-            let shown = values.iter().enumerate().map(|(n, value)| {
-                let value = match value.as_u64() {
-                    Some(id) => Ok(WriteId(id)),
-                    None => Err(value.as_str().unwrap_or_default().to_owned()),
-                };
-                Ok(Shown { value, dot: read_dot(&line["dots"][n])? })
-            });
-            Ok(Outcome::Read(shown.collect::<Result<_, String>>()?))
-        }
+        (Some("ok"), Action::Read) => Ok(Outcome::Read(read_shown(line)?)),
+        (Some("refused"), _) => Ok(Outcome::Refused(read_shown(line)?)),
         (other, _) => Err(format!("{other:?} is no way for an operation to end")),
     }
+}
+
+fn read_shown(line: &Value) -> Result<Vec<Shown>, String> {
+    let values = line["v"].as_array().ok_or("\"v\" is no list")?;
+    let shown = values.iter().enumerate().map(|(n, value)| {
+        let value = match value.as_u64() {
+            Some(id) => Ok(WriteId(id)),
+            None => Err(value.as_str().unwrap_or_default().to_owned()),
+        };
+        Ok(Shown { value, dot: read_dot(&line["dots"][n])? })
+    });
+    shown.collect()
 }
 
 #[cfg(test)]
@@ -460,6 +488,11 @@ mod tests {
         let delete = Action::Delete { id: WriteId(3), seen: Some(vec![]) };
         let d = history.begin(17, operation(1, delete));
         history.end(18, d, Outcome::NotApplied);
+        for expected in [None, Some(WriteId(1))] {
+            let cas = Action::Cas { id: WriteId(4), expected, delete: expected.is_some() };
+            let e = history.begin(19, operation(1, cas));
+            history.end(20, e, Outcome::Refused(vec![Shown { value: Ok(WriteId(1)), dot }]));
+        }
         history.begin(19, operation(1, Action::Read));
         assert_eq!(History::from_ndjson(&history.to_ndjson()), Ok(history));
     }

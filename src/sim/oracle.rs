@@ -13,6 +13,8 @@ use crate::coordinator::{ReadOutcome, WriteOp, WriteOutcome};
 use crate::env::BoxFuture;
 use crate::net::PeerService;
 use crate::net::messages::{Apply, Header, Mint, Request, Response};
+use crate::net::paxos::{PaxosAnswer, PaxosRequest, PaxosStep};
+use crate::paxos::Voter;
 use crate::record::{self, OP_LOG_LEN, Record, RecordKind};
 use crate::repair::hints::Hint;
 use crate::replica::durable_counter;
@@ -21,7 +23,7 @@ use crate::sim::check::{Check, Violation};
 use crate::sim::cluster::{Life, SimCluster};
 use crate::sim::engine::SimEngine;
 use crate::storage::keys::{self, Kind};
-use crate::types::{ActorId, Consistency, Dot, Key, NodeId, TableId, WallMicros};
+use crate::types::{ActorId, Ballot, Consistency, Dot, Key, NodeId, TableId, WallMicros};
 
 /// Breaches kept per check: the first ones tell most.
 const KEPT_PER_CHECK: usize = 5;
@@ -56,6 +58,8 @@ struct Known {
     pauses: BTreeMap<u32, u32>,
     /// The greatest stamp that a node gave out, and how much its disk had lost by then.
     stamps: BTreeMap<u32, (u32, u64)>,
+    /// What was proposed at each ballot of a key.
+    ballots: BTreeMap<(TableId, Key, Ballot), u64>,
 }
 
 /// What one replica has held of a key: every event, and the values at the latest look. Whatever was
@@ -580,6 +584,7 @@ enum About {
     Read(TableId, Key),
     Mint(TableId, Key),
     Apply(Apply),
+    Paxos(PaxosRequest),
 }
 
 impl PeerService for Inspector {
@@ -594,8 +599,12 @@ impl PeerService for Inspector {
             Request::Read(read) => About::Read(read.table, read.key.clone()),
             Request::Mint(Mint { table, key, .. }) => About::Mint(*table, key.clone()),
             Request::Apply(apply) | Request::Handoff(apply) => About::Apply(apply.clone()),
+            Request::Paxos(request) => About::Paxos(request.clone()),
             _ => About::Nothing,
         };
+        if let About::Paxos(request) = &about {
+            one_value_per_ballot(&cluster, request);
+        }
         if let About::Apply(apply) = &about {
             sender_has_synced(&cluster, from, apply);
         }
@@ -605,6 +614,62 @@ impl PeerService for Inspector {
             judge(&cluster, me, &engine, &about, &response);
             response
         })
+    }
+}
+
+/// I6: whoever asks for votes at one ballot of one key asks for the same record every time.
+fn one_value_per_ballot(cluster: &SimCluster, request: &PaxosRequest) {
+    let PaxosStep::Accept { ballot, record, .. } = &request.step else { return };
+    let digest = xxhash_rust::xxh3::xxh3_64(record);
+    let place = (request.table, request.key.clone(), *ballot);
+    let first = *cluster.oracle().known().ballots.entry(place).or_insert(digest);
+    if first != digest {
+        let what = format!("two values were proposed at ballot {ballot:?}");
+        cluster.oracle().breach(cluster, Check::I6, &text(&request.key), what);
+    }
+}
+
+/// I7: what a voter has answered is on its disk.
+fn voter_has_synced(
+    cluster: &SimCluster,
+    me: u32,
+    engine: &SimEngine,
+    request: &PaxosRequest,
+    response: &Response,
+) {
+    let ballot = match (&request.step, response) {
+        (PaxosStep::Prepare { ballot }, Response::Paxos(PaxosAnswer::Shown { .. }))
+        | (PaxosStep::Accept { ballot, .. }, Response::Paxos(PaxosAnswer::Done)) => *ballot,
+        _ => return,
+    };
+    let Some(me_voter) = cluster.life(me).map(|life| life.node.identity().voter) else { return };
+    let token = token_of(request.key.as_bytes());
+    let row = keys::row(Kind::Paxos, request.table, token, &request.key, b"");
+    let address = record::address(request.table, &request.key);
+    let address = xxhash_rust::xxh3::xxh3_64(&address);
+    // A row that rotted, or that was dropped meanwhile, says nothing.
+    let Ok(stored) = engine.durable(&row) else { return };
+    let from = (request.table, request.key.clone(), Ballot::ZERO);
+    let last = Ballot { time: u64::MAX, actor: ActorId(u64::MAX) };
+    let to = (request.table, request.key.clone(), last);
+    let known = cluster.oracle().known().ballots.range(from..=to).next().is_some();
+    let voter = match stored {
+        Some(bytes) => match Voter::<bytes::Bytes>::decode(address, me_voter, &bytes) {
+            Ok(Some(voter)) => voter,
+            Ok(None) | Err(_) => return,
+        },
+        None if known => return,
+        None => Voter::new(Ballot::ZERO),
+    };
+    let voted = voter.accepted().map_or(Ballot::ZERO, |(at, _)| *at).max(voter.committed());
+    let synced = match request.step {
+        PaxosStep::Prepare { .. } => voter.promised() >= ballot,
+        // Meanwhile it may have been decided and dropped, and the row begun again by a later round.
+        _ => voted >= ballot || voter.promised() > ballot,
+    };
+    if !synced {
+        let what = format!("node {me} has answered at ballot {ballot:?} before it was synced");
+        cluster.oracle().breach(cluster, Check::I7, &text(&request.key), what);
     }
 }
 
@@ -643,6 +708,9 @@ fn sender_has_synced(cluster: &SimCluster, from: NodeId, apply: &Apply) {
 fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, response: &Response) {
     let (table, key) = match about {
         About::Nothing => return,
+        About::Paxos(request) => {
+            return voter_has_synced(cluster, me, engine, request, response);
+        }
         About::Read(table, key) | About::Mint(table, key) => (*table, key),
         About::Apply(apply) => (apply.table, &apply.key),
     };

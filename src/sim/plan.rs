@@ -31,6 +31,12 @@ pub enum Verb {
     Delete,
     /// Delete without a context.
     DeleteBlind,
+    /// Put if what was read last still stands there.
+    PutIf,
+    /// Put if what was read before that still stands there.
+    PutIfStale,
+    /// Delete if what was read last still stands there.
+    DeleteIf,
 }
 
 /// One client operation.
@@ -82,6 +88,8 @@ pub fn key_name(workload: Workload, number: u32) -> String {
         Workload::Siblings => "sib",
         Workload::Register => "reg",
         Workload::Expiring => "ttl",
+        Workload::Strong => "strong",
+        Workload::Conditional => "cond",
     };
     format!("{kind}-{number}")
 }

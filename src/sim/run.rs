@@ -148,13 +148,14 @@ impl Running {
 
     fn phases(&mut self) -> Result<(), Halt> {
         self.found()?;
-        let (siblings, registers) = self.create_buckets()?;
+        let (siblings, registers, strong) = self.create_buckets()?;
         let plan = self.cluster.plan().clone();
         let history = History::new(plan.seed, plan.nodes, plan.fault_names());
         let bench = Arc::new(Bench {
             cluster: self.cluster.clone(),
             siblings,
             registers,
+            strong,
             history: Mutex::new(history),
             done: AtomicU32::new(0),
         });
@@ -192,11 +193,12 @@ impl Running {
     }
 
     /// Both buckets, the first one from two nodes at once: that must give one bucket.
-    fn create_buckets(&mut self) -> Result<(Arc<Table>, Arc<Table>), Halt> {
+    fn create_buckets(&mut self) -> Result<(Arc<Table>, Arc<Table>, Arc<Table>), Halt> {
         for (node, name, conflict) in [
             (0, "siblings", ConflictMode::Siblings),
             (1, "siblings", ConflictMode::Siblings),
             (2, "registers", ConflictMode::Lww),
+            (0, "strong", ConflictMode::Strong),
         ] {
             let node = node % self.cluster.plan().nodes;
             let Some(life) = self.cluster.life(node) else { continue };
@@ -223,9 +225,10 @@ impl Running {
             self.executor.run_for(ROUND)?;
             let siblings = find(&self.cluster, "siblings");
             let registers = find(&self.cluster, "registers");
-            if let (Some(siblings), Some(registers)) = (siblings, registers) {
+            let strong = find(&self.cluster, "strong");
+            if let (Some(siblings), Some(registers), Some(strong)) = (siblings, registers, strong) {
                 self.executor.run_for(Duration::from_secs(1))?;
-                return Ok((siblings, registers));
+                return Ok((siblings, registers, strong));
             }
         }
         let what = "the buckets were not created".to_owned();
@@ -354,7 +357,9 @@ impl Running {
             events: executor.events(),
             polls: executor.polls(),
             operations: history.operations.len() as u64,
-            ok: count(|o| matches!(o, Outcome::Read(_) | Outcome::Written(_))),
+            ok: count(|o| {
+                matches!(o, Outcome::Read(_) | Outcome::Written(_) | Outcome::Refused(_))
+            }),
             unknown: count(|o| matches!(o, Outcome::Unknown)),
             effects: effects.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             virtual_ms: world.now() / 1_000_000,

@@ -62,6 +62,13 @@ impl FromStr for NodeId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ActorId(pub u64);
 
+impl ActorId {
+    /// The actor of all events that Paxos has agreed on (rule 10): a version made by a lightweight
+    /// transaction has the dot (`PAXOS`, time of its ballot), so that everyone who finishes it
+    /// makes the same one. No data directory ever gets this id.
+    pub const PAXOS: Self = Self(u64::MAX);
+}
+
 impl fmt::Display for ActorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, Request};
 use bytes::Bytes;
 use henge::causality::{Context, ContextCodec};
 use henge::coordinator::{
-    ListOp, ListPage, ListedKey, OpError, PartitionDigest, ReadOp, ReadOutcome, Receipt,
+    ListOp, ListPage, ListedKey, OpError, PartitionDigest, ReadOp, ReadOutcome, Receipt, Told,
     Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 use henge::env::{BoxFuture, Env, tokio_env};
@@ -119,8 +119,8 @@ impl Fake {
                         receipt,
                     });
                 }
-                OpMemory::Reused => return Err(OpError::OperationReused),
-                OpMemory::Forgotten => return Err(OpError::OperationExpired),
+                OpMemory::Reused | OpMemory::Refused(_) => return Err(OpError::OperationReused),
+                OpMemory::Forgotten | OpMemory::Barred => return Err(OpError::OperationExpired),
                 OpMemory::Unknown => {}
             }
         }
@@ -250,6 +250,16 @@ impl Backend for Fake {
 
     fn list(&self, op: ListOp) -> BoxFuture<'_, Result<ListPage, OpError>> {
         Box::pin(async move { self.do_list(&op) })
+    }
+
+    fn tell(
+        &self,
+        _: Arc<Table>,
+        _: Key,
+        _: OpId,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<Told, OpError>> {
+        Box::pin(async { Ok(Told::Never) })
     }
 
     fn locate(&self, _: &Table, key: &Key) -> Whereabouts {

@@ -37,11 +37,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::causality::Context;
+use crate::coordinator::lwt;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::{Done, Reading, Stop};
 use crate::coordinator::write::mint::Before;
 use crate::coordinator::{
-    Fate, Inner, OpError, Receipt, ReplicaReceipt, StoodIn, WriteAction, WriteOp, WriteOutcome,
+    Condition, Fate, Inner, OpError, Receipt, ReplicaReceipt, StoodIn, WriteAction, WriteOp,
+    WriteOutcome,
 };
 use crate::meta::ConflictMode;
 use crate::net::Refusal;
@@ -59,6 +61,9 @@ const MAX_ID_AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// Writes a key for a client.
 pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutcome, OpError> {
     check(inner, op)?;
+    if op.condition != Condition::None || op.table.settings.conflict == ConflictMode::Strong {
+        return lwt::write(inner, op).await;
+    }
     // One "now" for the whole operation (rule 8), however often it is planned: the value's expiry
     // rests on it.
     let (started, now) = (inner.env.mono(), inner.env.wall());
@@ -109,13 +114,14 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
 }
 
 fn check(inner: &Inner, op: &WriteOp) -> Result<(), OpError> {
-    if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) {
-        return Err(OpError::BadLevel(format!("{} is not a level for writes", op.level)));
-    }
-    if op.table.settings.conflict == ConflictMode::Strong {
-        return Err(OpError::NotSupported(
-            "strong tables come with lightweight transactions".to_owned(),
-        ));
+    let serial = matches!(op.level, Consistency::Serial | Consistency::LocalSerial);
+    let by_paxos =
+        op.condition != Condition::None || op.table.settings.conflict == ConflictMode::Strong;
+    if serial && !by_paxos {
+        return Err(OpError::BadLevel(format!(
+            "{} is a level for conditional writes and for strong tables",
+            op.level
+        )));
     }
     let now_ms = inner.peers.stamps().clock.now().0 / 1000;
     let ahead_ms = op.op.map_or(0, |id| id.unix_millis().saturating_sub(now_ms));
@@ -129,7 +135,7 @@ fn check(inner: &Inner, op: &WriteOp) -> Result<(), OpError> {
 }
 
 /// Fingerprint of what a client asked for: an operation id that returns with another is misused.
-fn request_digest(op: &WriteOp) -> u64 {
+pub(super) fn request_digest(op: &WriteOp) -> u64 {
     let mut hash = xxhash_rust::xxh3::Xxh3::new();
     match &op.action {
         WriteAction::Put { body, content_type, meta, ttl } => {
@@ -302,8 +308,8 @@ impl Writing<'_> {
     fn remembered(&self, seen: &Done) -> Result<Option<Version>, Stop> {
         match seen.merged.find_op(self.id, self.request) {
             OpMemory::Unknown => Ok(None),
-            OpMemory::Reused => Err(Stop::Error(OpError::OperationReused)),
-            OpMemory::Forgotten => Err(Stop::Error(OpError::OperationExpired)),
+            OpMemory::Reused | OpMemory::Refused(_) => Err(Stop::Error(OpError::OperationReused)),
+            OpMemory::Forgotten | OpMemory::Barred => Err(Stop::Error(OpError::OperationExpired)),
             OpMemory::Applied(entry) => {
                 let stands = seen.merged.standing_stamp(entry.op);
                 Ok(Some(Version {

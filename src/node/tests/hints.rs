@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::town::{ABC, Fate, SECOND, Town, Write, address, id, is_apply, key_of, values_of};
-use crate::coordinator::{WriteAction, WriteOp};
+use crate::coordinator::{Condition, WriteAction, WriteOp};
 use crate::meta::{Command, ConflictMode, Table};
 use crate::net::messages::Apply;
 use crate::net::{Request, Response};
@@ -191,6 +191,7 @@ fn r50_a_client_that_hangs_up_at_any_await_leaves_no_write_in_half() {
         for awaits in 1.. {
             let key = format!("k{awaits}");
             let op = WriteOp {
+                condition: Condition::None,
                 table: table.clone(),
                 key: key_of(&key),
                 action: put_action("v"),

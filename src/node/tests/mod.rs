@@ -10,6 +10,7 @@ mod damage;
 mod disasters;
 mod hints;
 mod listing;
+mod lwt;
 mod membership;
 mod outcomes;
 mod purge;

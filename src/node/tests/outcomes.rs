@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::town::{
     ABC, Fate, SECOND, Town, Write, address, id, is_apply, is_mint, is_read, key_of, row,
 };
-use crate::coordinator::{self, OpError, WriteAction, WriteOp};
+use crate::coordinator::{self, Condition, OpError, WriteAction, WriteOp};
 use crate::meta::{Command, ConflictMode};
 use crate::net::Request;
 use crate::record::Record;
@@ -249,6 +249,7 @@ fn l08_a_client_that_hangs_up_leaves_no_half_driven_write() {
     for seed in 0..5 {
         let (mut town, table) = Town::with_table(seed, ConflictMode::Siblings);
         let op = WriteOp {
+            condition: Condition::None,
             table: table.clone(),
             key: key_of("k"),
             action: WriteAction::Put {

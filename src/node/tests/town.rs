@@ -11,7 +11,7 @@ use bytes::Bytes;
 use crate::causality::Context;
 use crate::cluster::FounderName;
 use crate::coordinator::{
-    Coordinator, OpError, ReadOp, ReadOutcome, WriteAction, WriteOp, WriteOutcome,
+    Condition, Coordinator, OpError, ReadOp, ReadOutcome, WriteAction, WriteOp, WriteOutcome,
 };
 use crate::env::{BoxFuture, Env};
 use crate::gossip;
@@ -240,6 +240,7 @@ pub(super) fn op_id(town: &Town, n: u64) -> OpId {
 /// How a write is to be made, beyond the usual.
 #[derive(Clone, Default)]
 pub(super) struct Write {
+    pub(super) condition: Condition,
     pub(super) context: Option<Context>,
     pub(super) op: Option<OpId>,
     pub(super) level: Option<Consistency>,
@@ -250,6 +251,10 @@ pub(super) struct Write {
 impl Write {
     pub(super) fn seen(context: &Context) -> Self {
         Self { context: Some(context.clone()), ..Self::default() }
+    }
+
+    pub(super) fn on(condition: Condition) -> Self {
+        Self { condition, ..Self::default() }
     }
 
     pub(super) fn named(op: OpId) -> Self {
@@ -542,6 +547,7 @@ impl Town {
         how: Write,
     ) -> Slot<Result<WriteOutcome, OpError>> {
         let op = WriteOp {
+            condition: how.condition,
             table: table.clone(),
             key: key_of(key),
             action,

@@ -2,18 +2,19 @@
 //! have a small one in memory.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Whereabouts, WriteOp,
+    ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Told, Whereabouts, WriteOp,
     WriteOutcome,
 };
 use crate::env::BoxFuture;
 use crate::meta::{Table, TableName, TableSettings};
-use crate::types::{Key, PartitionId};
+use crate::types::{Key, OpId, PartitionId};
 
 /// Why a node is not ready to serve.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -190,6 +191,16 @@ pub trait Backend: Send + Sync + 'static {
     fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>>;
     /// Writes a key.
     fn write(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>>;
+    /// What became of an operation that went through Paxos; see [`Coordinator::tell`].
+    ///
+    /// [`Coordinator::tell`]: crate::coordinator::Coordinator::tell
+    fn tell(
+        &self,
+        table: Arc<Table>,
+        key: Key,
+        op: OpId,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Told, OpError>>;
     /// Lists keys.
     fn list(&self, op: ListOp) -> BoxFuture<'_, Result<ListPage, OpError>>;
     /// Where a key lives.

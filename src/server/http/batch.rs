@@ -27,8 +27,10 @@ use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::causality::Context;
+use crate::coordinator::Condition;
 use crate::server::Principal;
 use crate::server::http::body::{DoorBody, drain};
+use crate::server::http::conditions::condition;
 use crate::server::http::door::Inner;
 use crate::server::http::limits::Share;
 use crate::server::http::listing::push_line;
@@ -95,7 +97,12 @@ fn options(inner: &Inner, parts: &Parts, bucket: &str) -> Result<Options, Proble
     let table = inner.bucket(bucket)?;
     inner.permit(Principal::of(parts), &table)?;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
-    options::no_conditions(&parts.headers)?;
+    if condition(&parts.headers)? != Condition::None {
+        return Err(Problem::new(
+            Kind::NotSupported,
+            "a condition is about one key: send conditional writes one by one",
+        ));
+    }
     options::plain_body(&parts.headers)?;
     let (read, write) = match params.text("level")? {
         // One name for both: what is no level for reads does not refuse a batch of writes.

@@ -336,10 +336,7 @@ fn conflict(value: &Value) -> Result<ConflictMode, Problem> {
     match value.as_str() {
         Some("siblings") => Ok(ConflictMode::Siblings),
         Some("lww") => Ok(ConflictMode::Lww),
-        Some("strong") => Err(Problem::new(
-            Kind::NotSupported,
-            "strong buckets come with lightweight transactions",
-        )),
+        Some("strong") => Ok(ConflictMode::Strong),
         _ => Err(Problem::bad_parameter(
             "conflict",
             format_args!("{value} is none of \"siblings\", \"lww\" and \"strong\""),

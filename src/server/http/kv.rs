@@ -13,6 +13,7 @@ use crate::meta::Table;
 use crate::record::{Version, View, version_etag};
 use crate::server::Principal;
 use crate::server::http::body::{DoorBody, Reading};
+use crate::server::http::conditions::condition;
 use crate::server::http::door::Inner;
 use crate::server::http::limits::Share;
 use crate::server::http::names;
@@ -184,6 +185,10 @@ fn several(inner: &Inner, headers: &HeaderMap, view: &View<'_>, context: &str) -
 ///
 /// With a `Henge-Context` it supersedes exactly what that context covers; without one it stands
 /// beside what is there, and `Henge-Siblings` says so. `Content-Type` and `Henge-Meta-*` are kept.
+///
+/// With `If-None-Match: *` (create) or `If-Match` (compare and set) it takes effect only if the
+/// condition holds for the newest state of the key, as Paxos has it; else `412` with what stands
+/// there. In a `strong` bucket every write goes that way.
 #[utoipa::path(put, path = "/v1/kv/{bucket}/{key}", operation_id = "put_value", tag = "Keys and values",
     params(super::openapi::KeyPath, super::openapi::LevelParams, super::openapi::TtlParam, super::openapi::WriteHeaders),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Any bytes, up to 8 MiB"),
@@ -241,7 +246,7 @@ async fn store(
     const KNOWN: &[&str] = &["level", "r", "w", "timeout", "ttl"];
     let headers = &parts.headers;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
-    options::no_conditions(headers)?;
+    let condition = condition(headers)?;
     options::plain_body(headers)?;
     let level = options::level(&params, table, Side::Write)?;
     let timeout = options::timeout(&params, &inner.limits)?;
@@ -259,6 +264,7 @@ async fn store(
         table: table.clone(),
         key: key.clone(),
         action,
+        condition,
         context,
         level,
         timeout,
@@ -288,8 +294,8 @@ pub(super) async fn delete(inner: &Inner, parts: &Parts, bucket: &str, raw_key: 
     let key = key_in_path(raw_key, &inner.limits)?;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
     let headers = &parts.headers;
-    options::no_conditions(headers)?;
     let op = WriteOp {
+        condition: condition(headers)?,
         level: options::level(&params, &table, Side::Write)?,
         timeout: options::timeout(&params, &inner.limits)?,
         context: options::context(headers, inner.backend.codec(), &table, &key)?,

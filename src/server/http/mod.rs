@@ -21,13 +21,14 @@
 //!   together, requests, connections, and the time that any of them may be held open.
 //! - Unknown parameters are refused with the nearest known name: a misspelt level that is ignored
 //!   would be a weaker promise than the client asked for.
-//! - Conditions are never checked here before the write: that would race. They come with
-//!   agreement per key; until then they are refused (`501`).
+//! - Conditions are never checked here before the write: that would race. They go with the write
+//!   to the coordinator, which has Paxos judge them (`conditions`).
 
 pub mod backend;
 mod batch;
 pub mod body;
 mod buckets;
+mod conditions;
 mod cursor;
 mod door;
 mod kv;

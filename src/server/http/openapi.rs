@@ -5,7 +5,9 @@ use bytes::Bytes;
 use utoipa::openapi::OpenApi as Document;
 use utoipa::{IntoParams, OpenApi, ToResponse, ToSchema};
 
-use crate::server::http::{backend, batch, buckets, kv, listing, nodes, pages, versions};
+use crate::server::http::{
+    backend, batch, buckets, conditions, kv, listing, nodes, pages, versions,
+};
 
 /// Names a bucket.
 #[derive(IntoParams)]
@@ -173,6 +175,7 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
     paths(
         kv::get, kv::put, kv::delete, kv::post, listing::list, batch::batch,
         buckets::list, buckets::get, buckets::put, buckets::patch, buckets::delete,
+        conditions::operation,
         nodes::locate, nodes::ring, nodes::cluster, nodes::digest,
         nodes::healthz, nodes::readyz, nodes::metrics,
         pages::problems, pages::problem, pages::openapi, pages::docs, pages::root,
@@ -182,6 +185,7 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
             ProblemBody, versions::SiblingsJson<'static>, versions::VersionJson<'static>, versions::DotJson,
             listing::PageJson, listing::ListedKeyJson, batch::BatchItemDoc, batch::BatchAnswerDoc,
             buckets::BucketJson, buckets::BucketsJson, buckets::BucketSettings,
+            conditions::OpJson,
             nodes::WhereJson, nodes::DigestJson, nodes::StatusJson,
             backend::ClusterView, backend::HintsView, backend::RepairView, backend::ApartView, backend::BlockedView,
             backend::RingView, backend::PartitionView, backend::NodeView,

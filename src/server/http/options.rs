@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::causality::{Context, ContextCodec};
-use crate::meta::Table;
+use crate::meta::{ConflictMode, Table};
 use crate::server::http::limits::HttpLimits;
 use crate::server::http::names;
 use crate::server::http::problem::{Kind, Problem};
@@ -30,8 +30,7 @@ pub enum Side {
 /// all of them; the one that does not apply is checked and then not used.
 ///
 /// # Errors
-/// `400` for both kinds together, an unknown name, a count of 0 or above the number of replicas;
-/// `501` for what needs agreement per key.
+/// `400` for both kinds together, an unknown name, a count of 0 or above the number of replicas.
 pub fn level(params: &Params<'_>, table: &Table, side: Side) -> Result<Consistency, Problem> {
     let name = params.text("level")?;
     let r = count(params, "r", table)?;
@@ -44,16 +43,13 @@ pub fn level(params: &Params<'_>, table: &Table, side: Side) -> Result<Consisten
             name.parse().map_err(|error| Problem::bad_parameter("level", error))?
         }
         (None, r, w) => match side {
+            Side::Read if table.settings.conflict == ConflictMode::Strong => {
+                r.unwrap_or(Consistency::Serial)
+            }
             Side::Read => r.unwrap_or(table.settings.read_level),
             Side::Write => w.unwrap_or(table.settings.write_level),
         },
     };
-    if matches!(level, Consistency::Serial | Consistency::LocalSerial) {
-        return Err(Problem::new(
-            Kind::NotSupported,
-            format!("level {level} comes with lightweight transactions"),
-        ));
-    }
     Ok(level)
 }
 
@@ -210,31 +206,6 @@ pub fn parse_operation_id(what: &str, text: &str) -> Result<OpId, Problem> {
              what lets a key remember its newest ones in bounded memory",
         )
     })
-}
-
-/// Refuses conditions on a write, which need agreement per key.
-///
-/// # Errors
-/// `501`.
-pub fn no_conditions(headers: &HeaderMap) -> Result<(), Problem> {
-    for name in [&header::IF_MATCH, &header::IF_NONE_MATCH, &names::IF_FENCE] {
-        if headers.contains_key(name) {
-            return Err(Problem::new(
-                Kind::NotSupported,
-                format!("{name} on a write comes with lightweight transactions"),
-            )
-            .with("parameter", name.as_str()));
-        }
-    }
-    for name in [&header::IF_MODIFIED_SINCE, &header::IF_UNMODIFIED_SINCE] {
-        if headers.contains_key(name) {
-            return Err(Problem::bad_parameter(
-                name.as_str(),
-                "values have no modification time to compare; their ETag is what names them",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Refuses headers that would change what the body's bytes mean, and that would not be kept.

@@ -6,13 +6,16 @@
 
 use std::borrow::Cow;
 
-use axum::http::header::{CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::coordinator::{Fate, OpError};
 use crate::server::http::body::DoorBody;
+use crate::server::http::conditions::current;
+use crate::server::http::names;
+use crate::server::http::options::value_of;
 
 /// What a kind of problem is called, and what its page says.
 #[derive(Debug)]
@@ -117,8 +120,8 @@ kinds! {
         cause "A fault in Henge itself."
         cure "Report it with the node's log. Whether a write took effect is unknown: read the key, or repeat the request with the same Idempotency-Key."
     NotSupported "not-supported" 501 "This is not supported yet"
-        cause "Conditions on writes (If-Match, If-None-Match, If-Fence), strong buckets and serial levels need agreement per key, which this version does not have yet."
-        cure "Do without the condition: write with the Henge-Context of your read; a concurrent write then stays visible as a sibling."
+        cause "This version has no fences on writes, no sloppy quorums, no serial level as a bucket's default, and no conditions in a batch."
+        cure "The detail says what is missing. Conditions on single writes (If-Match, If-None-Match) and strong buckets are there."
     Overloaded "overloaded" 503 "The node has too much to do"
         cause "A bound on requests, bytes or queued work was met. The request was not carried out."
         cure "Wait as Retry-After says, then try again, with growing pauses. If it lasts: add nodes, or raise the bound that the detail names."
@@ -293,6 +296,8 @@ impl From<OpError> for Problem {
             OpError::RecordTooLarge { .. } => Kind::ValueTooLarge,
             OpError::OperationReused => Kind::OperationIdReused,
             OpError::OperationExpired => Kind::OperationExpired,
+            OpError::ConditionFailed { .. } => Kind::PreconditionFailed,
+            OpError::Contended { .. } => Kind::Contended,
             OpError::DiskFull => Kind::DiskFull,
             OpError::ShuttingDown => Kind::ShuttingDown,
             OpError::NoSuchTable => Kind::BucketNotFound,
@@ -317,6 +322,20 @@ impl From<OpError> for Problem {
                 problem.with("siblings", siblings).with("max", max)
             }
             OpError::RecordTooLarge { max, got } => problem.with("max", max).with("got", got),
+            OpError::Contended { rounds, timeout_ms, .. } => {
+                problem.with("rounds", rounds).with("timeout_ms", timeout_ms)
+            }
+            OpError::ConditionFailed { current: record, now, replayed } => {
+                let problem = problem.with("current", current(&record, now));
+                let replay = |problem: Self| {
+                    problem.with_header(names::REPLAYED.clone(), HeaderValue::from_static("true"))
+                };
+                let problem = if replayed { replay(problem) } else { problem };
+                match record.view(now).etag() {
+                    Some(etag) => problem.with_header(ETAG, value_of(etag)),
+                    None => problem,
+                }
+            }
             OpError::BadLevel(_)
             | OpError::BadOperationId(_)
             | OpError::NotSupported(_)

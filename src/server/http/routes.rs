@@ -14,6 +14,7 @@ pub static ROUTES: &[(&str, &str)] = &[
     ("PUT", "/v1/buckets/{bucket}"),
     ("PATCH", "/v1/buckets/{bucket}"),
     ("DELETE", "/v1/buckets/{bucket}"),
+    ("GET", "/v1/ops/{bucket}/{key}/{id}"),
     ("GET", "/v1/where/{bucket}/{key}"),
     ("GET", "/v1/ring"),
     ("GET", "/v1/cluster"),

@@ -13,7 +13,9 @@
 
 mod bits;
 mod dots;
+pub mod linear;
 mod register;
+mod serial;
 mod set;
 mod siblings;
 #[cfg(test)]
@@ -31,6 +33,8 @@ use crate::sim::history::{History, Operation, Workload, WriteId};
 /// project's test plan.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
 pub enum Check {
+    /// A key that only Paxos writes is not linearizable.
+    W1,
     /// An acknowledged element of a set is missing.
     W4,
     /// An acknowledged write is gone though nothing superseded it.
@@ -63,6 +67,10 @@ pub enum Check {
     I4,
     /// A merge law failed on records of this run.
     I5,
+    /// Two values were voted for under one ballot of one key.
+    I6,
+    /// A voter answered with what is not on its disk.
+    I7,
     /// A node's epoch went back, or two nodes disagree on an entry of the metadata log.
     I9,
     /// A node served a key that it does not own.
@@ -99,7 +107,10 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 35] = [
+        Self::W1,
+        Self::I6,
+        Self::I7,
         Self::W4,
         Self::W5Lost,
         Self::W5FalseSibling,
@@ -138,6 +149,9 @@ impl Check {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::W1 => "W1",
+            Self::I6 => "I6",
+            Self::I7 => "I7",
             Self::W4 => "W4",
             Self::W5Lost => "W5.1",
             Self::W5FalseSibling => "W5.2",
@@ -254,6 +268,7 @@ pub fn check(history: &History) -> Vec<Violation> {
             Workload::Register => found.extend(register::check(&of_key)),
             // Their values go by themselves; the oracle knows when.
             Workload::Expiring => {}
+            Workload::Strong | Workload::Conditional => found.extend(serial::check(&of_key)),
         }
     }
     found.sort_by(|a, b| (a.check, &a.key).cmp(&(b.check, &b.key)));

@@ -34,7 +34,7 @@ impl Pasts {
         let mut pasts = Self { must: vec![None; count], may: vec![None; count] };
         for (at, (_, write)) in key.operations.iter().enumerate() {
             let seen = match &write.action {
-                Action::Read => continue,
+                Action::Read | Action::Cas { .. } => continue,
                 Action::Put { seen, .. } => Some(seen),
                 Action::Delete { seen, .. } => seen.as_ref(),
             };

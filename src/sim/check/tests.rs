@@ -82,6 +82,12 @@ fn history(workload: Workload, transcript: &str) -> History {
                 };
                 (Action::Delete { id: ids(id)[0], seen }, answer)
             }
+            "cas" => {
+                let (id, rest) = rest.split_once(' ').unwrap();
+                let (expected, answer) = rest.split_at(rest.find(']').unwrap() + 1);
+                let expected = ids(expected).first().copied();
+                (Action::Cas { id: ids(id)[0], expected, delete: false }, answer)
+            }
             "read" | "weak" | "last" => (Action::Read, rest),
             other => panic!("{other:?} is no operation"),
         };
@@ -106,9 +112,13 @@ fn history(workload: Workload, transcript: &str) -> History {
                 open.insert(process, number);
             }
             answer => {
-                let answer = match answer.strip_prefix("->") {
-                    Some(values) => shown(values),
-                    None => outcome(answer),
+                let answer = match (answer.strip_prefix("->"), answer.strip_prefix("no")) {
+                    (Some(values), _) => shown(values),
+                    (None, Some(values)) => match shown(values) {
+                        Outcome::Read(shown) => Outcome::Refused(shown),
+                        other => other,
+                    },
+                    (None, None) => outcome(answer),
                 };
                 history.end(t, number, answer);
             }
@@ -355,4 +365,54 @@ fn every_check_has_its_own_name() {
     for check in Check::ALL {
         assert_eq!(Check::named(check.name()), Some(check));
     }
+}
+
+#[track_caller]
+fn strong(transcript: &str, expected: &[Check]) {
+    names(Workload::Strong, transcript, expected);
+}
+
+#[test]
+fn w1_passes_what_a_register_answers() {
+    strong(
+        "1 read ->
+         1 cas 1 [] ok
+         2 cas 2 [] no 1
+         2 cas 3 [1] ok
+         3 put 4 [] info
+         1 read -> 3
+         2 read -> 4
+         2 del 5 blind ok
+         1 read ->",
+        &[],
+    );
+}
+
+#[test]
+fn w1_two_creators_cannot_both_win() {
+    strong("1 cas 1 [] ok\n2 cas 2 [] ok", &[Check::W1]);
+}
+
+#[test]
+fn w1_an_acknowledged_write_is_not_gone() {
+    strong("1 put 1 [] ok\n2 read ->", &[Check::W1]);
+    strong("1 put 1 [] ok\n2 cas 2 [] ok", &[Check::W1]);
+}
+
+#[test]
+fn w1_a_refusal_is_part_of_the_order() {
+    // Told that 1 stands there, and then that nothing does.
+    strong("3 cas 1 [] ...\n1 cas 2 [] no 1\n2 read ->", &[Check::W1]);
+    // Refused, though what it expects is what it is shown.
+    strong("1 cas 1 [] ok\n2 cas 2 [1] no 1", &[Check::W1]);
+}
+
+#[test]
+fn w1_a_refused_write_does_not_land_later() {
+    strong("1 put 1 [] ok\n1 cas 2 [] no 1\n2 read -> 2", &[Check::W1, Check::I2]);
+}
+
+#[test]
+fn w1_a_write_takes_effect_once() {
+    strong("1 put 1 [] ...\n2 read -> 1\n2 put 2 [] ok\n3 read -> 1\n1 end ok", &[Check::W1]);
 }

@@ -7,7 +7,7 @@ use crate::sim::history::{Outcome, Workload};
 pub(super) fn check(key: &KeyHistory<'_>, workload: Workload) -> Vec<Violation> {
     let name = match workload {
         Workload::Siblings | Workload::Expiring => Check::W5Invented,
-        Workload::Set | Workload::Register => Check::I2,
+        Workload::Set | Workload::Register | Workload::Strong | Workload::Conditional => Check::I2,
     };
     let mut found = Vec::new();
     for (at, (_, read)) in key.operations.iter().enumerate() {
@@ -26,7 +26,7 @@ pub(super) fn check(key: &KeyHistory<'_>, workload: Workload) -> Vec<Violation> 
                 continue;
             };
             let write = key.operations[write_at].1;
-            let what = if write.outcome == Outcome::NotApplied {
+            let what = if matches!(write.outcome, Outcome::NotApplied | Outcome::Refused(_)) {
                 "was answered \"did not happen\" and is shown"
             } else if read.before(write) {
                 "is shown by a read that ended before the write began"

@@ -13,7 +13,9 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::causality::Context;
-use crate::coordinator::{OpError, ReadOp, ReadOutcome, WriteAction, WriteOp, WriteOutcome};
+use crate::coordinator::{
+    Condition, OpError, ReadOp, ReadOutcome, WriteAction, WriteOp, WriteOutcome,
+};
 use crate::meta::Table;
 use crate::record::version_etag;
 use crate::server::http::door::Inner;
@@ -218,6 +220,7 @@ impl Item {
                     None => Some(seen.clone()),
                 };
                 let op = WriteOp {
+                    condition: Condition::None,
                     table: table.clone(),
                     key: self.key.clone(),
                     action,

@@ -1,0 +1,410 @@
+//! Lightweight transactions: conditional writes and serial reads of one key, by Paxos
+//! ([`crate::paxos::Round`]).
+//!
+//! ```text
+//! proposer                         voters (the key's replicas)
+//!    │── prepare b ────────────────▶│ promise, sync
+//!    │◀── vote, last decision, record
+//!  newest state → judge the waiting operations → next record
+//!    │── accept b, record ─────────▶│ vote, sync
+//!    │◀── a majority has voted: chosen
+//!    │── commit b, record ─────────▶│ merge it in, as any write
+//! ```
+//!
+//! - The state that is agreed on is the key's **whole record**. Records merge, so a decision comes
+//!   to the data path as any write does, and every decision contains all that came before it.
+//! - A version made here has the dot (`PAXOS`, time of the ballot), so that whoever finishes a
+//!   round makes the same version (rule 10). Its stamp lies above all that the round has seen.
+//! - *Lanes*: operations on one key wait in one queue, and all that wait are judged in order inside
+//!   one round (at most [`MAX_COMBINED`]). No answer leaves before what it rests on is decided.
+//! - In a `strong` table nothing but Paxos writes, so the state that this proposer had chosen last
+//!   is the newest one as long as its standing promise holds: with each vote it asks for the
+//!   promise of its next ballot, and saves the *prepare* (rule 11). An answer leaves once a state is
+//!   chosen, and the commit follows. Elsewhere the commit is on a majority first, so that quorum
+//!   reads, which know nothing of votes, see what was acknowledged (rule 12).
+//! - *Outcomes*: from the moment that an *accept* with an operation in it leaves, the operation is
+//!   never called failed: it is applied, refused by a state that rules it out, or unknown.
+//!
+//! Proposers are named by a number drawn at each start: no two starts, of whatever node, share a
+//! ballot, whatever became of any clock (invariant I7).
+
+mod judge;
+mod lane;
+mod peek;
+mod round;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::{Notify, oneshot};
+
+use crate::coordinator::plan::Plan;
+use crate::coordinator::{Condition, Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, WriteOp};
+use crate::coordinator::{WriteOutcome, write};
+use crate::env::Env;
+use crate::meta::Table;
+use crate::net::paxos::{PaxosAnswer, PaxosRequest, PaxosStep};
+use crate::net::{Request, Response};
+use crate::plants::{Plant, planted};
+use crate::types::{
+    ActorId, Ballot, Consistency, Hlc, Key, Mono, NodeId, OpId, TableId, WallMicros,
+};
+
+pub use judge::Told;
+use judge::{Ask, Verdict};
+
+/// The most operations in one round. Ballots are at least this far apart in time.
+pub(super) const MAX_COMBINED: usize = 64;
+
+/// The most operations that wait for one key.
+const MAX_WAITING: usize = 1_024;
+
+/// Counts of what proposers have met; for `/metrics`.
+#[derive(Debug, Default)]
+pub struct LwtCounters {
+    /// Rounds begun.
+    pub rounds: AtomicU64,
+    /// Of these, those that began with a standing promise.
+    pub standing: AtomicU64,
+    /// Rounds that another proposer interrupted.
+    pub interrupted: AtomicU64,
+    /// Undecided votes of others that a round has finished.
+    pub finished: AtomicU64,
+    /// Operations judged.
+    pub judged: AtomicU64,
+    /// Conditions that did not hold.
+    pub refused: AtomicU64,
+    /// Serial reads answered after one round trip that promised nothing.
+    pub peeks: AtomicU64,
+}
+
+/// The proposer of one node.
+#[derive(Debug)]
+pub(super) struct Lwt {
+    proposer: ActorId,
+    lanes: Mutex<BTreeMap<(TableId, Key), Arc<Lane>>>,
+    ballots: AtomicU64,
+    pub(super) counters: LwtCounters,
+}
+
+/// The operations that wait for one key. A task works through them as long as there are any.
+#[derive(Debug, Default)]
+struct Lane {
+    waiting: Mutex<VecDeque<Job>>,
+    /// Somebody has come.
+    wake: Notify,
+}
+
+impl Lane {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Job>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Nothing of the operation has left this node.
+const WAITING: u8 = 0;
+/// It is part of a proposal that may be chosen at any time.
+const PROPOSED: u8 = 1;
+/// Nobody waits for it any more, and it is not to be proposed.
+const ABANDONED: u8 = 2;
+
+/// A waiting operation.
+#[derive(Debug)]
+struct Job {
+    ask: Ask,
+    op: OpId,
+    named: bool,
+    request: u64,
+    now: WallMicros,
+    deadline: Mono,
+    state: Arc<AtomicU8>,
+    /// Rounds with it in them that other proposers interrupted.
+    interrupted: Arc<AtomicU32>,
+    reply: oneshot::Sender<Result<Verdict, OpError>>,
+}
+
+impl Job {
+    /// Takes the operation into a proposal, unless its client has been told that it did not run.
+    fn propose(&self) -> bool {
+        let state = &self.state;
+        let taken = state.compare_exchange(WAITING, PROPOSED, Ordering::AcqRel, Ordering::Acquire);
+        taken.is_ok() || taken == Err(PROPOSED)
+    }
+
+    fn is_proposed(&self) -> bool {
+        self.state.load(Ordering::Acquire) == PROPOSED
+    }
+}
+
+impl Lwt {
+    pub(super) fn new(env: &Env) -> Self {
+        Self {
+            proposer: ActorId(env.random("proposer")),
+            lanes: Mutex::default(),
+            ballots: AtomicU64::new(0),
+            counters: LwtCounters::default(),
+        }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, BTreeMap<(TableId, Key), Arc<Lane>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What an operation is about, and how long it may take.
+struct Errand<'a> {
+    table: &'a Arc<Table>,
+    key: &'a Key,
+    timeout: Duration,
+    started: Mono,
+}
+
+impl Inner {
+    /// A ballot above `above`, and by [`MAX_COMBINED`] above all that this proposer has used.
+    fn next_ballot(&self, above: Ballot) -> Ballot {
+        let step = MAX_COMBINED as u64;
+        if planted(Plant::P04) {
+            let last = self.lwt.ballots.fetch_add(step, Ordering::AcqRel);
+            let actor = ActorId(self.peers.me().0 as u64);
+            return Ballot { time: (last + step).max(above.time.saturating_add(step)), actor };
+        }
+        let now = self.peers.stamps().clock.tick().0.max(above.time.saturating_add(step));
+        let next = |last: u64| Some(now.max(last.saturating_add(step)));
+        let last = self.lwt.ballots.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        let time = next(last.unwrap_or_else(|last| last)).unwrap_or(now);
+        Ballot { time, actor: self.lwt.proposer }
+    }
+
+    /// Has `ask` decided.
+    async fn decide(
+        self: &Arc<Self>,
+        errand: &Errand<'_>,
+        ask: Ask,
+        (op, request): (Option<OpId>, u64),
+    ) -> Result<Verdict, OpError> {
+        let (reply, answer) = oneshot::channel();
+        let state = Arc::new(AtomicU8::new(WAITING));
+        let interrupted = Arc::new(AtomicU32::new(0));
+        let deadline = errand.started + errand.timeout;
+        let job = Job {
+            ask,
+            op: op.unwrap_or_else(|| self.new_op_id(None)),
+            named: op.is_some(),
+            request,
+            now: self.env.wall(),
+            deadline,
+            state: state.clone(),
+            interrupted: interrupted.clone(),
+            reply,
+        };
+        self.queue(errand.table, errand.key, job)?;
+        let left = deadline.since(self.env.mono());
+        match self.env.timeout(left, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(OpError::Stopped),
+            Err(_) => {
+                let given_up =
+                    state.compare_exchange(WAITING, ABANDONED, Ordering::AcqRel, Ordering::Acquire);
+                let fate = if given_up.is_ok() { Fate::NotApplied } else { Fate::Unknown };
+                let rounds = interrupted.load(Ordering::Acquire);
+                if rounds > 0 {
+                    let timeout_ms = millis(errand.timeout);
+                    return Err(OpError::Contended { rounds, timeout_ms, fate });
+                }
+                Err(self.out_of_time(errand, fate))
+            }
+        }
+    }
+
+    fn out_of_time(&self, errand: &Errand<'_>, fate: Fate) -> OpError {
+        let n = errand.table.settings.replication.total();
+        OpError::Timeout {
+            level: Consistency::Serial,
+            required: n / 2 + 1,
+            received: 0,
+            timeout_ms: millis(errand.timeout),
+            fate,
+        }
+    }
+
+    /// Puts a job into its lane, and starts the lane if it stands still.
+    fn queue(self: &Arc<Self>, table: &Arc<Table>, key: &Key, job: Job) -> Result<(), OpError> {
+        let place = (table.id, key.clone());
+        let mut lanes = self.lwt.lanes();
+        if let Some(lane) = lanes.get(&place) {
+            let mut waiting = lane.waiting();
+            if waiting.len() >= MAX_WAITING {
+                let what = format!("{MAX_WAITING} operations wait for this key");
+                return Err(OpError::Overloaded { what });
+            }
+            waiting.push_back(job);
+            lane.wake.notify_one();
+            return Ok(());
+        }
+        let lane = Arc::new(Lane::default());
+        lane.waiting().push_back(job);
+        lanes.insert(place, lane.clone());
+        drop(lanes);
+        let (inner, table, key) = (self.clone(), table.clone(), key.clone());
+        let owed = self.hints.owe();
+        self.env.spawn("lane", async move {
+            lane::Drive::new(&inner, table, key, lane).run().await;
+            drop(owed);
+        });
+        Ok(())
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A serial read.
+pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome, OpError> {
+    only_one_serial_domain(inner, op.level)?;
+    let (started, now) = (inner.env.mono(), inner.env.wall());
+    let errand = Errand { table: &op.table, key: &op.key, timeout: op.timeout, started };
+    let receipt = op.receipt.then(|| receipt("read"));
+    if let Some(record) = peek::peek(inner, &errand).await? {
+        return Ok(ReadOutcome { record, now, receipt });
+    }
+    match inner.decide(&errand, Ask::Read, (None, 0)).await? {
+        Verdict::Shown(record) => Ok(ReadOutcome { record, now, receipt }),
+        other => Err(strange(&other)),
+    }
+}
+
+/// `LOCAL_SERIAL` is serial as long as there is one datacentre; with more, two majorities of one
+/// key would not meet.
+fn only_one_serial_domain(inner: &Inner, level: Consistency) -> Result<(), OpError> {
+    let state = inner.cluster.state();
+    let mut centres = state.members().values().map(|m| &m.member.datacenter);
+    let first = centres.next();
+    if level == Consistency::LocalSerial && centres.any(|centre| Some(centre) != first) {
+        return Err(OpError::BadLevel(
+            "local_serial and serial of several datacentres do not meet: use serial".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// A write that goes through Paxos.
+pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutcome, OpError> {
+    let started = inner.env.mono();
+    let errand = Errand { table: &op.table, key: &op.key, timeout: op.timeout, started };
+    let condition = op.condition.clone();
+    let request = request_digest(op);
+    let settings = &op.table.settings;
+    let mut action = op.action.clone();
+    if let super::WriteAction::Put { ttl, .. } = &mut action {
+        let table_ttl = settings.ttl_s;
+        *ttl = ttl.or((table_ttl > 0).then(|| Duration::from_secs(table_ttl)));
+    }
+    let ask = Ask::Write { action, condition };
+    match inner.decide(&errand, ask, (op.op, request)).await? {
+        Verdict::Applied { dot, created, replayed, after } => {
+            let siblings = after.view(inner.env.wall()).versions.len();
+            Ok(WriteOutcome {
+                dot,
+                created,
+                siblings: u32::try_from(siblings).unwrap_or(u32::MAX),
+                context: after.context(),
+                replayed,
+                receipt: op.receipt.then(|| receipt("write")),
+            })
+        }
+        Verdict::Refused { current, replayed } => {
+            inner.lwt.counters.refused.fetch_add(1, Ordering::Relaxed);
+            let now = inner.env.wall();
+            Err(OpError::ConditionFailed { current: Box::new(current), now, replayed })
+        }
+        other => Err(strange(&other)),
+    }
+}
+
+/// What became of an operation that went through Paxos. If it has not run, it never will.
+pub(super) async fn tell(
+    inner: &Arc<Inner>,
+    table: &Arc<Table>,
+    key: &Key,
+    op: OpId,
+    timeout: Duration,
+) -> Result<Told, OpError> {
+    let errand = Errand { table, key, timeout, started: inner.env.mono() };
+    match inner.decide(&errand, Ask::Verdict(op), (None, 0)).await? {
+        Verdict::Told(told) => Ok(told),
+        other => Err(strange(&other)),
+    }
+}
+
+/// Finishes what is undecided on a key: a serial read that leaves a decision on a majority.
+pub(super) async fn settle(
+    inner: &Arc<Inner>,
+    table: &Arc<Table>,
+    key: &Key,
+    timeout: Duration,
+) -> Result<(), OpError> {
+    let errand = Errand { table, key, timeout, started: inner.env.mono() };
+    inner.decide(&errand, Ask::Settle, (None, 0)).await.map(|_| ())
+}
+
+/// Finishes what `nodes`, all of them, have voted for and not seen decided. `None`: one of them did
+/// not answer, or it cannot be finished now.
+pub(super) async fn settle_votes(
+    inner: &Arc<Inner>,
+    plan: &Plan,
+    key: &Key,
+    nodes: &[NodeId],
+    deadline: Mono,
+) -> Option<()> {
+    let calls = nodes.iter().map(|&node| {
+        let (table, key, step) = (plan.table.id, key.clone(), PaxosStep::Peek);
+        let request = Request::Paxos(PaxosRequest { table, key, step });
+        inner.peers.call_at(plan.epoch, node, request, deadline)
+    });
+    let mut is_open = false;
+    for answer in join_all(calls).await {
+        let Ok(Response::Paxos(PaxosAnswer::Shown { accepted, .. })) = answer else { return None };
+        is_open |= accepted.is_some();
+    }
+    if !is_open {
+        return Some(());
+    }
+    settle(inner, &plan.table, key, deadline.since(inner.env.mono())).await.ok()
+}
+
+fn strange(verdict: &Verdict) -> OpError {
+    match verdict {
+        Verdict::Failed(error) => error.clone(),
+        _ => OpError::NotSupported("the lane answered something else".to_owned()),
+    }
+}
+
+fn receipt(operation: &'static str) -> Receipt {
+    Receipt {
+        operation,
+        level: Consistency::Serial.to_string(),
+        overlap: true,
+        ..Receipt::default()
+    }
+}
+
+/// The digest of a conditional request: the condition is part of it.
+fn request_digest(op: &WriteOp) -> u64 {
+    let plain = write::request_digest(op);
+    match &op.condition {
+        Condition::None => plain,
+        condition => {
+            let words = format!("{condition:?}");
+            xxhash_rust::xxh3::xxh3_64_with_seed(words.as_bytes(), plain)
+        }
+    }
+}
+
+/// A stamp for the versions of a round.
+fn stamp(inner: &Inner) -> Hlc {
+    inner.peers.stamps().clock.tick()
+}

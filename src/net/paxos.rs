@@ -1,0 +1,98 @@
+//! What a proposer of a lightweight transaction says to the voters of one key
+//! ([`crate::paxos`], [`crate::replica`]). States travel as records' stored bytes.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Ballot, Generation, Key, PartitionId, TableId};
+
+/// The most keys in one [`PaxosAnswer::Open`].
+pub const MAX_OPEN_KEYS: usize = 1_024;
+
+/// A step of one key's Paxos. Answered only at the sender's own epoch (law L5): two rounds of
+/// different epochs may count different voters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaxosRequest {
+    /// The table.
+    pub table: TableId,
+    /// The key.
+    pub key: Key,
+    /// What is asked.
+    pub step: PaxosStep,
+}
+
+/// What is asked of a voter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PaxosStep {
+    /// Show the vote and the record, and promise nothing.
+    Peek,
+    /// Promise this ballot, and show vote and record.
+    Prepare {
+        /// The ballot.
+        ballot: Ballot,
+    },
+    /// Vote for this record.
+    Accept {
+        /// The ballot.
+        ballot: Ballot,
+        /// The record.
+        record: Bytes,
+        /// Promise this one too, if the vote is cast.
+        next: Option<Ballot>,
+    },
+    /// The record was chosen: store it where readers see it.
+    Commit {
+        /// The ballot at which it was chosen.
+        ballot: Ballot,
+        /// The record.
+        record: Bytes,
+        /// The least purge generation of the records that it was made from.
+        generation: Generation,
+    },
+    /// All voters have stored the decision of this ballot.
+    Forget {
+        /// The ballot.
+        ballot: Ballot,
+    },
+}
+
+/// Keys of one partition that have a vote without a known decision, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenRequest {
+    /// The table.
+    pub table: TableId,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Strictly after this key in (token, key) order.
+    pub after: Option<Key>,
+}
+
+/// A voter's answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PaxosAnswer {
+    /// To [`PaxosStep::Peek`], and the promise of [`PaxosStep::Prepare`].
+    Shown {
+        /// The vote that is not known to be decided.
+        accepted: Option<(Ballot, Bytes)>,
+        /// The last decision that the record holds, as far as the voter's row says.
+        committed: Ballot,
+        /// What readers see of the key; at least as new as `committed`.
+        record: Option<Bytes>,
+        /// The purge generation that it was read at.
+        generation: Generation,
+    },
+    /// A higher ballot was promised before.
+    Reject {
+        /// That ballot.
+        promised: Ballot,
+    },
+    /// The vote is cast, or the decision stored, or what was to be forgotten looked at.
+    Done,
+    /// To [`OpenRequest`].
+    Open {
+        /// The keys.
+        keys: Vec<Key>,
+        /// There are more after the last one.
+        more: bool,
+    },
+}

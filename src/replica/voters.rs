@@ -1,0 +1,527 @@
+//! The votes of this replica on the lightweight transactions of its keys: one [`Voter`] a key, in
+//! a row of its own, on stable storage before any answer leaves (law L9), whatever the durability
+//! of plain writes.
+//!
+//! - One step at a time per key: under the lock of the key's shard the newest row is read (staged
+//!   ones included), changed and handed to the committer; the answer waits for its commit.
+//! - *Prepare* shows the key's record too, read **after** the vote: a decision leaves the vote only
+//!   once the record holds it, so of the two at least one shows it.
+//! - Two rounds of different epochs may count different voters, so a voter answers only at its own
+//!   epoch, looked at under the lock. Who then lists the open votes of a newer epoch
+//!   ([`Replica::open_keys`]) misses none of an older one.
+//! - A row goes when its decision is on every replica ([`Forgotten`]); its promise goes into the
+//!   *floor*, which stands for all keys without a row, in the same batch. So nothing is ever
+//!   forgotten by age.
+//! - A directory that was put back to an older state goes on as another voter (rule 17), and what it
+//!   finds of the earlier one's votes is no vote of its.
+//! - A row that fails its checksum is a lost vote: this replica votes on that key no more.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use crate::binary;
+use crate::meta::Table;
+use crate::net::paxos::{MAX_OPEN_KEYS, OpenRequest, PaxosAnswer, PaxosRequest, PaxosStep};
+use crate::net::{Refusal, Response};
+use crate::paxos::{AcceptReply, Durable, Forgotten, PrepareReply, Voter};
+use crate::plants::{Plant, planted};
+use crate::record::{self, Record};
+use crate::replica::update::{Change, MAX_RECORD_BYTES, Stop, Terms, answer, refuse_submit};
+use crate::replica::{Place, Replica, SHARDS, TokenSpan, shard_of};
+use crate::storage::keys::{self, Kind};
+use crate::storage::{Batch, CommitTicket, KeyRange, StorageError, SubmitError};
+use crate::types::{Ballot, Epoch, Generation, Key, TableId, Token};
+
+/// Format byte of the floor's row. Predecessors: none.
+const FLOOR_FORMAT: u8 = 1;
+
+/// The most rows that are looked at for one [`OpenRequest`].
+const MAX_SCAN: usize = 10_000;
+
+/// Rows that are staged and not yet acknowledged.
+#[derive(Debug, Default)]
+struct Shard {
+    /// The newest version of each, with its commit; `None`: the row is dropped.
+    staged: BTreeMap<Bytes, (u64, Option<Bytes>)>,
+    order: VecDeque<(u64, Bytes)>,
+}
+
+impl Shard {
+    fn stage(&mut self, row: Bytes, commit: u64, stored: Option<Bytes>) {
+        self.order.push_back((commit, row.clone()));
+        self.staged.insert(row, (commit, stored));
+    }
+
+    fn settle(&mut self, acked: u64) {
+        while self.order.front().is_some_and(|(commit, _)| *commit <= acked)
+            && let Some((commit, row)) = self.order.pop_front()
+        {
+            if self.staged.get(&row).is_some_and(|(newest, _)| *newest == commit) {
+                self.staged.remove(&row);
+            }
+        }
+    }
+}
+
+/// The votes that are under way, and the floor.
+#[derive(Debug)]
+pub(super) struct Voters {
+    shards: Vec<Mutex<Shard>>,
+    /// Read from the disk at its first use.
+    floor: Mutex<Option<Ballot>>,
+}
+
+impl Default for Voters {
+    fn default() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), floor: Mutex::default() }
+    }
+}
+
+impl Voters {
+    fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets what a full disk has refused.
+    pub(super) fn roll_back(&self, acked: u64) {
+        for shard in 0..self.shards.len() {
+            let mut shard = self.lock(shard);
+            shard.settle(acked);
+            *shard = Shard::default();
+        }
+    }
+}
+
+/// A row of votes, as a sweep finds it.
+pub(crate) struct VoteRow {
+    pub(crate) row: Bytes,
+    pub(crate) table: TableId,
+    pub(crate) key: Key,
+    /// Differs from one version of the row to the next.
+    pub(crate) version: u64,
+    /// There is a promise in it, and no vote, decided or not.
+    pub(crate) is_bare: bool,
+}
+
+/// A voter's reply, the voter after it, and the commit to wait for, if there is one.
+type Staged<T> = (Durable<T>, Voter<Bytes>, Option<CommitTicket>);
+
+/// A voter's row.
+struct Seat {
+    row: Bytes,
+    shard: usize,
+    /// What its bytes are bound to.
+    address: u64,
+}
+
+impl Replica {
+    /// Answers a step of the Paxos of one key, planned at `epoch`.
+    ///
+    /// # Errors
+    /// A [`Refusal`].
+    pub async fn paxos(
+        &self,
+        table: &Table,
+        token: Token,
+        request: PaxosRequest,
+        epoch: Epoch,
+    ) -> Result<Response, Refusal> {
+        let place = self.place(table, token, &request.key);
+        let seat = Seat {
+            row: keys::row(Kind::Paxos, table.id, token, &request.key, b""),
+            shard: shard_of(token),
+            address: xxhash_rust::xxh3::xxh3_64(&place.address),
+        };
+        let outcome = match request.step {
+            PaxosStep::Peek => self.peek(&place, &seat, epoch).await,
+            PaxosStep::Prepare { ballot } => self.prepare(&place, &seat, epoch, ballot).await,
+            PaxosStep::Accept { ballot, record, next } => {
+                self.accept(&place, &seat, epoch, (ballot, record, next)).await
+            }
+            PaxosStep::Commit { ballot, record, generation } => {
+                self.commit(&place, &seat, ballot, (&record, generation)).await
+            }
+            PaxosStep::Forget { ballot } => {
+                self.forget(&seat, ballot).map(|()| PaxosAnswer::Done).map_err(Stop::Refused)
+            }
+        };
+        answer(outcome.map(Response::Paxos))
+    }
+
+    async fn peek(&self, place: &Place, seat: &Seat, epoch: Epoch) -> Result<PaxosAnswer, Stop> {
+        // Nothing is promised, and yet the vote that is shown must be on the disk.
+        let keep = |_: &mut Voter<Bytes>| Durable::new((), false);
+        let ((), voter) = self.vote(seat, Some(epoch), true, keep).await?;
+        Ok(self.show(place, &voter)?)
+    }
+
+    async fn prepare(
+        &self,
+        place: &Place,
+        seat: &Seat,
+        epoch: Epoch,
+        ballot: Ballot,
+    ) -> Result<PaxosAnswer, Stop> {
+        let waits = !planted(Plant::P02);
+        let prepare = |voter: &mut Voter<Bytes>| voter.on_prepare(ballot);
+        let (reply, voter) = self.vote(seat, Some(epoch), waits, prepare).await?;
+        match reply {
+            PrepareReply::Promise { .. } => Ok(self.show(place, &voter)?),
+            PrepareReply::Reject { promised, .. } => Ok(PaxosAnswer::Reject { promised }),
+        }
+    }
+
+    /// The vote, and then the record: in this order.
+    fn show(&self, place: &Place, voter: &Voter<Bytes>) -> Result<PaxosAnswer, Refusal> {
+        let generation = self.generation(place.leaf.tree).map_err(|e| self.refuse_storage(&e))?;
+        let record = self.shown(place).map_err(|e| self.refuse_storage(&e))?;
+        if let Some(bytes) = &record {
+            record::verify(bytes, &place.address)
+                .map_err(|e| self.refuse_damaged(&place.row, &e))?;
+        }
+        Ok(PaxosAnswer::Shown {
+            accepted: voter.accepted().cloned(),
+            committed: voter.committed(),
+            record,
+            generation,
+        })
+    }
+
+    async fn accept(
+        &self,
+        place: &Place,
+        seat: &Seat,
+        epoch: Epoch,
+        (ballot, record, next): (Ballot, Bytes, Option<Ballot>),
+    ) -> Result<PaxosAnswer, Stop> {
+        record::verify(&record, &place.address)
+            .map_err(|e| Refusal::BadRequest { what: format!("record: {e}") })?;
+        let waits = !planted(Plant::P03);
+        let accept = |voter: &mut Voter<Bytes>| voter.on_accept(ballot, record, next);
+        match self.vote(seat, Some(epoch), waits, accept).await?.0 {
+            AcceptReply::Accepted { .. } => Ok(PaxosAnswer::Done),
+            AcceptReply::Reject { promised, .. } => Ok(PaxosAnswer::Reject { promised }),
+        }
+    }
+
+    /// Stores a decision as data, and only then ends the vote on it.
+    async fn commit(
+        &self,
+        place: &Place,
+        seat: &Seat,
+        ballot: Ballot,
+        (record, generation): (&Bytes, Generation),
+    ) -> Result<PaxosAnswer, Stop> {
+        let bad = |what: String| Stop::Refused(Refusal::BadRequest { what });
+        let incoming =
+            Record::decode(record, &place.address).map_err(|e| bad(format!("record: {e}")))?;
+        // What is decided is stored, whatever this node's clock says of its stamps.
+        let _ = self.take_in(&incoming);
+        let generation = Some(generation);
+        let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation };
+        let merge = |record: &mut Record| {
+            let merged = record
+                .merge(&incoming)
+                .map_err(|_| Refusal::BadRequest { what: "a record of another kind".to_owned() })?;
+            Ok(if merged.changed { Change::Store(()) } else { Change::Keep(()) })
+        };
+        self.update(place, terms, merge).await?;
+        self.flush_if_periodic(None).await?;
+        let ended = |voter: &mut Voter<Bytes>| {
+            let news = voter.on_commit(ballot);
+            Durable::new((), news)
+        };
+        // The row's own change may be lost: then the decision is met, and finished, once more.
+        self.vote(seat, None, false, ended).await?;
+        Ok(PaxosAnswer::Done)
+    }
+
+    fn forget(&self, seat: &Seat, ballot: Ballot) -> Result<(), Refusal> {
+        let mut shard = self.voters.lock(seat.shard);
+        let Some(voter) = self.load(&mut shard, seat)?.0 else {
+            return self.drop_stale(&mut shard, seat);
+        };
+        let Forgotten::Dropped { floor } = voter.forget(ballot) else { return Ok(()) };
+        // Held until the batch has its place in the order: the row's last version is the highest.
+        let mut lowest = self.voters.floor.lock().unwrap_or_else(PoisonError::into_inner);
+        let floor = self.read_floor(&mut lowest)?.max(floor);
+        let mut batch = Batch::new();
+        batch.delete(seat.row.clone());
+        batch.put(floor_row(), binary::seal(FLOOR_FORMAT, &floor));
+        let ticket = self.committer.submit(batch).map_err(|e| refuse_submit(&e))?;
+        *lowest = Some(floor);
+        shard.stage(seat.row.clone(), ticket.seq, None);
+        Ok(())
+    }
+
+    /// Drops the row of an earlier voter, if it is one.
+    fn drop_stale(&self, shard: &mut Shard, seat: &Seat) -> Result<(), Refusal> {
+        let is_there = self.engine.get(&seat.row).map_err(|e| self.refuse_storage(&e))?.is_some();
+        if is_there && !shard.staged.contains_key(&seat.row) {
+            let mut batch = Batch::new();
+            batch.delete(seat.row.clone());
+            let ticket = self.committer.submit(batch).map_err(|e| refuse_submit(&e))?;
+            shard.stage(seat.row.clone(), ticket.seq, None);
+        }
+        Ok(())
+    }
+
+    /// One step of a voter. Its answer is given when the row is durable, if it `waits`.
+    async fn vote<T>(
+        &self,
+        seat: &Seat,
+        epoch: Option<Epoch>,
+        waits: bool,
+        step: impl FnOnce(&mut Voter<Bytes>) -> Durable<T>,
+    ) -> Result<(T, Voter<Bytes>), Stop> {
+        let (reply, voter, ticket) = self.stage_vote(seat, epoch, step)?;
+        if let Some(ticket) = ticket.filter(|_| waits) {
+            let seq = ticket.seq;
+            ticket.await.map_err(|error| match error {
+                StorageError::Full => Stop::Refused(Refusal::DiskFull),
+                error => Stop::Failed(error),
+            })?;
+            self.flush_if_periodic(Some(seq)).await?;
+        }
+        Ok((reply.after_persist(), voter))
+    }
+
+    fn stage_vote<T>(
+        &self,
+        seat: &Seat,
+        epoch: Option<Epoch>,
+        step: impl FnOnce(&mut Voter<Bytes>) -> Durable<T>,
+    ) -> Result<Staged<T>, Stop> {
+        let mut shard = self.voters.lock(seat.shard);
+        if let Some(epoch) = epoch
+            && self.stamps.epoch() != epoch
+        {
+            let epoch = self.stamps.epoch();
+            return Err(Refusal::StaleEpoch { epoch }.into());
+        }
+        let (stored, under_way) = self.load(&mut shard, seat)?;
+        let mut voter = match stored {
+            Some(voter) => voter,
+            None => {
+                let mut floor = self.voters.floor.lock().unwrap_or_else(PoisonError::into_inner);
+                Voter::new(self.read_floor(&mut floor)?)
+            }
+        };
+        let reply = step(&mut voter);
+        let ticket = if reply.must_persist() {
+            let bytes = Bytes::from(voter.encode(seat.address, self.actor.voter()));
+            let mut batch = Batch::new();
+            batch.put(seat.row.clone(), bytes.clone());
+            let ticket = self.committer.submit(batch).map_err(|e| refuse_submit(&e))?;
+            shard.stage(seat.row.clone(), ticket.seq, Some(bytes));
+            Some(ticket)
+        } else if under_way {
+            let barrier = self.committer.barrier().map_err(|error| match error {
+                SubmitError::Stopped(error) => Stop::Failed(error),
+                error => Stop::Refused(refuse_submit(&error)),
+            });
+            Some(barrier?)
+        } else {
+            None
+        };
+        Ok((reply, voter, ticket))
+    }
+
+    /// Whether there is a row of votes on `key` here: then its record is not to be purged, as a vote
+    /// may hold what the record's tombstone covers.
+    pub(super) fn has_votes(
+        &self,
+        table: TableId,
+        token: Token,
+        key: &Key,
+    ) -> Result<bool, Refusal> {
+        let row = keys::row(Kind::Paxos, table, token, key, b"");
+        let mut shard = self.voters.lock(shard_of(token));
+        shard.settle(self.committer.acked_seq());
+        if let Some((_, stored)) = shard.staged.get(&row) {
+            return Ok(stored.is_some());
+        }
+        Ok(self.engine.get(&row).map_err(|e| self.refuse_storage(&e))?.is_some())
+    }
+
+    /// The newest version of a row, and whether it is not acknowledged yet.
+    fn load(
+        &self,
+        shard: &mut Shard,
+        seat: &Seat,
+    ) -> Result<(Option<Voter<Bytes>>, bool), Refusal> {
+        shard.settle(self.committer.acked_seq());
+        let staged = shard.staged.get(&seat.row).map(|(_, stored)| stored.clone());
+        let under_way = staged.is_some();
+        let stored = match staged {
+            Some(stored) => stored,
+            None => self.engine.get(&seat.row).map_err(|e| self.refuse_storage(&e))?,
+        };
+        let decode = |bytes: Bytes| Voter::decode(seat.address, self.actor.voter(), &bytes);
+        let voter = stored.map(decode).transpose().map_err(|error| {
+            tracing::error!(%error, "a vote is lost; this replica votes on its key no more");
+            Refusal::Damaged
+        })?;
+        Ok((voter.flatten(), under_way))
+    }
+
+    fn read_floor(&self, floor: &mut Option<Ballot>) -> Result<Ballot, Refusal> {
+        if let Some(floor) = *floor {
+            return Ok(floor);
+        }
+        let stored = self.engine.get(&floor_row()).map_err(|e| self.refuse_storage(&e))?;
+        let read = match stored {
+            None => Ballot::ZERO,
+            Some(bytes) => binary::unseal("the floor of all votes", FLOOR_FORMAT, &bytes)
+                .map_err(|error| Refusal::Storage { message: error.to_string() })?,
+        };
+        *floor = Some(read);
+        Ok(read)
+    }
+
+    /// With periodic durability a ticket resolves before its sync, and a vote must not.
+    async fn flush_if_periodic(&self, seq: Option<u64>) -> Result<(), Stop> {
+        let needed = seq.unwrap_or_else(|| self.committer.acked_seq());
+        if self.committer.durable_seq() >= needed {
+            return Ok(());
+        }
+        self.committer.flush().await.map_err(Stop::Failed)
+    }
+
+    /// The keys of a partition that have a vote which is not known to be decided; all those that
+    /// were voted on at epochs before this node's present one. Blocks on the disk: call it through
+    /// `Env::blocking`, after [`Replica::fence_votes`].
+    ///
+    /// # Errors
+    /// A [`Refusal`]; a row that cannot be read is one.
+    pub(crate) fn open_keys(
+        &self,
+        span: TokenSpan,
+        request: &OpenRequest,
+    ) -> Result<Response, Refusal> {
+        let mut range = keys::token_rows(Kind::Paxos, request.table, span.first, span.last);
+        if let Some(key) = &request.after {
+            let token = crate::ring::token_of(key.as_bytes());
+            let mut after = keys::row(Kind::Paxos, request.table, token, key, b"").to_vec();
+            after.push(0);
+            range.start = range.start.max(after.into());
+        }
+        let (mut keys, mut looked_at, mut last, mut more) = (Vec::new(), 0, None, false);
+        let mut refusal = None;
+        let mut visit = |row: &[u8], stored: Result<&[u8], StorageError>| {
+            if looked_at >= MAX_SCAN || keys.len() >= MAX_OPEN_KEYS {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            looked_at += 1;
+            match self.open_row(request, row, stored) {
+                Ok((key, is_open)) => {
+                    last = Some(key.clone());
+                    if is_open {
+                        keys.push(key);
+                    }
+                    ControlFlow::Continue(())
+                }
+                Err(error) => {
+                    refusal = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        };
+        if range.end.as_ref().is_none_or(|end| *end > range.start) {
+            self.engine.scan(&range, &mut visit).map_err(|e| self.refuse_storage(&e))?;
+        }
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
+        // The place to go on from, should none of many rows have been open.
+        if let (true, true, Some(last)) = (more, keys.is_empty(), last) {
+            keys.push(last);
+        }
+        Ok(Response::Paxos(PaxosAnswer::Open { keys, more }))
+    }
+
+    fn open_row(
+        &self,
+        request: &OpenRequest,
+        row: &[u8],
+        stored: Result<&[u8], StorageError>,
+    ) -> Result<(Key, bool), Refusal> {
+        let parsed = keys::parse_row(row).map_err(|e| self.refuse_storage(&e))?;
+        let address = record::address(request.table, &parsed.key);
+        let address = xxhash_rust::xxh3::xxh3_64(&address);
+        // A vote that cannot be read may be an open one: the key is to be settled.
+        let me = self.actor.voter();
+        let is_open = match stored.map(|bytes| Voter::<Bytes>::decode(address, me, bytes)) {
+            Ok(Ok(voter)) => voter.is_some_and(|voter| voter.accepted().is_some()),
+            Ok(Err(_)) | Err(_) => true,
+        };
+        Ok((parsed.key, is_open))
+    }
+
+    /// Rows of votes, at most `limit`, after the storage key `after`. Blocks on the disk: call it
+    /// through `Env::blocking`.
+    pub(crate) fn vote_rows(&self, after: Option<&Bytes>, limit: usize) -> Vec<VoteRow> {
+        let mut range = KeyRange::prefix(&[Kind::Paxos as u8]);
+        if let Some(after) = after {
+            range.start = [&after[..], &[0]].concat().into();
+        }
+        let mut rows = Vec::new();
+        let mut visit = |row: &[u8], stored: Result<&[u8], StorageError>| {
+            if let (Ok(parsed), Ok(bytes)) = (keys::parse_row(row), stored) {
+                let address = record::address(parsed.table, &parsed.key);
+                let address = xxhash_rust::xxh3::xxh3_64(&address);
+                let read = Voter::<Bytes>::decode(address, self.actor.voter(), bytes);
+                let is_bare = read.is_ok_and(|voter| {
+                    voter.is_none_or(|voter| {
+                        voter.accepted().is_none() && voter.committed() == Ballot::ZERO
+                    })
+                });
+                rows.push(VoteRow {
+                    row: Bytes::copy_from_slice(row),
+                    table: parsed.table,
+                    key: parsed.key,
+                    version: xxhash_rust::xxh3::xxh3_64(bytes),
+                    is_bare,
+                });
+            }
+            if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        if let Err(error) = self.engine.scan(&range, &mut visit) {
+            tracing::warn!(%error, "rows of votes cannot be listed");
+        }
+        rows
+    }
+
+    /// Moves the promise of a row that holds nothing else into the floor, if it still is one.
+    pub(crate) fn drop_promise(&self, row: &VoteRow) {
+        let address = record::address(row.table, &row.key);
+        let token = crate::ring::token_of(row.key.as_bytes());
+        let seat = Seat {
+            row: row.row.clone(),
+            shard: shard_of(token),
+            address: xxhash_rust::xxh3::xxh3_64(&address),
+        };
+        let _ = self.forget(&seat, Ballot::ZERO);
+    }
+
+    /// When this returns, every vote that was cast at an older epoch than this node's present one
+    /// is in the engine, and no more of them will be.
+    ///
+    /// # Errors
+    /// A [`Refusal`] when the disk has failed.
+    pub(crate) async fn fence_votes(&self) -> Result<(), Refusal> {
+        for shard in 0..SHARDS {
+            drop(self.voters.lock(shard));
+        }
+        let failed = |error: StorageError| Refusal::Storage { message: error.to_string() };
+        self.committer.barrier().map_err(|e| refuse_submit(&e))?.await.map_err(failed)
+    }
+}
+
+fn floor_row() -> Bytes {
+    keys::node_row("paxos-floor")
+}
