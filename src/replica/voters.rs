@@ -145,7 +145,7 @@ impl Replica {
                 self.commit(&place, &seat, ballot, (&record, generation)).await
             }
             PaxosStep::Forget { ballot } => {
-                self.forget(&seat, ballot).map(|()| PaxosAnswer::Done).map_err(Stop::Refused)
+                self.forget_votes(&seat, ballot).map(|()| PaxosAnswer::Done).map_err(Stop::Refused)
             }
         };
         answer(outcome.map(Response::Paxos))
@@ -239,7 +239,7 @@ impl Replica {
         Ok(PaxosAnswer::Done)
     }
 
-    fn forget(&self, seat: &Seat, ballot: Ballot) -> Result<(), Refusal> {
+    fn forget_votes(&self, seat: &Seat, ballot: Ballot) -> Result<(), Refusal> {
         let mut shard = self.voters.lock(seat.shard);
         let Some(voter) = self.load(&mut shard, seat)?.0 else {
             return self.drop_stale(&mut shard, seat);
@@ -505,7 +505,7 @@ impl Replica {
             shard: shard_of(token),
             address: xxhash_rust::xxh3::xxh3_64(&address),
         };
-        let _ = self.forget(&seat, Ballot::ZERO);
+        let _ = self.forget_votes(&seat, Ballot::ZERO);
     }
 
     /// When this returns, every vote that was cast at an older epoch than this node's present one
