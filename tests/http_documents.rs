@@ -15,6 +15,7 @@ fn filled(template: &str) -> String {
         .replace("{key}", "k")
         .replace("{partition}", "1")
         .replace("{name}", "timeout")
+        .replace("{id}", "01890a5d-ac96-774b-bcce-b302099a8057")
 }
 
 async fn document(w: &World) -> Value {

@@ -420,8 +420,12 @@ impl Routes {
                 response.map(Body::new)
             }
         };
-        // The router takes a last `{*key}` with its slashes; the documented name is `{key}`.
-        let pattern = template.replace("/{key}", "/{*key}");
+        // The router takes a last `{*key}` with its slashes; the documented name is `{key}`. What
+        // comes after a key is for its handler to find.
+        let pattern = match template.split_once("/{key}") {
+            Some((before, _)) => format!("{before}/{{*key}}"),
+            None => template.to_owned(),
+        };
         self.router = self.router.route(&pattern, on(filter, answer));
         self
     }

@@ -35,7 +35,7 @@ pub(super) struct KeyPath {
 #[into_params(parameter_in = Query)]
 pub(super) struct LevelParams {
     /// How many replicas must answer: `one`, `two`, `three`, `quorum`, `all`, `local_one`,
-    /// `local_quorum`, `each_quorum` (writes), `any` (writes), `serial` (not supported yet).
+    /// `local_quorum`, `each_quorum` (writes), `any` (writes), `serial` (reads).
     /// Default: the bucket's own. Not together with `r` or `w`.
     level: Option<String>,
     /// How many replicas must answer a read, as a number.
