@@ -62,6 +62,12 @@ impl Overlay {
         self.rows.get(row).map(|pending| pending.shown.clone())
     }
 
+    /// The rows under way of which readers may see something, with what they may see.
+    pub(super) fn shown_rows(&mut self, acked: u64) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.settle(acked);
+        self.rows.iter().filter_map(|(row, pending)| Some((row, pending.shown.as_ref()?)))
+    }
+
     /// What the next writer of `row` starts from, if the row is under way here; `Some(None)`: from
     /// nothing.
     pub(super) fn newest(&mut self, row: &[u8], acked: u64) -> Option<Option<Bytes>> {

@@ -115,11 +115,37 @@ impl Replica {
         failed.map_or(Ok(()), Err)?;
         out.bytes = size as u64;
         let last = if out.next.is_some() { last } else { Leaf::LAST };
+        self.see_removals(id, (first, last), &mut seen);
         match self.trees.end_survey(id, last, seen, &ill) {
             Some(wrong) => out.wrong = wrong,
             None => out.next = Some(first),
         }
         Ok(out)
+    }
+
+    /// Adds the rows that are being removed: the engine has none of them any more, and readers see
+    /// them until the removal is acknowledged. (What is acknowledged by now is settled here, and so
+    /// noted by the survey.)
+    fn see_removals(
+        &self,
+        id: TreeId,
+        (first, last): (Leaf, Leaf),
+        seen: &mut BTreeMap<Bytes, (Leaf, u128)>,
+    ) {
+        for shard in 0..self.shards.len() {
+            let mut overlay = self.lock(shard);
+            for (row, shown) in overlay.shown_rows(self.committer.acked_seq()) {
+                let Ok(parsed) = keys::parse_row(row) else { continue };
+                let at = self.trees.at(parsed.table, parsed.token);
+                if at.tree != id || at.leaf < first || at.leaf > last || seen.contains_key(row) {
+                    continue;
+                }
+                let address = record::address(id.0, &parsed.key);
+                if let Ok(digest) = record::verify(shown, &address) {
+                    seen.insert(row.clone(), (at.leaf, tree_digest(&address, shown, digest)));
+                }
+            }
+        }
     }
 
     /// A row of a scan as readers may see it, with its digest in the tree; `None`: they may not
