@@ -126,9 +126,6 @@ pub struct Mint {
     /// carried out, however late, it cannot win over a write that came after the coordinator's
     /// choice. Zero in other tables.
     pub stamp: Hlc,
-    /// Last-write-wins only: the operation may stand here already under a lesser stamp, which is
-    /// known to have lost; it is to be minted once more, under this one.
-    pub rises: bool,
 }
 
 /// Merge a record into one's own.

@@ -126,12 +126,7 @@ impl Replica {
                 return Err(Refusal::OperationForgotten { oldest });
             }
             OpMemory::Applied(entry) => {
-                // Minted again above what won over it, unless that was done here before.
-                let stands = record.standing_stamp(mint.op).unwrap_or_default();
-                let rises = record.kind() == RecordKind::Lww && mint.rises;
-                if !rises || stands >= mint.stamp {
-                    return Ok(first_outcome(record, entry, mint.now));
-                }
+                return Ok(first_outcome(record, entry, mint.now));
             }
             OpMemory::Unknown => {}
         }

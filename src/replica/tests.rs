@@ -144,7 +144,6 @@ impl Alone {
             known: Bytes::new(),
             known_generation: Generation::default(),
             stamp: Hlc(0),
-            rises: false,
         }
     }
 
@@ -369,14 +368,8 @@ async fn a_last_write_has_the_stamp_that_was_chosen_for_it_or_is_refused() {
         assert_eq!(late, Err(Refusal::Outranked { stamp: Hlc(now + 5) }));
     }
     assert_eq!(alone.values(), ["second"]);
-    // Sent again, the first one is what it was; only its coordinator makes it a later one.
+    // Sent again, the first one is what it was.
     let again = made(alone.begin(first.clone()).await);
     assert_eq!((again.replayed, again.stamp), (true, Hlc(0)), "it has been overwritten");
     assert_eq!(alone.values(), ["second"]);
-    for replayed in [false, true] {
-        let risen = Mint { stamp: Hlc(now + 9), rises: true, ..first.clone() };
-        let risen = made(alone.begin(risen).await);
-        assert_eq!((risen.replayed, risen.stamp), (replayed, Hlc(now + 9)));
-        assert_eq!(alone.values(), ["first"]);
-    }
 }

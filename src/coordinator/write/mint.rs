@@ -76,8 +76,6 @@ pub(super) struct Attempt {
     pub(super) known: (Bytes, Generation),
     /// The version's stamp, where stamps decide.
     pub(super) stamp: Hlc,
-    /// The operation has a version already, and something has won over it.
-    pub(super) rises: bool,
 }
 
 /// What a majority showed before an attempt to mint.
@@ -92,7 +90,7 @@ impl Writing<'_> {
     /// An attempt with a stamp above `floor`.
     pub(super) fn attempt_above(&self, floor: Hlc) -> Attempt {
         let known = (Bytes::new(), Generation::default());
-        Attempt { known, stamp: self.choose_stamp(floor), rises: false }
+        Attempt { known, stamp: self.choose_stamp(floor) }
     }
 
     /// Whether somebody else may attempt the same operation at the same time, through another
@@ -240,7 +238,6 @@ impl Writing<'_> {
             known: attempt.known.0.clone(),
             known_generation: attempt.known.1,
             stamp: attempt.stamp,
-            rises: attempt.rises,
         });
         let result = self.inner.peers.call_at(self.plan.epoch, node, request, deadline).await;
         self.inner.took(node, now, &result);

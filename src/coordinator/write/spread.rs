@@ -17,7 +17,6 @@ use crate::coordinator::generations::Dated;
 use crate::coordinator::heal::{heal_if_damaged, still_good};
 use crate::coordinator::read::Stop;
 use crate::coordinator::stand_in::StandIns;
-use crate::coordinator::write::mint::Attempt;
 use crate::coordinator::write::{Failure, Version, Writing};
 use crate::env::BoxFuture;
 use crate::meta::ConflictMode;
@@ -26,9 +25,6 @@ use crate::net::{CallError, Refusal, Request, Response};
 use crate::plants::{Plant, planted};
 use crate::quorum::{Progress, Tally};
 use crate::types::{Hlc, NodeId};
-
-/// How often a last-write-wins version is minted again above a newer stamp.
-const MAX_RESTAMPS: u32 = 4;
 
 /// What a node said to a version.
 struct Answer {
@@ -62,12 +58,14 @@ fn has_missed(result: &Result<Response, CallError>) -> bool {
 }
 
 impl Writing<'_> {
-    /// Brings the version to the other replicas until W hold it.
+    /// Brings the version to the other replicas until W hold it. A last-write-wins version that is
+    /// found to have lost is minted again, once: above all that a majority shows, and so above all
+    /// that was acknowledged before this write began. What wins over it after that is concurrent.
     pub(super) async fn finish(&mut self, mut version: Version) -> Result<WriteOutcome, Stop> {
         self.may_exist = true;
         let lww = self.plan.table.settings.conflict == ConflictMode::Lww;
-        for _ in 0..MAX_RESTAMPS {
-            let may_rise = lww && !self.is_repeatable() && !planted(Plant::P15);
+        let mut may_rise = lww && !self.is_repeatable() && !planted(Plant::P15);
+        loop {
             let mut lost_to = version.lost_to.filter(|_| may_rise);
             let mut received = 0;
             if lost_to.is_none() {
@@ -79,14 +77,18 @@ impl Writing<'_> {
             let Some(lost_to) = lost_to else {
                 return Ok(self.outcome(&version, received));
             };
+            may_rise = false;
             self.inner.counters.restamps.fetch_add(1, Ordering::Relaxed);
+            let seen = self.majority().await?;
+            // As an operation of its own: nobody else knows the first one's id, and replicas that
+            // remember it would take this one for a repeat.
+            let newest = seen.merged.op_entries().last().map(|entry| entry.op);
+            self.id = self.inner.new_op_id(newest);
             let first = (version.created, version.replayed);
-            let attempt = self.attempt_above(lost_to);
-            let known = (version.record.clone(), version.generation);
-            version = self.mint(Attempt { known, rises: true, ..attempt }).await?;
+            let attempt = self.attempt_above(lost_to.max(seen.merged.max_stamp()));
+            version = self.mint(attempt).await?;
             (version.created, version.replayed) = first;
         }
-        Err(Stop::Error(self.too_few(1)))
     }
 
     /// Sends the record to every replica that is not known to hold it, and waits until W do. The

@@ -41,7 +41,6 @@ prop_compose! {
         key in any_key(), op in any::<u128>(), context in any_bytes(), body in any_bytes(),
         content_type in any::<Option<String>>(), meta in any::<Vec<(String, String)>>(),
         expires in any::<Option<u64>>(), max_siblings in any::<u32>(), stamp in any::<u64>(),
-        rises in any::<bool>(),
     ) -> Request {
         let action = Action::Put {
             body, content_type, meta, expires_at: expires.map(WallMicros),
@@ -49,7 +48,7 @@ prop_compose! {
         Request::Mint(Mint {
             table: TableId(1), key, op: OpId(op), request: 5, context, action,
             now: WallMicros(9), max_siblings, known: Bytes::new(),
-            known_generation: Generation(3), stamp: Hlc(stamp), rises,
+            known_generation: Generation(3), stamp: Hlc(stamp),
         })
     }
 }

@@ -217,6 +217,24 @@ fn rule09_a_dominated_write_is_reported() {
     );
 }
 
+/// Writers of one key at one time outrun each other again and again. That is no failure of any.
+#[test]
+fn rule09_no_write_fails_because_others_write_at_the_same_time() {
+    let (mut town, table) = Town::with_table(15, ConflictMode::Lww);
+    town.world.jump_wall(town.machine("a"), 3_000_000);
+    for round in 0..8 {
+        let slots: Vec<_> = (0..24)
+            .map(|n| {
+                let value = format!("{round}-{n}");
+                town.begin_put(ABC[n % 3], &table, "k", &value, Write::default())
+            })
+            .collect();
+        for slot in slots {
+            town.wait(&slot).unwrap();
+        }
+    }
+}
+
 /// What a writer gets back says how late its own write was, so that its next one comes after it
 /// even on a replica that has not heard of it and whose clock is behind.
 #[test]
