@@ -21,7 +21,7 @@ use crate::node::{Node, NodeSettings, StartError};
 use crate::repair;
 use crate::repair::hints::HintSettings;
 use crate::replica::IdentityError;
-use crate::server::http::listen::Listener;
+use crate::server::http::listen::{LINGER, Listener};
 use crate::server::http::{Door, HttpLimits};
 use crate::storage::{
     CommitterOptions, Durability, Engine, FjallEngine, FjallOptions, HighWaterFile, HighWaterStore,
@@ -249,17 +249,17 @@ impl NodeProcess {
         }
     }
 
-    /// Stops in order: refuses new requests, lets open ones finish, closes the peers'
+    /// Stops in order: sends clients elsewhere, lets open requests finish, closes the peers'
     /// connections, syncs, and marks the stop as clean. Takes at most about `patience` per step.
     ///
     /// # Errors
     /// Any [`StorageError`]: the stop is then not marked as clean, and nothing acknowledged is
     /// lost.
     pub async fn stop(&self, patience: Duration) -> Result<(), StorageError> {
-        self.door.begin_shutdown();
         self.stop_http.send_replace(true);
         let mut stopped = self.http_stopped.clone();
-        let _ = self.env.timeout(patience, stopped.wait_for(|stopped| *stopped)).await;
+        let _ = self.env.timeout(LINGER + patience, stopped.wait_for(|stopped| *stopped)).await;
+        self.door.begin_shutdown();
         self.transport.shutdown(self.env.mono() + patience).await;
         self.node.stop().await
     }

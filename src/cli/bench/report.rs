@@ -23,6 +23,8 @@ pub struct Stats {
     pub absent: u64,
     /// Errors by what they were, and how often.
     pub errors: BTreeMap<String, u64>,
+    /// What the first of each sort said.
+    said: BTreeMap<String, String>,
 }
 
 impl Stats {
@@ -32,7 +34,12 @@ impl Stats {
             Histogram::new_with_bounds(1, MAX_US, 3)
                 .unwrap_or_else(|_| unreachable!("the bounds are constants that fit each other"))
         };
-        Self { latency: Kind::ALL.map(|_| empty()).into(), absent: 0, errors: BTreeMap::new() }
+        Self {
+            latency: Kind::ALL.map(|_| empty()).into(),
+            absent: 0,
+            errors: BTreeMap::new(),
+            said: BTreeMap::new(),
+        }
     }
 
     /// A success.
@@ -42,7 +49,12 @@ impl Stats {
     }
 
     /// A failure. At most a hundred sorts are told apart.
-    pub fn failure(&mut self, what: String) {
+    pub fn failure(&mut self, what: String, said: Option<String>) {
+        if let Some(said) = said
+            && self.said.len() < 100
+        {
+            self.said.entry(what.clone()).or_insert(said);
+        }
         if self.errors.len() < 100 || self.errors.contains_key(&what) {
             *self.errors.entry(what).or_default() += 1;
         } else {
@@ -59,6 +71,9 @@ impl Stats {
         self.absent += other.absent;
         for (what, count) in &other.errors {
             *self.errors.entry(what.clone()).or_default() += count;
+        }
+        for (what, said) in &other.said {
+            self.said.entry(what.clone()).or_insert_with(|| said.clone());
         }
     }
 
@@ -161,6 +176,7 @@ impl Report {
             "ops_per_s": self.ops_per_s(),
             "absent": self.stats.absent,
             "errors": self.stats.errors,
+            "first_errors": self.stats.said,
             "client_cpu_us_per_op": self.client_us_per_op(),
             "latency": latency,
         })

@@ -316,17 +316,17 @@ impl<'a> Client<'a> {
             Ok(answer) => {
                 let name = answer.problem.as_deref().and_then(problem_name);
                 let what = format!("{} {}", answer.status, name.unwrap_or_default());
-                (Some(what.trim_end().to_owned()), answer.closes)
+                (Some((what.trim_end().to_owned(), answer.problem)), answer.closes)
             }
-            Err(error) => (Some(error.kind().to_string()), true),
+            Err(error) => (Some((error.kind().to_string(), Some(error.to_string()))), true),
         };
         if broken {
             self.connection = None;
         }
         match failure {
             None => self.shared.stats(self.thread).success(kind, began.elapsed()),
-            Some(what) => {
-                self.shared.stats(self.thread).failure(what);
+            Some((what, said)) => {
+                self.shared.stats(self.thread).failure(what, said);
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -391,15 +391,32 @@ impl<'a> Client<'a> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let authorities = &self.shared.task.job.authorities;
-                let node = (self.number as usize + self.attempts) % authorities.len();
-                self.attempts += 1;
-                let opened = tokio::time::timeout(PATIENCE, Connection::open(&authorities[node]));
-                none.insert(opened.await??)
+                let opened = open_any(self.shared, self.number, &mut self.attempts).await?;
+                none.insert(opened)
             }
         };
         tokio::time::timeout(PATIENCE, connection.exchange(&self.request, context)).await?
     }
+}
+
+/// A connection to the next node that takes one. A node that takes none has been sent nothing, so
+/// going on to the next is no repeat of a request.
+async fn open_any(
+    shared: &Shared,
+    number: u32,
+    attempts: &mut usize,
+) -> std::io::Result<Connection> {
+    let authorities = &shared.task.job.authorities;
+    let mut last = std::io::Error::other("no node");
+    for _ in 0..authorities.len() {
+        let node = (number as usize + *attempts) % authorities.len();
+        *attempts += 1;
+        match tokio::time::timeout(PATIENCE, Connection::open(&authorities[node])).await? {
+            Ok(connection) => return Ok(connection),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// The last part of a problem's `type`.

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::request::Parts;
-use axum::http::{HeaderValue, Method, Response, header};
+use axum::http::{HeaderValue, Method, Response, Version, header};
 use axum::routing::{MethodFilter, on};
 use bytes::Bytes;
 use hyper::body::Body as HttpBody;
@@ -45,6 +45,7 @@ pub(super) struct Inner {
     requests: Arc<Budget>,
     pub(super) registry: Arc<Registry>,
     numbers: Numbers,
+    draining: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -89,15 +90,23 @@ impl Door {
             requests,
             registry,
             numbers,
+            draining: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
         });
         let router = routes(&inner);
         Self { inner, router }
     }
 
+    /// From now on the node says that it is not ready, and each answer over HTTP/1 ends its
+    /// connection, so that clients go elsewhere. Requests are served as ever.
+    pub fn begin_draining(&self) {
+        self.inner.draining.store(true, Ordering::Release);
+    }
+
     /// From now on every request is answered `503 shutting-down`, but those about the node
     /// itself. Requests under way go on.
     pub fn begin_shutdown(&self) {
+        self.begin_draining();
         self.inner.stopping.store(true, Ordering::Release);
     }
 
@@ -130,6 +139,7 @@ impl Door {
         let inner = &self.inner;
         let started = inner.env.mono();
         let head = request.method() == Method::HEAD;
+        let is_http1 = request.version() <= Version::HTTP_11;
         let (mut response, route, place) = match inner.admit(&request) {
             Err((problem, route)) => {
                 let write = kv::is_write(request.method());
@@ -150,6 +160,9 @@ impl Door {
                 response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
             }
             response.body_mut().clear();
+        }
+        if is_http1 && inner.is_draining() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let guard = UnderWay { inner: inner.clone(), _place: place, route, started };
         response.map(|body| body.with_request_guard(guard))
@@ -296,6 +309,11 @@ impl Inner {
                 ),
             )),
         }
+    }
+
+    /// True once clients are to go elsewhere.
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
     }
 
     /// True once the node has begun to stop.

@@ -21,6 +21,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use axum::http::Request;
+use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::rt::{Sleep, Timer};
 use hyper::service::service_fn;
@@ -40,6 +41,9 @@ pub(super) use stream::{ConnectionGuard, raw_refusal};
 
 /// Bytes of answers that an HTTP/2 stream buffers.
 const SEND_BUFFER: usize = 64 * 1024;
+
+/// For so long after a stop has begun, a request that comes over a kept connection is served.
+pub const LINGER: Duration = Duration::from_millis(500);
 
 /// A bound port that does not listen to anybody yet.
 #[derive(Debug)]
@@ -67,6 +71,10 @@ impl Listener {
     /// Serves until `stop` completes; then takes no new connection, lets open requests finish
     /// (for [`drain_timeout_ms`](crate::server::http::HttpLimits::drain_timeout_ms) at most),
     /// closes the connections and returns.
+    ///
+    /// A client may be writing its next request on a kept connection at any moment, so that a
+    /// connection that is just closed can lose a request. So requests are still served for a
+    /// while ([`LINGER`]), each with an answer that says that its connection ends with it.
     pub async fn serve(self, door: Door, stop: impl Future<Output = ()>) {
         let env = door.env().clone();
         let (stopping, stopped) = watch::channel(false);
@@ -89,8 +97,14 @@ impl Listener {
                 }
             }
         }
+        door.begin_draining();
+        // Connections that the system has taken for this process already; they would be reset.
+        while let Some(Ok((tcp, _))) = self.tcp.accept().now_or_never() {
+            self.begin(tcp, &door, stopped.clone(), ended.clone());
+        }
         drop(self.tcp);
         drop(ended);
+        let _ = env.timeout(LINGER, alive.closed()).await;
         door.begin_shutdown();
         let _ = stopping.send(true);
         let patience = Duration::from_millis(door.limits().drain_timeout_ms);

@@ -143,7 +143,7 @@ pub(super) async fn healthz(_: Arc<Inner>, _: Parts, _: Body) -> Answer {
     responses((status = 200, description = "It can", body = StatusJson),
         (status = 503, description = "It cannot; the detail says why", content_type = "application/problem+json", body = super::openapi::ProblemBody)))]
 pub(super) async fn readyz(inner: Arc<Inner>, _: Parts, _: Body) -> Answer {
-    if inner.is_stopping() {
+    if inner.is_draining() {
         return Err(Problem::new(Kind::ShuttingDown, "this node is shutting down"));
     }
     match inner.backend.ready() {
