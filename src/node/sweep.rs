@@ -5,8 +5,8 @@
 //! come. So each node looks through its rows of votes now and then. A row that has not changed between
 //! two looks is nobody's present business (a repair that interrupts live rounds only harms), and
 //! - if it is a bare promise, it goes into the floor;
-//! - if all replicas of its key are live and this node is the first of them, what it holds is
-//!   decided again, stored on all of them, and dropped by that proof.
+//! - if all replicas of its key are live, what it holds is decided again, stored on all of them, and
+//!   dropped by that proof.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -69,8 +69,7 @@ async fn finish(cluster: &Cluster, replica: &Replica, coordinator: &Coordinator,
     let state = cluster.state();
     let Some(table) = state.table(row.table) else { return };
     let replicas = coordinator.locate(table, &row.key).replicas;
-    let is_first = replicas.first() == Some(&cluster.me());
-    if is_first && replicas.iter().all(|&node| cluster.is_live(node)) {
+    if replicas.iter().all(|&node| cluster.is_live(node)) {
         let settled = coordinator.settle(table, &row.key, TIME).await;
         tracing::debug!(?settled, "swept a key's votes");
     }

@@ -649,17 +649,12 @@ fn voter_has_synced(
     let address = xxhash_rust::xxh3::xxh3_64(&address);
     // A row that rotted, or that was dropped meanwhile, says nothing.
     let Ok(stored) = engine.durable(&row) else { return };
-    let from = (request.table, request.key.clone(), Ballot::ZERO);
-    let last = Ballot { time: u64::MAX, actor: ActorId(u64::MAX) };
-    let to = (request.table, request.key.clone(), last);
-    let known = cluster.oracle().known().ballots.range(from..=to).next().is_some();
     let voter = match stored {
         Some(bytes) => match Voter::<bytes::Bytes>::decode(address, me_voter, &bytes) {
             Ok(Some(voter)) => voter,
             Ok(None) | Err(_) => return,
         },
-        None if known => return,
-        None => Voter::new(Ballot::ZERO),
+        None => return,
     };
     let voted = voter.accepted().map_or(Ballot::ZERO, |(at, _)| *at).max(voter.committed());
     let synced = match request.step {
