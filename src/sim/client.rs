@@ -411,6 +411,10 @@ impl Client {
                     return Some(Ok(outcome));
                 }
                 // A verdict on the operation, whatever earlier attempts were answered.
+                // What a repeated refusal shows is of its own time, not of the verdict's.
+                Answer::Got(Err(OpError::ConditionFailed { replayed: true, .. })) => {
+                    return Some(Err(None));
+                }
                 Answer::Got(Err(OpError::ConditionFailed { current, now, .. })) => {
                     return Some(Err(Some(shown_of(&current, now, &step.key_name()))));
                 }
