@@ -148,7 +148,7 @@ impl Running {
 
     fn phases(&mut self) -> Result<(), Halt> {
         self.found()?;
-        let (siblings, registers, strong) = self.create_buckets()?;
+        let [siblings, registers, strong] = self.create_buckets()?;
         let plan = self.cluster.plan().clone();
         let history = History::new(plan.seed, plan.nodes, plan.fault_names());
         let bench = Arc::new(Bench {
@@ -192,8 +192,8 @@ impl Running {
         Ok(())
     }
 
-    /// Both buckets, the first one from two nodes at once: that must give one bucket.
-    fn create_buckets(&mut self) -> Result<(Arc<Table>, Arc<Table>, Arc<Table>), Halt> {
+    /// The three buckets, the first one from two nodes at once: that must give one bucket.
+    fn create_buckets(&mut self) -> Result<[Arc<Table>; 3], Halt> {
         for (node, name, conflict) in [
             (0, "siblings", ConflictMode::Siblings),
             (1, "siblings", ConflictMode::Siblings),
@@ -228,7 +228,7 @@ impl Running {
             let strong = find(&self.cluster, "strong");
             if let (Some(siblings), Some(registers), Some(strong)) = (siblings, registers, strong) {
                 self.executor.run_for(Duration::from_secs(1))?;
-                return Ok((siblings, registers, strong));
+                return Ok([siblings, registers, strong]);
             }
         }
         let what = "the buckets were not created".to_owned();
