@@ -215,13 +215,17 @@ impl Oracle {
         }
         let losses = cluster.nodes().get(n as usize).map_or(0, |node| node.losses);
         let live: Vec<Dot> = record.versions().map(|version| version.dot).collect();
+        // A write that meets a purge half way is made on what one replica still holds, and its record
+        // brings expired values back to the others: as dead as they were (W11 asks what is shown).
+        let expires =
+            |dot: Dot| record.versions().any(|v| v.dot == dot && v.value.expires_at.is_some());
         let mut known = self.known();
         let losses = losses + known.rots.get(&n).copied().unwrap_or(0);
         let lives = known.lives.entry((n, losses, key.clone())).or_default();
         let risen: Vec<Dot> = live
             .iter()
             .copied()
-            .filter(|dot| lives.seen.covers(*dot) && !lives.live.contains(dot))
+            .filter(|dot| lives.seen.covers(*dot) && !lives.live.contains(dot) && !expires(*dot))
             .collect();
         lives.seen.union(&record.context());
         lives.live = live;
