@@ -149,9 +149,12 @@ fn deleted(cluster: &SimCluster, sites: &[Site], holder: &Site, row: &Bytes, see
     let held = held.map(|bytes| Record::decode(&bytes, &address)).transpose();
     // A damaged copy says nothing of what it held.
     let Ok(held) = held else { return };
-    let missing =
-        held.is_none_or(|mut held| held.merge(&incoming).is_ok_and(|merged| merged.changed));
-    if missing {
+    let lacks = |held: Option<Record>| {
+        held.is_none_or(|mut held| held.merge(&incoming).is_ok_and(|merged| merged.changed))
+    };
+    // It may have been purged since, by proof.
+    let purged = cluster.oracle().removed_record(target.number, &place);
+    if lacks(held) && lacks(purged) {
         let key = String::from_utf8_lossy(hint.key.as_bytes()).into_owned();
         let what = format!(
             "node {} has deleted a hint for node {}, which does not have the record",

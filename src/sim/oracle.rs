@@ -208,6 +208,11 @@ impl Oracle {
         }
     }
 
+    /// What node `n` held in `row` when it last removed it.
+    pub fn removed_record(&self, n: u32, row: &[u8]) -> Option<Record> {
+        self.known().removed.get(&(row.to_vec(), n)).cloned()
+    }
+
     /// Node `n` holds this record of `key` on its disk: I13.
     fn holds(&self, cluster: &SimCluster, n: u32, key: &Key, record: &Record) {
         if record.kind() != RecordKind::Siblings {
