@@ -8,7 +8,9 @@ use henge::sim::generate::{Size, generate};
 use henge::sim::plan::Plan;
 use henge::sim::run::run;
 
-/// Seeds run in this test process; `HENGE_SIM_SEEDS` takes more.
+/// The first of the seeds that are run in this test process.
+const FIRST: u64 = 40;
+/// How many; `HENGE_SIM_SEEDS` takes more.
 const SEEDS: u64 = 16;
 
 fn seeds() -> u64 {
@@ -17,7 +19,7 @@ fn seeds() -> u64 {
 
 #[test]
 fn promises_hold_under_faults() {
-    for seed in 0..seeds() {
+    for seed in FIRST..FIRST + seeds() {
         let report = run(generate(seed, Size { operations: 2_000, faults: 44 }));
         assert!(report.passed(), "henge-sim --seed {seed}: {:#?}", report.violations);
         assert!(report.operations >= 2_000, "seed {seed}: {} operations", report.operations);
