@@ -27,8 +27,8 @@ use std::time::Duration;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use henge::env::tokio_env;
 use henge::storage::{
-    Batch, Committer, CommitterOptions, Durability, Engine, FjallEngine, FjallOptions, KeyRange,
-    SledEngine, SledOptions, StorageError, TrailerRow,
+    Batch, Committer, CommitterOptions, Durability, Engine, EngineStats, FjallEngine, FjallOptions,
+    KeyRange, ScanVisitor, SledEngine, SledOptions, StorageError, TrailerRow,
 };
 
 #[path = "support/power.rs"]
@@ -57,6 +57,8 @@ struct Load {
     /// Syncs are periodic (hourly, so never by themselves), and each writer asks for one, and
     /// counts its writes as acknowledged, after this many.
     flush_after: Option<usize>,
+    /// How long the disk takes for a sync beside what it takes anyway.
+    sync_takes: Duration,
 }
 
 const SMALL: Load = Load {
@@ -65,6 +67,7 @@ const SMALL: Load = Load {
     sizes: &[16, 100, 1_000],
     max_group_bytes: 4 << 20,
     flush_after: None,
+    sync_takes: Duration::ZERO,
 };
 
 /// R45's sizes, those too small for a stamp apart: they go to rows of their own.
@@ -85,6 +88,7 @@ const LARGE: Load = Load {
     ],
     max_group_bytes: 4 << 20,
     flush_after: None,
+    sync_takes: Duration::ZERO,
 };
 
 /// Overwrites so much under one sync that sled takes old segments into use again before it.
@@ -94,6 +98,7 @@ const CHURN: Load = Load {
     sizes: &[100, 64 << 10, 1 << 20, 200 << 10],
     max_group_bytes: 64 << 20,
     flush_after: None,
+    sync_takes: Duration::ZERO,
 };
 
 /// Overwrites many segments between two syncs. The loss of power may take what came after the last
@@ -104,9 +109,13 @@ const PERIODIC: Load = Load {
     sizes: &[100, 2_000, 200_000, 16_000],
     max_group_bytes: 4 << 20,
     flush_after: Some(700),
+    sync_takes: Duration::ZERO,
 };
 
-const LOADS: [Load; 4] = [SMALL, LARGE, CHURN, PERIODIC];
+/// On a disk that is slow to sync, so that most cuts fall between a write and its sync.
+const SLOW_SYNC: Load = Load { name: "slow sync", sync_takes: Duration::from_millis(100), ..SMALL };
+
+const LOADS: [Load; 5] = [SMALL, LARGE, CHURN, PERIODIC, SLOW_SYNC];
 
 // ------------------------------------------------------------------------- the other processes
 
@@ -128,7 +137,7 @@ fn process() {
         }
     };
     match role.as_str() {
-        "write" => write(engine),
+        "write" => write(engine, load_named(&env::var(LOAD).expect("a load"))),
         "check" => check(&*engine),
         other => panic!("unknown role {other}"),
     }
@@ -189,10 +198,42 @@ fn row(kind: char, slot: u64) -> Bytes {
     Bytes::from(format!("{kind}{slot:08}"))
 }
 
+fn load_named(name: &str) -> Load {
+    LOADS.into_iter().find(|load| load.name == name).expect("a known load")
+}
+
+/// An engine on a disk of which each sync takes longer.
+struct SlowToSync {
+    engine: Arc<dyn Engine>,
+    takes: Duration,
+}
+
+impl Engine for SlowToSync {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.engine.get(key)
+    }
+
+    fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        self.engine.scan(range, visit)
+    }
+
+    fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
+        self.engine.apply(batch)
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        std::thread::sleep(self.takes);
+        self.engine.sync()
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.engine.stats()
+    }
+}
+
 /// Writes until the disk fails or this process is killed.
-fn write(engine: Arc<dyn Engine>) {
-    let name = env::var(LOAD).expect("a load");
-    let load = LOADS.into_iter().find(|load| load.name == name).expect("a known load");
+fn write(engine: Arc<dyn Engine>, load: Load) {
+    let engine = Arc::new(SlowToSync { engine, takes: load.sync_takes });
     let first: u64 = env::var(FIRST_STAMP).expect("a stamp").parse().expect("a number");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("tokio");
     runtime.block_on(async {
@@ -506,6 +547,7 @@ fn survive(engine: &str, load: Load, rounds: usize, plant: &str) -> Option<Vec<S
             let acks = [5, 400, 90, 900, 33][(round / ROUNDS_PER_DISK + turn) % 5];
             let acks = match load.flush_after {
                 Some(writes) => acks * writes / 100 + 1,
+                None if load.sync_takes > Duration::ZERO => acks / 20 + 1,
                 None if load.writers == 16 => acks,
                 None => acks / 4 + 1,
             };
@@ -564,6 +606,11 @@ fn fjall_keeps_what_was_synced_while_much_is_unsynced() {
     assert_eq!(survive("fjall", PERIODIC, rounds(2), ""), None);
 }
 
+#[test]
+fn a_disk_that_is_slow_to_sync_loses_nothing() {
+    assert_eq!(survive("fjall", SLOW_SYNC, rounds(2), ""), None);
+}
+
 /// The test can fail: without the true barrier, acknowledged writes are lost.
 #[cfg(feature = "sim")]
 #[test]
@@ -580,6 +627,6 @@ fn the_missing_barrier_of_sled_is_noticed() {
 fn an_early_acknowledgement_is_noticed() {
     let Some(disk) = PowerDisk::new(64) else { return };
     drop(disk);
-    let wrong = survive("fjall", SMALL, 20, "P11").expect("losses with early acknowledgements");
+    let wrong = survive("fjall", SLOW_SYNC, 20, "P11").expect("losses with early acknowledgements");
     eprintln!("acknowledged early: {}", wrong.join("; ").chars().take(300).collect::<String>());
 }
