@@ -77,6 +77,10 @@ fn is_commit(request: &Request) -> bool {
     matches!(action(request), Some(PurgeAction::Commit(_)))
 }
 
+fn is_advance(request: &Request) -> bool {
+    matches!(action(request), Some(PurgeAction::Advance { .. }))
+}
+
 fn obstacles(town: &Town) -> Vec<(NodeId, Obstacle)> {
     let blocked = town.life(leader()).node.purge().blocked();
     blocked.into_iter().map(|blocked| (blocked.node, blocked.why)).collect()
@@ -257,8 +261,8 @@ fn a_replica_that_misses_the_commit_catches_up_with_whoever_meets_it() {
 fn a_read_of_a_key_that_is_half_purged_is_answered() {
     let [behind, other] = others();
     let (mut town, table) = town_with(8, None, false);
-    town.script.add(Fate::LoseRequest, u32::MAX, move |_, to, request| {
-        to == id(behind) && is_commit(request)
+    town.script.add(Fate::LoseRequest, u32::MAX, move |from, to, request| {
+        from == id(leader()) && to == id(behind) && (is_commit(request) || is_advance(request))
     });
     written_and_deleted(&mut town, &table, "k");
     town.until(LONG, "two have purged it", |town| {
@@ -267,6 +271,31 @@ fn a_read_of_a_key_that_is_half_purged_is_answered() {
     let found = town.read(behind, &table, "k", Consistency::All).unwrap();
     assert_eq!(values_of(&found), [""; 0]);
     assert!(gone(&town, &table, "k"), "whoever was behind has been told");
+}
+
+/// Nobody reads the key, no trees are compared, and the replica was away from before the end until
+/// after the leader's restart.
+#[test]
+fn a_purge_is_ended_at_a_replica_that_missed_its_end() {
+    for restart in [false, true] {
+        let [behind, other] = others();
+        let (mut town, table) = town_with(10, None, false);
+        town.script.add(Fate::LoseRequest, u32::MAX, move |_, to, request| {
+            to == id(behind) && (is_commit(request) || is_advance(request))
+        });
+        written_and_deleted(&mut town, &table, "k");
+        town.until(LONG, "two have purged it", |town| {
+            is_gone(town, leader(), &table, "k") && is_gone(town, other, &table, "k")
+        });
+        assert!(!is_gone(&town, behind, &table, "k"));
+        if restart {
+            town.kill(leader());
+            town.start(leader());
+        }
+        town.script.clear();
+        town.until(LONG, "all have", |town| gone(town, &table, "k"));
+        assert_eq!(generation(&town, behind, &table, "k"), Generation(1));
+    }
 }
 
 /// The leader's machine loses power at each step of a purge.

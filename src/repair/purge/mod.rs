@@ -30,9 +30,11 @@
 //!
 //! # When things fail
 //!
-//! - The leader dies after some have removed the rows: whoever meets a later generation, in a
-//!   record, in a tree comparison, or told by a coordinator, asks the others what was purged, and
-//!   does the same ([`Purge::catch_up`]). Whoever led before anyone committed leaves nothing but
+//! - A replica, or the leader, dies after some have removed the rows: whoever meets a later
+//!   generation, in a record, in a tree comparison, or told by a coordinator, asks the others what
+//!   was purged, and does the same ([`Purge::catch_up`]). The leader tells every replica until it
+//!   has, and again after its own restart: a deleted key that nobody touches is met by no record,
+//!   and the purge is not to rest on tree comparisons. Whoever led before anyone committed leaves nothing but
 //!   notes of agreement, which bind nobody: any replica at the old generation may agree to the next
 //!   plan.
 //! - A replica that has *not* agreed to what others have purged is an older copy of its directory,

@@ -35,6 +35,7 @@ enum Outcome {
 /// Leads purges for as long as the node runs.
 pub(super) async fn run(purge: Arc<Purge>) {
     let mut looked: BTreeMap<TreeId, Mono> = BTreeMap::new();
+    let mut ended: BTreeMap<TreeId, Generation> = BTreeMap::new();
     loop {
         let nanos = u64::try_from(purge.options.interval.as_nanos()).unwrap_or(u64::MAX).max(1);
         let jitter = Duration::from_nanos(purge.env.random_below("purge", nanos));
@@ -45,8 +46,9 @@ pub(super) async fn run(purge: Arc<Purge>) {
         }
         let led = led(&purge, &state);
         looked.retain(|id, _| led.contains(id));
+        ended.retain(|id, _| led.contains(id));
         purge.obstacles.retain(|id| led.contains(&id));
-        for id in led {
+        for &id in &led {
             let Some(table) = state.table(id.0) else { continue };
             let grace = Duration::from_secs(table.settings.grace_s);
             let pause = (grace / LOOKS_PER_GRACE).min(purge.options.longest_pause);
@@ -59,6 +61,7 @@ pub(super) async fn run(purge: Arc<Purge>) {
             looked.insert(id, now);
             look(&purge, &state, id, grace).await;
         }
+        end_all(&purge, &state, &led, &mut ended).await;
     }
 }
 
@@ -84,6 +87,30 @@ fn before(purge: &Purge, grace: Duration) -> WallMicros {
 
 fn is_due(purge: &Purge, id: TreeId, grace: Duration) -> bool {
     purge.replica.purges().dead_since(id).is_none_or(|since| since <= before(purge, grace))
+}
+
+/// Has the replicas that missed the last purge of a partition that this node leads carry it out
+/// too, also one that was led before this node started: the tombstones on the way out are not
+/// anybody's to look for any more. `ended` has what all replicas are known to have done.
+async fn end_all(
+    purge: &Purge,
+    state: &ClusterState,
+    led: &BTreeSet<TreeId>,
+    ended: &mut BTreeMap<TreeId, Generation>,
+) {
+    for &id in led {
+        let Ok(generation) = purge.replica.generation(id) else { continue };
+        let known = ended.get(&id).copied().unwrap_or_default();
+        let others = purge.other_replicas(state, id);
+        if known == generation || !others.iter().all(|&node| purge.cluster.is_live(node)) {
+            continue;
+        }
+        let answers = ask(purge, state, id, &others, PurgeAction::Advance { generation }).await;
+        let is_there = |answer| matches!(answer, Ok(PurgeAnswer::At(at)) if at >= generation);
+        if answers.into_iter().all(|(_, answer)| is_there(answer)) {
+            ended.insert(id, generation);
+        }
+    }
 }
 
 /// Looks through a partition, and has purged what may go.
@@ -167,6 +194,30 @@ async fn lead(
     Outcome::Purged
 }
 
+/// Asks several nodes the same about a partition.
+async fn ask(
+    purge: &Purge,
+    state: &ClusterState,
+    (table, partition): TreeId,
+    nodes: &[NodeId],
+    what: PurgeAction,
+) -> Vec<(NodeId, Result<PurgeAnswer, Obstacle>)> {
+    let deadline = purge.env.mono() + CALL_TIME;
+    let calls = nodes.iter().map(|&node| {
+        let request = Request::Purge(PurgeRequest { table, partition, what: what.clone() });
+        let call = purge.peers.call_at(state.epoch(), node, request, deadline);
+        async move {
+            let answer = match call.await {
+                Ok(Response::Purge(answer)) => Ok(answer),
+                Ok(_) => Err(Obstacle::Refuses),
+                Err(_) => Err(Obstacle::Away),
+            };
+            (node, answer)
+        }
+    });
+    join_all(calls).await
+}
+
 /// A purge that this node leads.
 struct Leading<'a> {
     purge: &'a Purge,
@@ -182,21 +233,7 @@ impl Leading<'_> {
         nodes: &[NodeId],
         what: PurgeAction,
     ) -> Vec<(NodeId, Result<PurgeAnswer, Obstacle>)> {
-        let deadline = self.purge.env.mono() + CALL_TIME;
-        let (table, partition) = self.id;
-        let calls = nodes.iter().map(|&node| {
-            let request = Request::Purge(PurgeRequest { table, partition, what: what.clone() });
-            let call = self.purge.peers.call_at(self.state.epoch(), node, request, deadline);
-            async move {
-                let answer = match call.await {
-                    Ok(Response::Purge(answer)) => Ok(answer),
-                    Ok(_) => Err(Obstacle::Refuses),
-                    Err(_) => Err(Obstacle::Away),
-                };
-                (node, answer)
-            }
-        });
-        join_all(calls).await
+        ask(self.purge, self.state, self.id, nodes, what).await
     }
 
     fn block(&mut self, node: NodeId, why: Obstacle, rows: usize) {
