@@ -8,11 +8,11 @@
 //! - a majority, read after an attempt without an answer, holds a greater stamp: whatever that
 //!   attempt may yet do, it has lost already.
 //!
-//! Then the coordinator chooses again, above what it was told of. (The other case is a version that
-//! was made and is found to have lost, on a replica or in what a majority shows:
-//! [`Writing::finish`].) So of the attempts that
-//! may still be under way when a write is acknowledged, none has a greater stamp than the write
-//! itself, and a write that begins after that wins over them all.
+//! Then the coordinator chooses again, above what it was told of. So of the attempts that may still
+//! be under way when a write is acknowledged, none has a greater stamp than the write itself, and a
+//! write that begins after that wins over them all. (A version that was made, and is then found to
+//! have lost on a replica or in what a majority shows, is followed by one more, an operation of its
+//! own: [`Writing::finish`].)
 //!
 //! # Operations that a client repeats
 //!

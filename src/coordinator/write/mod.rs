@@ -18,9 +18,10 @@
 //! - Last-write-wins: the coordinator chooses the stamp, and a replica mints with that one or not
 //!   at all, so that an attempt which is carried out late is no later version ([`mint`]). If a
 //!   replica reports a version that wins over the new one, this write might lose to one that was
-//!   acknowledged before it began (clocks differ). It is then minted again above that stamp before
-//!   it is acknowledged, so that the later write wins whatever the clocks say. (Among levels that
-//!   overlap. A write at ONE does not hear of all that was acknowledged.)
+//!   acknowledged before it began (clocks differ). It is then written once more before it is
+//!   acknowledged, as an operation of its own and above all that a majority shows, so that the
+//!   later write wins whatever the clocks say. (Among levels that overlap. A write at ONE does not
+//!   hear of all that was acknowledged.)
 //!
 //! What is said of a write's fate (law L8) rests on three things: a call that was not sent will
 //! not happen; a replica that refuses has changed nothing; and a request arrives at most once, as
