@@ -22,6 +22,7 @@
 //! version:  dot, op, flags (1 content type, 2 expiry), written_at, [expires_at], [content type],
 //!           meta, body
 //! op:       op, dot, request [8], flags (1 created, 2 delete, 4 refused, 8 barred)
+//! row:      see [`crate::record::rows`]
 //! ```
 //!
 //! Numbers are for ever: a new kind takes a new kind byte, a new form a new format byte, and
@@ -38,6 +39,7 @@ use crate::causality::{CausalSet, put_dot, read_dot};
 use crate::plants::{Plant, planted};
 use crate::record::lww::{Lww, LwwCell};
 use crate::record::ops::{OpEntry, OpLog, OpVerdict};
+use crate::record::rows::{put_row, read_row};
 use crate::record::siblings::Siblings;
 use crate::record::value::{Value, Version};
 use crate::record::{Body, Record, RecordKind};
@@ -136,6 +138,7 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => put_siblings(&mut out, siblings),
             Body::Lww(lww) => put_lww(&mut out, lww),
+            Body::Row(row) => put_row(&mut out, row),
         }
         seal(&mut out, self.kind() as u8, address);
         out.into()
@@ -160,6 +163,7 @@ impl Record {
         let body = match RecordKind::from_byte(header[1])? {
             RecordKind::Siblings => Body::Siblings(read_siblings(&mut reader, bytes)?),
             RecordKind::Lww => Body::Lww(read_lww(&mut reader, bytes)?),
+            RecordKind::Row => Body::Row(read_row(&mut reader, bytes)?),
         };
         reader.end()?;
         Ok(Self { body })
@@ -171,6 +175,7 @@ impl Record {
             Body::Siblings(s) => (s.values.iter().map(|v| &v.value).collect(), &s.ops),
             Body::Lww(Lww { cell: Some(LwwCell::Live(v)), ops }) => (vec![&v.value], ops),
             Body::Lww(Lww { ops, .. }) => (Vec::new(), ops),
+            Body::Row(_) => (Vec::new(), OpLog::EMPTY),
         };
         let values: usize = values.iter().map(|v| v.body.len() + 96).sum();
         128 + values + ops.entries().len() * 32

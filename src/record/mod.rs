@@ -18,6 +18,8 @@
 //!   writes one is lost silently: that is what its user asked for. A write that meets another one
 //!   where it is minted, or carries the context of a read that met it, is not concurrent with it:
 //!   it wins.
+//! - **Row** is a row of a CQL table: a map of cells, each of which keeps its greatest write
+//!   ([`Row`]). Its writes are records already when they leave the coordinator; nothing is minted.
 //!
 //! # Writing
 //!
@@ -55,6 +57,7 @@
 mod codec;
 mod lww;
 mod ops;
+mod rows;
 mod siblings;
 #[cfg(test)]
 mod tests;
@@ -67,6 +70,7 @@ use crate::types::{ActorId, Dot, Hlc, OpId, WallMicros};
 pub use codec::{RecordError, address, stored_digest, verify};
 use lww::Lww;
 pub use ops::{OP_LOG_LEN, OpEntry, OpMemory, OpVerdict};
+pub use rows::{Cell, Column, Content, Expiry, Liveness, RangeDeletion, Row};
 use siblings::Siblings;
 pub use value::{Action, Mint, MintError, Minted, Mutation, Value, Version};
 pub use view::{View, etag, version_etag};
@@ -84,6 +88,8 @@ pub enum RecordKind {
     Siblings = 1,
     /// The last one wins.
     Lww = 2,
+    /// A row of cells, each of which the last write wins.
+    Row = 3,
 }
 
 impl RecordKind {
@@ -91,6 +97,7 @@ impl RecordKind {
         match byte {
             1 => Ok(Self::Siblings),
             2 => Ok(Self::Lww),
+            3 => Ok(Self::Row),
             _ => Err(RecordError::Kind(byte)),
         }
     }
@@ -106,6 +113,7 @@ pub struct Record {
 enum Body {
     Siblings(Siblings),
     Lww(Lww),
+    Row(Row),
 }
 
 /// What a merge did.
@@ -141,8 +149,24 @@ impl Record {
         let body = match kind {
             RecordKind::Siblings => Body::Siblings(Siblings::default()),
             RecordKind::Lww => Body::Lww(Lww::default()),
+            RecordKind::Row => Body::Row(Row::default()),
         };
         Self { body }
+    }
+
+    /// The record that a row is.
+    #[must_use]
+    pub fn of_row(row: Row) -> Self {
+        Self { body: Body::Row(row) }
+    }
+
+    /// The row that this record is, if it is one.
+    #[must_use]
+    pub fn row(&self) -> Option<&Row> {
+        match &self.body {
+            Body::Row(row) => Some(row),
+            Body::Siblings(_) | Body::Lww(_) => None,
+        }
     }
 
     /// The kind.
@@ -151,6 +175,7 @@ impl Record {
         match self.body {
             Body::Siblings(_) => RecordKind::Siblings,
             Body::Lww(_) => RecordKind::Lww,
+            Body::Row(_) => RecordKind::Row,
         }
     }
 
@@ -160,6 +185,7 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => siblings.seen.is_empty(),
             Body::Lww(lww) => lww.cell.is_none() && lww.ops.is_empty(),
+            Body::Row(row) => row.is_blank(),
         }
     }
 
@@ -176,6 +202,7 @@ impl Record {
         match &mut self.body {
             Body::Siblings(siblings) => siblings.mint(m, at),
             Body::Lww(lww) => lww.mint(m, at),
+            Body::Row(_) => Err(MintError::NotMinted),
         }
     }
 
@@ -209,7 +236,8 @@ impl Record {
         match (&mut self.body, &other.body) {
             (Body::Siblings(this), Body::Siblings(other)) => Ok(this.merge(other)),
             (Body::Lww(this), Body::Lww(other)) => Ok(this.merge(other)),
-            (Body::Siblings(_), Body::Lww(_)) | (Body::Lww(_), Body::Siblings(_)) => {
+            (Body::Row(this), Body::Row(other)) => Ok(this.merge(other)),
+            (Body::Siblings(_) | Body::Lww(_) | Body::Row(_), _) => {
                 Err(KindMismatch { this: self.kind(), other: other.kind() })
             }
         }
@@ -221,6 +249,8 @@ impl Record {
         let versions = match &self.body {
             Body::Siblings(siblings) => siblings.shown(now),
             Body::Lww(lww) => lww.shown(now).into_iter().collect(),
+            // Rows have no versions: their own door reads them ([`Record::row`]).
+            Body::Row(_) => Vec::new(),
         };
         let tombstone = versions.is_empty() && !self.is_blank();
         View { versions, context: self.context(), tombstone }
@@ -233,7 +263,8 @@ impl Record {
             Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => {
                 (&[][..], Some(version))
             }
-            Body::Lww(_) => (&[][..], None),
+            // Rows have no versions: their own door reads them ([`Record::row`]).
+            Body::Lww(_) | Body::Row(_) => (&[][..], None),
         };
         many.iter().chain(one)
     }
@@ -249,6 +280,7 @@ impl Record {
                 context.meet(cell.stamp());
                 context
             }),
+            Body::Row(_) => Context::default(),
         }
     }
 
@@ -268,6 +300,7 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => &siblings.ops,
             Body::Lww(lww) => &lww.ops,
+            Body::Row(_) => ops::OpLog::EMPTY,
         }
     }
 
@@ -277,6 +310,7 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => siblings.values.len(),
             Body::Lww(lww) => usize::from(matches!(lww.cell, Some(lww::LwwCell::Live(_)))),
+            Body::Row(row) => row.value_count(),
         }
     }
 
@@ -291,7 +325,7 @@ impl Record {
             Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => {
                 Some(of_value(version))
             }
-            Body::Lww(_) => None,
+            Body::Lww(_) | Body::Row(_) => None,
         };
         let written = self.op_entries().iter().map(|entry| entry.op.unix_millis());
         let written = WallMicros(written.max().unwrap_or(0).saturating_mul(1_000));
@@ -310,7 +344,7 @@ impl Record {
         let values: Vec<&mut Version> = match &mut self.body {
             Body::Siblings(siblings) => siblings.values.iter_mut().collect(),
             Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => vec![version],
-            Body::Lww(_) => Vec::new(),
+            Body::Lww(_) | Body::Row(_) => Vec::new(),
         };
         for version in values {
             if let Some(at) = &mut version.value.expires_at {
@@ -330,6 +364,8 @@ impl Record {
                 version.value.expires_at.is_none()
             }
             Body::Lww(_) => false,
+            // Rows are not purged yet: what one deletes may lie in other records.
+            Body::Row(_) => true,
         }
     }
 
@@ -339,6 +375,8 @@ impl Record {
         let stamp = match &self.body {
             Body::Siblings(s) => s.values.iter().map(|version| version.value.written_at).max(),
             Body::Lww(lww) => lww.cell.as_ref().map(lww::LwwCell::stamp),
+            // Cells' stamps may be the clients' own: no clock follows them.
+            Body::Row(_) => None,
         };
         stamp.unwrap_or_default()
     }
@@ -354,6 +392,7 @@ impl Record {
             Body::Lww(lww) => {
                 lww.cell.as_ref().filter(|cell| cell.op() == op).map(lww::LwwCell::stamp)
             }
+            Body::Row(_) => None,
         }
     }
 
@@ -364,6 +403,7 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => siblings.seen.max_counter(actor),
             Body::Lww(lww) => lww.max_counter(actor),
+            Body::Row(_) => 0,
         }
     }
 }

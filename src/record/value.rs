@@ -124,4 +124,7 @@ pub enum MintError {
     /// after it.
     #[error("the stamp before this write is the end of time")]
     StampExhausted,
+    /// Rows of cells are written by merging, never by minting.
+    #[error("a row of cells is not minted")]
+    NotMinted,
 }
