@@ -40,7 +40,7 @@ mod replication;
 mod snapshot;
 
 pub use claim::claim;
-pub use murmur3::{composite_key, token_of};
+pub use murmur3::{composite_key, token_in, token_of};
 pub use partition::{MAX_PARTITIONS, PartitionMap};
 pub use replication::{Placement, ReplicaSet, Replication, ReplicationError};
 pub use snapshot::{Member, RingSnapshot};

@@ -7,7 +7,7 @@
 //! This is why the function is here and not taken from a library. Checked against the tokens of a
 //! real driver (`tests/data/murmur3_tokens.tsv`).
 
-use crate::types::Token;
+use crate::types::{Key, TableId, Token};
 
 const C1: u64 = 0x87c3_7b91_1142_53d5;
 const C2: u64 = 0x4cf5_ad43_2745_937f;
@@ -25,6 +25,13 @@ pub fn token_of(key: &[u8]) -> Token {
         i64::MIN => Token(i64::MAX),
         token => Token(token),
     }
+}
+
+/// The token of a key of `table`: where the table holds rows, that of the row's partition key.
+#[must_use]
+pub fn token_in(table: TableId, key: &Key) -> Token {
+    let partition = key.row_parts().filter(|_| table.holds_rows()).map(|(partition, _)| partition);
+    token_of(partition.unwrap_or(key.as_bytes()))
 }
 
 /// The bytes of a partition key of several columns: for each component its length in two bytes

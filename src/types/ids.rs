@@ -195,6 +195,27 @@ pub struct Incarnation(pub u64);
 )]
 pub struct TableId(pub u32);
 
+impl TableId {
+    /// Set in the ids of tables whose records are rows of partitions ([`Key::of_row`]): so that
+    /// whoever has an id and a key can tell the key's token without looking the table up.
+    ///
+    /// [`Key::of_row`]: crate::types::Key::of_row
+    const ROWS: u32 = 1 << 31;
+
+    /// The id of the table that entry `n` of the metadata log creates. `None`: there are none left.
+    #[must_use]
+    pub fn of_entry(n: u64, rows: bool) -> Option<Self> {
+        let n = u32::try_from(n).ok().filter(|n| n & Self::ROWS == 0)?;
+        Some(Self(if rows { n | Self::ROWS } else { n }))
+    }
+
+    /// True when the table's records are rows of partitions.
+    #[must_use]
+    pub fn holds_rows(self) -> bool {
+        self.0 & Self::ROWS != 0
+    }
+}
+
 impl fmt::Display for TableId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)

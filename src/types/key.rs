@@ -37,6 +37,34 @@ impl Key {
         Ok(Self(bytes))
     }
 
+    /// The key of a row: its partition key and, in order-preserving form, its clustering key. All
+    /// rows of a partition are neighbours, in the order of their clustering bytes; the row without
+    /// clustering bytes, which comes first, is the partition's *head*.
+    ///
+    /// # Errors
+    /// [`KeyError`] when the partition key is empty, or both are too long together.
+    pub fn of_row(partition: &[u8], clustering: &[u8]) -> Result<Self, KeyError> {
+        let got = partition.len() + clustering.len() + 2;
+        let error = KeyError { max: MAX_KEY_BYTES, got };
+        let len = u16::try_from(partition.len()).map_err(|_| error)?;
+        if len == 0 {
+            return Err(KeyError { max: MAX_KEY_BYTES, got: 0 });
+        }
+        let mut bytes = Vec::with_capacity(got);
+        bytes.extend_from_slice(&len.to_be_bytes());
+        bytes.extend_from_slice(partition);
+        bytes.extend_from_slice(clustering);
+        Self::new(bytes)
+    }
+
+    /// The partition key and clustering bytes of a row's key; `None` if this is no such key.
+    #[must_use]
+    pub fn row_parts(&self) -> Option<(&[u8], &[u8])> {
+        let (len, rest) = self.0.split_first_chunk::<2>()?;
+        let len = usize::from(u16::from_be_bytes(*len));
+        if len == 0 { None } else { rest.split_at_checked(len) }
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
