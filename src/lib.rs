@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Reading order, from the bottom (pure) to the top (wiring):
-//! [`types`], [`binary`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`],
+//! [`types`], [`binary`], [`causality`], [`record`], [`ring`], [`cql`], [`quorum`], [`paxos`], [`gossip`],
 //! [`meta`], [`merkle`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`], [`coordinator`],
 //! [`repair`]; [`config`], [`server`], [`node`]; [`client`], [`cli`]. No module names one that
 //! comes later: `tests/layers.rs` has the whole map, and checks it.
@@ -20,6 +20,7 @@ pub mod client;
 pub mod cluster;
 pub mod config;
 pub mod coordinator;
+pub mod cql;
 pub mod env;
 pub mod gossip;
 pub mod merkle;

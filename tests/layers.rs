@@ -21,7 +21,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("quorum", &["plants", "types"]),
     ("paxos", &["binary", "plants", "types"]),
     ("gossip", &["binary", "types"]),
-    ("meta", &["record", "ring", "types"]),
+    ("cql", &["record", "ring", "types"]),
+    ("meta", &["cql", "record", "ring", "types"]),
     ("merkle", &["ring", "types"]),
     // The seams, and what stands on them: storage knows no cluster, replicas know no client, the
     // coordinator knows neither sockets nor disks.
@@ -94,6 +95,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "causality",
             "config",
             "coordinator",
+            "cql",
             "env",
             "meta",
             "metrics",

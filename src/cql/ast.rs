@@ -1,0 +1,326 @@
+//! The syntax tree. Printed, it is a statement that parses to the same tree.
+
+use crate::cql::types::RawType;
+
+/// A table's name, with its keyspace if that was written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Name {
+    /// The keyspace; `None`: the one in use.
+    pub keyspace: Option<String>,
+    /// The name itself.
+    pub name: String,
+}
+
+/// A value as it is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the names are CQL's own")]
+pub enum Term {
+    Null,
+    Integer(String),
+    Float(String),
+    Text(String),
+    Boolean(bool),
+    Uuid([u8; 16]),
+    Blob(Vec<u8>),
+    Duration(String),
+    /// The bind marker of this number, from 0.
+    Bind(usize),
+    List(Vec<Term>),
+    /// `{a, b}`; `{}` is an empty set or map.
+    Set(Vec<Term>),
+    Map(Vec<(Term, Term)>),
+    Tuple(Vec<Term>),
+    /// `{name: value, …}`
+    Udt(Vec<(String, Term)>),
+    Function(String, Vec<Term>),
+    /// `(type) term`
+    Cast(RawType, Box<Term>),
+    /// `term + term`, and so on: in assignments and conditions.
+    Sum(Box<Term>, Box<Term>),
+    Difference(Box<Term>, Box<Term>),
+    /// A column's name, in assignments.
+    Column(String),
+}
+
+/// `=`, `<` and so on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Operator {
+    Equal,
+    NotEqual,
+    Less,
+    LessOrEqual,
+    Greater,
+    GreaterOrEqual,
+}
+
+/// The right side of `IN`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum InValues {
+    /// `IN (a, b)`
+    Terms(Vec<Term>),
+    /// `IN ?`
+    Bind(usize),
+}
+
+/// One restriction of a WHERE.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub enum Relation {
+    Column { column: String, operator: Operator, value: Term },
+    In { column: String, values: InValues },
+    Token { columns: Vec<String>, operator: Operator, value: Term },
+    Multi { columns: Vec<String>, operator: Operator, value: Term },
+    MultiIn { columns: Vec<String>, values: InValues },
+    Contains { column: String, value: Term },
+    ContainsKey { column: String, value: Term },
+    Element { column: String, key: Term, operator: Operator, value: Term },
+}
+
+/// What a SELECT shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub enum Selector {
+    Column(String),
+    /// `count(*)`, `count(1)`
+    CountAll,
+    WriteTime(String),
+    Ttl(String),
+    Function(String, Vec<Selector>),
+    Cast(Box<Selector>, RawType),
+    Field(Box<Selector>, String),
+    Element(Box<Selector>, Term),
+    Literal(Term),
+}
+
+/// A selector and its `AS`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SelectItem {
+    /// What is shown.
+    pub selector: Selector,
+    /// Under which name.
+    pub alias: Option<String>,
+}
+
+/// SELECT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct Select {
+    pub json: bool,
+    pub distinct: bool,
+    /// Empty: `*`.
+    pub items: Vec<SelectItem>,
+    pub table: Name,
+    pub relations: Vec<Relation>,
+    pub group_by: Vec<String>,
+    /// (column, descending)
+    pub order_by: Vec<(String, bool)>,
+    pub per_partition_limit: Option<Term>,
+    pub limit: Option<Term>,
+    pub allow_filtering: bool,
+}
+
+/// USING.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct Using {
+    pub ttl: Option<Term>,
+    pub timestamp: Option<Term>,
+}
+
+/// A column, an element or a field of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub enum Target {
+    Column(String),
+    Element(String, Term),
+    Field(String, String),
+}
+
+/// The right side of a condition.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub enum Test {
+    Compare(Operator, Term),
+    In(InValues),
+}
+
+/// IF.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "the names are CQL's own")]
+pub enum Conditions {
+    #[default]
+    None,
+    Exists,
+    NotExists,
+    All(Vec<(Target, Test)>),
+}
+
+/// INSERT.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct Insert {
+    pub table: Name,
+    pub columns: Vec<String>,
+    pub values: Vec<Term>,
+    pub conditions: Conditions,
+    pub using: Using,
+}
+
+/// UPDATE.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct Update {
+    pub table: Name,
+    pub using: Using,
+    pub assignments: Vec<(Target, Term)>,
+    pub relations: Vec<Relation>,
+    pub conditions: Conditions,
+}
+
+/// DELETE.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct Delete {
+    pub table: Name,
+    /// Empty: whole rows.
+    pub targets: Vec<Target>,
+    pub using: Using,
+    pub relations: Vec<Relation>,
+    pub conditions: Conditions,
+}
+
+/// The kinds of batch, with their numbers in the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "the names are CQL's own")]
+pub enum BatchKind {
+    #[default]
+    Logged,
+    Unlogged,
+    Counter,
+}
+
+/// BATCH.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct Batch {
+    pub kind: BatchKind,
+    pub using: Using,
+    /// INSERT, UPDATE and DELETE only.
+    pub statements: Vec<Statement>,
+}
+
+/// A value of a property.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Property {
+    /// `'text'`, `1`, `true`, as text.
+    Simple(String),
+    /// `{'k': 'v'}`
+    Map(Vec<(String, String)>),
+}
+
+/// A column of CREATE TABLE.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct ColumnDef {
+    pub name: String,
+    pub kind: RawType,
+    pub is_static: bool,
+}
+
+/// CREATE TABLE.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct CreateTable {
+    pub table: Name,
+    pub if_not_exists: bool,
+    pub columns: Vec<ColumnDef>,
+    pub partition_key: Vec<String>,
+    pub clustering: Vec<String>,
+    /// (column, descending)
+    pub order: Vec<(String, bool)>,
+    pub properties: Vec<(String, Property)>,
+    pub compact_storage: bool,
+}
+
+/// What ALTER TABLE does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub enum AlterTable {
+    Add(Vec<ColumnDef>),
+    Drop(Vec<String>),
+    Rename(Vec<(String, String)>),
+    With(Vec<(String, Property)>),
+    /// `ALTER c TYPE t`: refused.
+    Retype,
+}
+
+/// What ALTER TYPE does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub enum AlterType {
+    Add(Vec<(String, RawType)>),
+    Rename(Vec<(String, String)>),
+}
+
+/// A statement.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the names are CQL's own")]
+pub enum Statement {
+    Select(Select),
+    Insert(Insert),
+    Update(Update),
+    Delete(Delete),
+    Batch(Batch),
+    Use(String),
+    Truncate(Name),
+    CreateKeyspace {
+        name: String,
+        if_not_exists: bool,
+        properties: Vec<(String, Property)>,
+    },
+    AlterKeyspace {
+        name: String,
+        if_exists: bool,
+        properties: Vec<(String, Property)>,
+    },
+    DropKeyspace {
+        name: String,
+        if_exists: bool,
+    },
+    CreateTable(CreateTable),
+    AlterTable {
+        table: Name,
+        if_exists: bool,
+        change: AlterTable,
+    },
+    DropTable {
+        table: Name,
+        if_exists: bool,
+    },
+    CreateType {
+        name: Name,
+        if_not_exists: bool,
+        fields: Vec<(String, RawType)>,
+    },
+    AlterType {
+        name: Name,
+        if_exists: bool,
+        change: AlterType,
+    },
+    DropType {
+        name: Name,
+        if_exists: bool,
+    },
+    /// A statement of CQL that this server does not carry out: what it is, in a sentence.
+    Refused(&'static str),
+}
+
+/// A statement with its bind markers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Parsed {
+    /// The statement.
+    pub statement: Statement,
+    /// The bind markers in order of appearance; `None` for `?`.
+    pub binds: Vec<Option<String>>,
+}

@@ -1,0 +1,729 @@
+//! INSERT, UPDATE and DELETE: checked against a schema, and turned into rows to merge.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::cql::ast::{Conditions, Delete, Insert, Statement, Target, Term, Update, Using};
+use crate::cql::relations::{MarkerType, Where, component, markers, partition_bytes};
+use crate::cql::rows::{Reader, field_path};
+use crate::cql::schema::{Column, Role, Schema};
+use crate::cql::term::{Binds, Bound, evaluate};
+use crate::cql::types::CqlType;
+use crate::cql::value;
+use crate::record::{Cell, Content, Expiry, Liveness, RangeDeletion, Row};
+use crate::types::WallMicros;
+
+/// The longest time to live, in seconds: 20 years.
+const MAX_TTL_S: i64 = 630_720_000;
+
+/// How far ahead of the server's clock a stamp may be, in microseconds: a day. What is written
+/// further in the future could not be deleted by anybody.
+const MAX_AHEAD: i64 = 86_400_000_000;
+
+/// Changes of one partition.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Mutation {
+    /// The partition key's bytes.
+    pub partition: Vec<u8>,
+    /// What to merge, by clustering bytes.
+    pub rows: BTreeMap<Vec<u8>, Row>,
+}
+
+/// What happens to a column.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Change {
+    Set(Term),
+    Element(Term, Term),
+    Field(usize, Term),
+    Append(Term),
+    Prepend(Term),
+    Subtract(Term),
+}
+
+/// A write whose names are looked up.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Modify {
+    kind: Kind,
+    wheres: Where,
+    /// By place.
+    changes: Vec<(usize, Change)>,
+    using: Using,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Insert,
+    Update,
+    Delete,
+}
+
+/// What a write needs beside its values.
+#[derive(Debug)]
+pub struct Moment<'a> {
+    /// The stamp of statements that name none, in microseconds.
+    pub stamp: i64,
+    /// The server's clock.
+    pub now: WallMicros,
+    /// Rows as they are, where [`Modify::needs_read`] asked for them: (head, row) by key.
+    pub current: &'a BTreeMap<(Vec<u8>, Vec<u8>), (Row, Row)>,
+}
+
+impl Modify {
+    /// Looks up the names of a write.
+    ///
+    /// # Errors
+    /// A sentence for the client.
+    pub fn resolve(schema: &Schema, table: &str, statement: &Statement) -> Result<Self, String> {
+        if schema.has_counters() {
+            return Err("Counters are not supported yet: count with a conditional write".to_owned());
+        }
+        let modify = match statement {
+            Statement::Insert(insert) => Self::insert(schema, table, insert)?,
+            Statement::Update(update) => Self::update(schema, table, update)?,
+            Statement::Delete(delete) => Self::delete(schema, table, delete)?,
+            _ => return Err("only INSERT, UPDATE and DELETE can be batched".to_owned()),
+        };
+        modify.check(schema)?;
+        Ok(modify)
+    }
+
+    fn no_conditions(conditions: &Conditions) -> Result<(), String> {
+        match conditions {
+            Conditions::None => Ok(()),
+            _ => Err("Conditional writes (IF) are not supported yet over CQL".to_owned()),
+        }
+    }
+
+    fn insert(schema: &Schema, table: &str, insert: &Insert) -> Result<Self, String> {
+        Self::no_conditions(&insert.conditions)?;
+        let mut changes: Vec<(usize, Change)> = Vec::new();
+        for (name, term) in insert.columns.iter().zip(&insert.values) {
+            let place = place(schema, table, name)?;
+            if changes.iter().any(|(other, _)| *other == place) {
+                return Err(format!("The column names contains duplicates: {name}"));
+            }
+            changes.push((place, Change::Set(term.clone())));
+        }
+        let wheres = Where::resolve(schema, table, &[])?;
+        Ok(Self { kind: Kind::Insert, wheres, changes, using: insert.using.clone() })
+    }
+
+    fn update(schema: &Schema, table: &str, update: &Update) -> Result<Self, String> {
+        Self::no_conditions(&update.conditions)?;
+        let mut changes = Vec::new();
+        for (target, term) in &update.assignments {
+            let (place, change) = assignment(schema, table, target, term)?;
+            if schema.columns()[place].is_key() {
+                let name = &schema.columns()[place].name;
+                return Err(format!("PRIMARY KEY part {name} found in SET part"));
+            }
+            changes.push((place, change));
+        }
+        let wheres = Where::resolve(schema, table, &update.relations)?;
+        Ok(Self { kind: Kind::Update, wheres, changes, using: update.using.clone() })
+    }
+
+    fn delete(schema: &Schema, table: &str, delete: &Delete) -> Result<Self, String> {
+        Self::no_conditions(&delete.conditions)?;
+        let mut changes = Vec::new();
+        for target in &delete.targets {
+            let (place, change) = assignment(schema, table, target, &Term::Null)?;
+            if schema.columns()[place].is_key() {
+                let name = &schema.columns()[place].name;
+                return Err(format!(
+                    "Invalid identifier {name} for deletion (should not be a PRIMARY KEY part)"
+                ));
+            }
+            changes.push((place, change));
+        }
+        if delete.using.ttl.is_some() {
+            return Err("a DELETE has no TTL".to_owned());
+        }
+        let wheres = Where::resolve(schema, table, &delete.relations)?;
+        Ok(Self { kind: Kind::Delete, wheres, changes, using: delete.using.clone() })
+    }
+
+    fn only_static(&self, schema: &Schema) -> bool {
+        let mut values = self.changes.iter().filter(|(at, _)| !schema.columns()[*at].is_key());
+        self.changes.iter().any(|(at, _)| schema.columns()[*at].role == Role::Static)
+            && values.all(|(at, _)| schema.columns()[*at].role == Role::Static)
+    }
+
+    /// True when no clustering column is given, and need not be.
+    fn is_static_write(&self, schema: &Schema) -> bool {
+        let key = schema.partition_key().len()
+            ..schema.partition_key().len() + schema.clustering_key().len();
+        let given = match self.kind {
+            Kind::Insert => self.changes.iter().any(|(at, _)| key.contains(at)),
+            Kind::Update | Kind::Delete => self.wheres.restricts_clustering(schema),
+        };
+        !key.is_empty() && !given && self.only_static(schema)
+    }
+
+    fn check(&self, schema: &Schema) -> Result<(), String> {
+        if self.kind == Kind::Insert {
+            for (place, column) in schema.columns().iter().enumerate() {
+                let given = self.changes.iter().any(|(at, _)| *at == place);
+                let needed = match column.role {
+                    Role::Partition(_) => true,
+                    Role::Clustering { .. } => !self.is_static_write(schema),
+                    Role::Static | Role::Regular => false,
+                };
+                if needed && !given {
+                    return Err(format!("Some partition key parts are missing: {}", column.name)
+                        .replace(
+                            "partition key",
+                            if column.role == Role::Partition(0) {
+                                "partition key"
+                            } else {
+                                "primary key"
+                            },
+                        ));
+                }
+            }
+            return Ok(());
+        }
+        if !self.wheres.names_partitions(schema) {
+            let names: Vec<&str> =
+                schema.partition_key().iter().map(|column| column.name.as_str()).collect();
+            return Err(format!("Some partition key parts are missing: {}", names.join(", ")));
+        }
+        if self.wheres.needs_filtering(schema) {
+            return Err("A write's WHERE may name key columns only, in order".to_owned());
+        }
+        Ok(())
+    }
+
+    /// The types of its bind markers.
+    #[must_use]
+    pub fn bind_types(&self, schema: &Schema) -> Vec<MarkerType> {
+        let mut out = self.wheres.bind_types(schema);
+        for (place, change) in &self.changes {
+            let column = &schema.columns()[*place];
+            let (name, kind) = (&column.name, &column.kind);
+            match change {
+                Change::Set(term) => {
+                    let at = (self.kind == Kind::Insert).then_some(*place);
+                    markers(term, name, kind, at, &mut out);
+                }
+                Change::Append(term) | Change::Prepend(term) => {
+                    markers(term, name, kind, None, &mut out);
+                }
+                Change::Subtract(term) => {
+                    markers(term, name, &subtracted(kind), None, &mut out);
+                }
+                Change::Field(at, term) => {
+                    if let CqlType::Udt(udt) = kind
+                        && let Some((field, kind)) = udt.fields.get(*at)
+                    {
+                        markers(term, &format!("{name}.{field}"), kind, None, &mut out);
+                    }
+                }
+                Change::Element(key, term) => match kind {
+                    CqlType::Map(of_key, of_value) => {
+                        markers(key, &format!("key({name})"), of_key, None, &mut out);
+                        markers(term, &format!("value({name})"), of_value, None, &mut out);
+                    }
+                    CqlType::List(inner) => {
+                        markers(key, &format!("idx({name})"), &CqlType::Int, None, &mut out);
+                        markers(term, &format!("value({name})"), inner, None, &mut out);
+                    }
+                    CqlType::Set(inner) => {
+                        markers(key, &format!("value({name})"), inner, None, &mut out);
+                    }
+                    _ => {}
+                },
+            }
+        }
+        out.extend(using_types(&self.using));
+        out
+    }
+
+    /// True when the rows that it changes must be read first: it names places of a list.
+    #[must_use]
+    pub fn needs_read(&self, schema: &Schema) -> bool {
+        self.changes.iter().any(|(place, change)| {
+            matches!(schema.columns()[*place].kind, CqlType::List(_))
+                && matches!(change, Change::Element(..) | Change::Subtract(_))
+        })
+    }
+
+    /// The keys (partition, clustering) of the rows that it writes, whole ones only.
+    ///
+    /// # Errors
+    /// A sentence for the client.
+    pub fn keys(
+        &self,
+        schema: &Schema,
+        binds: Binds<'_>,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+        let partitions = self.partitions(schema, binds)?;
+        let (prefixes, _) = self.clusterings(schema, binds)?;
+        let pairs = partitions
+            .iter()
+            .flat_map(|p| prefixes.iter().map(move |(c, _)| (p.clone(), c.clone())));
+        Ok(pairs.collect())
+    }
+
+    fn partitions(&self, schema: &Schema, binds: Binds<'_>) -> Result<Vec<Vec<u8>>, String> {
+        if self.kind != Kind::Insert {
+            let tests = self.wheres.bind(schema, binds)?;
+            return Ok(tests.partitions(schema)?.unwrap_or_default());
+        }
+        let mut values = Vec::new();
+        for place in 0..schema.partition_key().len() {
+            values.push(self.key_value(schema, place, binds)?);
+        }
+        if values.iter().any(|value| value.len() > usize::from(u16::MAX)) {
+            return Err("Key length of more than 65535 bytes".to_owned());
+        }
+        if values.len() == 1 && values[0].is_empty() {
+            return Err("Key may not be empty".to_owned());
+        }
+        Ok(vec![partition_bytes(&values)])
+    }
+
+    fn key_value(
+        &self,
+        schema: &Schema,
+        place: usize,
+        binds: Binds<'_>,
+    ) -> Result<Vec<u8>, String> {
+        let column = &schema.columns()[place];
+        let change = self.changes.iter().find(|(at, _)| *at == place);
+        let Some((_, Change::Set(term))) = change else {
+            return Err(format!("Some primary key parts are missing: {}", column.name));
+        };
+        match evaluate(term, &column.kind, binds)? {
+            Bound::Value(bytes) => Ok(bytes),
+            Bound::Null => {
+                Err(format!("Invalid null value in condition for column {}", column.name))
+            }
+            Bound::Unset => {
+                Err(format!("Invalid unset value in condition for column {}", column.name))
+            }
+        }
+    }
+
+    /// The rows that it writes in each partition: whole clustering keys, or (`false`) slices.
+    #[allow(clippy::type_complexity, reason = "(start, end) of each, and whether they are rows")]
+    fn clusterings(
+        &self,
+        schema: &Schema,
+        binds: Binds<'_>,
+    ) -> Result<(Vec<(Vec<u8>, Vec<u8>)>, bool), String> {
+        let key = schema.clustering_key();
+        if key.is_empty() || self.is_static_write(schema) {
+            // No clustering column is given: the head of the partition.
+            if self.wheres.restricts_clustering(schema) {
+                return Err("there are no clustering columns to restrict".to_owned());
+            }
+            return Ok((vec![(Vec::new(), Vec::new())], true));
+        }
+        if self.kind == Kind::Insert {
+            let mut bytes = Vec::new();
+            for (at, column) in key.iter().enumerate() {
+                let place = schema.partition_key().len() + at;
+                bytes.extend(component(column, &self.key_value(schema, place, binds)?));
+            }
+            return Ok((vec![(bytes.clone(), bytes)], true));
+        }
+        let tests = self.wheres.bind(schema, binds)?;
+        let slices = tests.slices(schema)?;
+        let whole = tests.names_rows(schema);
+        if !whole && (self.kind == Kind::Update || !self.changes.is_empty()) {
+            let names: Vec<&str> = key.iter().map(|column| column.name.as_str()).collect();
+            return Err(format!("Some clustering keys are missing: {}", names.join(", ")));
+        }
+        Ok((slices.into_iter().map(|slice| (slice.start, slice.end)).collect(), whole))
+    }
+
+    /// What to merge.
+    ///
+    /// # Errors
+    /// A sentence for the client.
+    pub fn mutations(
+        &self,
+        schema: &Schema,
+        binds: Binds<'_>,
+        moment: &Moment<'_>,
+    ) -> Result<Vec<Mutation>, String> {
+        let stamp = self.stamp(binds, moment)?;
+        let expiry = self.expiry(schema, binds, moment)?;
+        let (clusterings, whole) = self.clusterings(schema, binds)?;
+        let mut out = Vec::new();
+        for partition in self.partitions(schema, binds)? {
+            let mut mutation = Mutation { partition, rows: BTreeMap::new() };
+            for (start, end) in &clusterings {
+                if whole {
+                    let write = Write { schema, binds, moment, stamp, expiry };
+                    self.write_row(&write, &mut mutation, start)?;
+                } else if start.is_empty() && *end == [crate::cql::order::AFTER] {
+                    mutation.rows.entry(Vec::new()).or_default().delete(stamp);
+                } else {
+                    let range = RangeDeletion {
+                        start: start.clone().into(),
+                        end: end.clone().into(),
+                        stamp,
+                    };
+                    mutation.rows.entry(Vec::new()).or_default().delete_range(range);
+                }
+            }
+            mutation.rows.retain(|_, row| !row.is_blank());
+            out.push(mutation);
+        }
+        Ok(out)
+    }
+
+    fn stamp(&self, binds: Binds<'_>, moment: &Moment<'_>) -> Result<i64, String> {
+        let given = number(self.using.timestamp.as_ref(), &CqlType::Bigint, binds)?;
+        let stamp = given.unwrap_or(moment.stamp);
+        let now = i64::try_from(moment.now.0).unwrap_or(i64::MAX);
+        if stamp > now.saturating_add(MAX_AHEAD) {
+            return Err(format!(
+                "the timestamp {stamp} is more than a day in the future: nobody could delete it"
+            ));
+        }
+        if stamp == i64::MIN {
+            return Err("the timestamp is out of bounds".to_owned());
+        }
+        Ok(stamp)
+    }
+
+    fn expiry(
+        &self,
+        schema: &Schema,
+        binds: Binds<'_>,
+        moment: &Moment<'_>,
+    ) -> Result<Option<Expiry>, String> {
+        let given = number(self.using.ttl.as_ref(), &CqlType::Int, binds)?;
+        let ttl = given.unwrap_or(i64::from(schema.default_ttl_s));
+        if ttl < 0 {
+            return Err(format!("A TTL must be greater or equal to 0, but was {ttl}"));
+        }
+        if ttl > MAX_TTL_S {
+            return Err(format!("ttl is too large. requested ({ttl}) maximum ({MAX_TTL_S})"));
+        }
+        let ttl_s = u32::try_from(ttl).unwrap_or(0);
+        let at = WallMicros(moment.now.0.saturating_add(u64::from(ttl_s) * 1_000_000));
+        Ok((ttl_s > 0).then_some(Expiry { at, ttl_s }))
+    }
+
+    fn write_row(
+        &self,
+        write: &Write<'_>,
+        mutation: &mut Mutation,
+        clustering: &[u8],
+    ) -> Result<(), String> {
+        let schema = write.schema;
+        if self.kind == Kind::Delete && self.changes.is_empty() {
+            mutation.rows.entry(clustering.to_vec()).or_default().delete(write.stamp);
+            return Ok(());
+        }
+        if self.kind == Kind::Insert && !self.is_static_write(schema) {
+            let liveness = Liveness { stamp: write.stamp, expiry: write.expiry };
+            mutation.rows.entry(clustering.to_vec()).or_default().insert(liveness);
+        }
+        for (place, change) in &self.changes {
+            let column = &schema.columns()[*place];
+            let at = match column.role {
+                Role::Partition(_) | Role::Clustering { .. } => continue,
+                Role::Static => Vec::new(),
+                Role::Regular => clustering.to_vec(),
+            };
+            let key = (mutation.partition.clone(), clustering.to_vec());
+            let row = mutation.rows.entry(at).or_default();
+            write.change(self.kind, row, column, change, &key)?;
+        }
+        Ok(())
+    }
+}
+
+/// Bind markers of USING.
+fn using_types(using: &Using) -> Vec<MarkerType> {
+    let mut out = Vec::new();
+    let ttl = using.ttl.iter().map(|term| (term, "[ttl]", CqlType::Int));
+    let timestamp = using.timestamp.iter().map(|term| (term, "[timestamp]", CqlType::Bigint));
+    for (term, name, kind) in ttl.chain(timestamp) {
+        markers(term, name, &kind, None, &mut out);
+    }
+    out
+}
+
+fn number(term: Option<&Term>, kind: &CqlType, binds: Binds<'_>) -> Result<Option<i64>, String> {
+    let Some(term) = term else { return Ok(None) };
+    match evaluate(term, kind, binds)? {
+        Bound::Value(bytes) => match value::integer(&bytes) {
+            Some(number) => Ok(Some(number)),
+            None => Err("an empty value where a number must be".to_owned()),
+        },
+        Bound::Null | Bound::Unset => Ok(None),
+    }
+}
+
+fn place(schema: &Schema, table: &str, name: &str) -> Result<usize, String> {
+    schema.place(name).ok_or_else(|| format!("Undefined column name {name} in table {table}"))
+}
+
+/// What is subtracted from a map are keys.
+fn subtracted(kind: &CqlType) -> CqlType {
+    match kind {
+        CqlType::Map(key, _) => CqlType::Set(key.clone()),
+        other => other.clone(),
+    }
+}
+
+fn assignment(
+    schema: &Schema,
+    table: &str,
+    target: &Target,
+    term: &Term,
+) -> Result<(usize, Change), String> {
+    match target {
+        Target::Element(name, key) => {
+            let place = place(schema, table, name)?;
+            let kind = &schema.columns()[place].kind;
+            if !matches!(kind, CqlType::Map(..) | CqlType::List(_) | CqlType::Set(_)) {
+                return Err(format!("Invalid element of {name}, which is of type {kind}"));
+            }
+            if matches!(kind, CqlType::Set(_)) && *term != Term::Null {
+                return Err(format!("Invalid operation: {name} is a set"));
+            }
+            Ok((place, Change::Element(key.clone(), term.clone())))
+        }
+        Target::Field(name, field) => {
+            let place = place(schema, table, name)?;
+            let CqlType::Udt(udt) = &schema.columns()[place].kind else {
+                return Err(format!("{name} is no user type that is not frozen"));
+            };
+            let at = udt.fields.iter().position(|(own, _)| own == field);
+            let at = at.ok_or_else(|| format!("{} has no field {field}", udt.name))?;
+            Ok((place, Change::Field(at, term.clone())))
+        }
+        Target::Column(name) => {
+            let place = place(schema, table, name)?;
+            let column = &schema.columns()[place];
+            let own = |term: &Term| *term == Term::Column(name.clone());
+            let change = match term {
+                Term::Sum(left, right) if own(left) => Change::Append((**right).clone()),
+                Term::Sum(left, right) if own(right) => Change::Prepend((**left).clone()),
+                Term::Difference(left, right) if own(left) => Change::Subtract((**right).clone()),
+                other => return Ok((place, Change::Set(other.clone()))),
+            };
+            if !column.kind.is_collection() || !column.kind.is_multicell() {
+                return Err(format!(
+                    "Invalid operation for column {name} of type {}: only collections that are not \
+                     frozen, and counters, are added to",
+                    column.kind
+                ));
+            }
+            Ok((place, change))
+        }
+    }
+}
+
+/// One row being written.
+struct Write<'a> {
+    schema: &'a Schema,
+    binds: Binds<'a>,
+    moment: &'a Moment<'a>,
+    stamp: i64,
+    expiry: Option<Expiry>,
+}
+
+impl Write<'_> {
+    fn cell(&self, bytes: impl Into<Bytes>) -> Cell {
+        let content = Content::Value { bytes: bytes.into(), expiry: self.expiry };
+        Cell { stamp: self.stamp, content }
+    }
+
+    fn deleted(&self) -> Cell {
+        Cell { stamp: self.stamp, content: Content::Deleted }
+    }
+
+    fn change(
+        &self,
+        kind: Kind,
+        row: &mut Row,
+        column: &Column,
+        change: &Change,
+        key: &(Vec<u8>, Vec<u8>),
+    ) -> Result<(), String> {
+        let id = column.id;
+        match change {
+            Change::Set(term) => {
+                let bound = match kind {
+                    Kind::Delete => Bound::Null,
+                    Kind::Insert | Kind::Update => evaluate(term, &column.kind, self.binds)?,
+                };
+                match bound {
+                    Bound::Unset => {}
+                    Bound::Null if column.kind.is_multicell() => {
+                        row.delete_elements(id, self.stamp)
+                    }
+                    Bound::Null => row.write(id, self.deleted()),
+                    Bound::Value(bytes) if column.kind.is_multicell() => {
+                        row.delete_elements(id, self.stamp.saturating_sub(1));
+                        self.add(row, column, &bytes, false)?;
+                    }
+                    Bound::Value(bytes) => row.write(id, self.cell(bytes)),
+                }
+            }
+            Change::Append(term) | Change::Prepend(term) => {
+                let prepend = matches!(change, Change::Prepend(_));
+                if prepend && !matches!(column.kind, CqlType::List(_)) {
+                    return Err(format!(
+                        "only lists are prepended to, and {} is none",
+                        column.name
+                    ));
+                }
+                if let Bound::Value(bytes) = evaluate(term, &column.kind, self.binds)? {
+                    self.add(row, column, &bytes, prepend)?;
+                }
+            }
+            Change::Subtract(term) => {
+                let wanted = subtracted(&column.kind);
+                if let Bound::Value(bytes) = evaluate(term, &wanted, self.binds)? {
+                    self.subtract(row, column, &bytes, key);
+                }
+            }
+            Change::Field(at, term) => {
+                let CqlType::Udt(udt) = &column.kind else { return Ok(()) };
+                let Some((_, of_field)) = udt.fields.get(*at) else { return Ok(()) };
+                let cell = match evaluate(term, of_field, self.binds)? {
+                    Bound::Unset => return Ok(()),
+                    Bound::Null => self.deleted(),
+                    Bound::Value(bytes) => self.cell(bytes),
+                };
+                row.write_element(id, field_path(*at), cell);
+            }
+            Change::Element(at, term) => self.change_element(kind, row, column, at, term, key)?,
+        }
+        Ok(())
+    }
+
+    fn change_element(
+        &self,
+        kind: Kind,
+        row: &mut Row,
+        column: &Column,
+        at: &Term,
+        term: &Term,
+        key: &(Vec<u8>, Vec<u8>),
+    ) -> Result<(), String> {
+        let (of_key, of_value) = match &column.kind {
+            CqlType::Map(of_key, of_value) => ((**of_key).clone(), (**of_value).clone()),
+            CqlType::List(inner) => (CqlType::Int, (**inner).clone()),
+            CqlType::Set(inner) => ((**inner).clone(), (**inner).clone()),
+            _ => return Ok(()),
+        };
+        let Bound::Value(at) = evaluate(at, &of_key, self.binds)? else {
+            return Err(format!("Invalid null value for an element of {}", column.name));
+        };
+        let path: Bytes = if matches!(column.kind, CqlType::List(_)) {
+            let elements = self.list(column, key);
+            let index = value::integer(&at).and_then(|at| usize::try_from(at).ok());
+            match index.and_then(|index| elements.get(index)) {
+                Some((path, _)) => path.clone(),
+                None => {
+                    return Err(format!(
+                        "List index {} out of bound, list has size {}",
+                        value::integer(&at).unwrap_or(-1),
+                        elements.len()
+                    ));
+                }
+            }
+        } else {
+            at.into()
+        };
+        let bound = match kind {
+            Kind::Delete => Bound::Null,
+            Kind::Insert | Kind::Update => evaluate(term, &of_value, self.binds)?,
+        };
+        let cell = match bound {
+            Bound::Unset => return Ok(()),
+            Bound::Null => self.deleted(),
+            Bound::Value(bytes) => self.cell(bytes),
+        };
+        row.write_element(column.id, path, cell);
+        Ok(())
+    }
+
+    fn list(&self, column: &Column, key: &(Vec<u8>, Vec<u8>)) -> Vec<(Bytes, Bytes)> {
+        let Some((head, row)) = self.moment.current.get(key) else { return Vec::new() };
+        let reader = Reader { schema: self.schema, now: self.moment.now };
+        match column.role {
+            Role::Static => reader.list_elements(head, None, &[], column),
+            _ => reader.list_elements(row, Some(head), &key.1, column),
+        }
+    }
+
+    /// Writes the elements of a collection's value.
+    fn add(
+        &self,
+        row: &mut Row,
+        column: &Column,
+        bytes: &[u8],
+        prepend: bool,
+    ) -> Result<(), String> {
+        let wrong = || format!("the value for {} is not sound", column.name);
+        let id = column.id;
+        match &column.kind {
+            CqlType::Set(_) => {
+                for item in value::elements(bytes, 1).ok_or_else(wrong)? {
+                    row.write_element(id, item.to_vec().into(), self.cell(Bytes::new()));
+                }
+            }
+            CqlType::Map(..) => {
+                for pair in value::elements(bytes, 2).ok_or_else(wrong)?.chunks(2) {
+                    row.write_element(id, pair[0].to_vec().into(), self.cell(pair[1].to_vec()));
+                }
+            }
+            CqlType::List(_) => {
+                let items = value::elements(bytes, 1).ok_or_else(wrong)?;
+                for (at, item) in items.into_iter().enumerate() {
+                    row.write_element(id, self.list_path(at, prepend), self.cell(item.to_vec()));
+                }
+            }
+            CqlType::Udt(udt) => {
+                let fields = value::fields(bytes, udt.fields.len()).ok_or_else(wrong)?;
+                for (at, field) in fields.into_iter().enumerate() {
+                    if let Some(field) = field {
+                        row.write_element(id, field_path(at), self.cell(field.to_vec()));
+                    }
+                }
+            }
+            _ => return Err(wrong()),
+        }
+        Ok(())
+    }
+
+    /// The place of a new element of a list: after all that were appended before this moment, or
+    /// before all that were prepended; random bits keep two writers of one moment apart.
+    fn list_path(&self, at: usize, prepend: bool) -> Bytes {
+        const MIDDLE: u64 = 1 << 63;
+        let now = self.moment.now.0.min(MIDDLE - 1);
+        let time = if prepend { MIDDLE - 1 - now } else { MIDDLE + now };
+        let random = self.binds.now.uuid();
+        let mut path = time.to_be_bytes().to_vec();
+        path.extend_from_slice(&u32::try_from(at).unwrap_or(u32::MAX).to_be_bytes());
+        path.extend_from_slice(&random[..4]);
+        path.into()
+    }
+
+    fn subtract(&self, row: &mut Row, column: &Column, bytes: &[u8], key: &(Vec<u8>, Vec<u8>)) {
+        let items = value::elements(bytes, 1).unwrap_or_default();
+        if matches!(column.kind, CqlType::List(_)) {
+            for (path, own) in self.list(column, key) {
+                if items.contains(&&own[..]) {
+                    row.write_element(column.id, path, self.deleted());
+                }
+            }
+            return;
+        }
+        for item in items {
+            row.write_element(column.id, item.to_vec().into(), self.deleted());
+        }
+    }
+}

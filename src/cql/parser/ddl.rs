@@ -1,0 +1,239 @@
+//! CREATE, ALTER, DROP.
+
+use super::{Parse, Parser};
+use crate::cql::ast::{AlterTable, AlterType, ColumnDef, CreateTable, Statement};
+use crate::cql::types::RawType;
+
+const VIEWS: &str = "Materialized views are disabled: write a second table in the same batch";
+const FUNCTIONS: &str = "User-defined functions are disabled: compute in the application";
+const ROLES: &str = "roles and permissions are not supported yet";
+const INDEXES: &str = "Secondary indexes are not supported yet: make a table keyed by that column";
+const TRIGGERS: &str = "Triggers are not supported: write to both tables in the application";
+
+impl Parser<'_> {
+    /// What is refused, whichever verb stands before it.
+    fn refused(&mut self) -> Option<Statement> {
+        let why = match self.word_ahead(0)? {
+            "materialized" => VIEWS,
+            "function" | "aggregate" | "or" => FUNCTIONS,
+            "role" | "user" | "identity" => ROLES,
+            "index" | "custom" => INDEXES,
+            "trigger" => TRIGGERS,
+            _ => return None,
+        };
+        Some(self.refuse(why))
+    }
+
+    pub(super) fn create(&mut self) -> Parse<Statement> {
+        self.word("create")?;
+        if let Some(refused) = self.refused() {
+            return Ok(refused);
+        }
+        if self.skip_word("keyspace") || self.skip_word("schema") {
+            let if_not_exists = self.if_not_exists();
+            let name = self.name()?;
+            self.word("with")?;
+            let properties = self.properties()?;
+            return Ok(Statement::CreateKeyspace { name, if_not_exists, properties });
+        }
+        if self.skip_word("table") || self.skip_word("columnfamily") {
+            return self.create_table();
+        }
+        if self.skip_word("type") {
+            let if_not_exists = self.if_not_exists();
+            let name = self.full_name()?;
+            let fields = self.list(("(", ")"), Self::field)?;
+            return Ok(Statement::CreateType { name, if_not_exists, fields });
+        }
+        Err(self.unexpected("KEYSPACE, TABLE or TYPE"))
+    }
+
+    fn field(&mut self) -> Parse<(String, RawType)> {
+        Ok((self.name()?, self.raw_type()?))
+    }
+
+    fn create_table(&mut self) -> Parse<Statement> {
+        let if_not_exists = self.if_not_exists();
+        let mut table = CreateTable {
+            table: self.full_name()?,
+            if_not_exists,
+            columns: Vec::new(),
+            partition_key: Vec::new(),
+            clustering: Vec::new(),
+            order: Vec::new(),
+            properties: Vec::new(),
+            compact_storage: false,
+        };
+        self.sign("(")?;
+        loop {
+            if self.is_words(&["primary", "key"]) {
+                self.primary_key(&mut table)?;
+            } else {
+                let column = self.column_def()?;
+                if self.skip_words(&["primary", "key"]) {
+                    self.one_key(&table)?;
+                    table.partition_key.push(column.name.clone());
+                }
+                table.columns.push(column);
+            }
+            // A comma may stand before the end.
+            if !self.skip(",") || self.is_sign(")") {
+                break;
+            }
+        }
+        if !self.skip(")") {
+            return Err(self.unexpected("',' or ')'"));
+        }
+        if self.skip_word("with") {
+            loop {
+                self.table_option(&mut table)?;
+                if !self.skip_word("and") {
+                    break;
+                }
+            }
+        }
+        Ok(Statement::CreateTable(table))
+    }
+
+    fn one_key(&self, table: &CreateTable) -> Parse<()> {
+        if table.partition_key.is_empty() {
+            return Ok(());
+        }
+        Err(self.error("Multiple PRIMARY KEYs specified (exactly one required)"))
+    }
+
+    fn column_def(&mut self) -> Parse<ColumnDef> {
+        let (name, kind) = self.field()?;
+        Ok(ColumnDef { name, kind, is_static: self.skip_word("static") })
+    }
+
+    fn primary_key(&mut self, table: &mut CreateTable) -> Parse<()> {
+        self.one_key(table)?;
+        self.word("primary")?;
+        self.word("key")?;
+        self.sign("(")?;
+        if self.is_sign("(") {
+            table.partition_key = self.list(("(", ")"), Self::name)?;
+        } else {
+            table.partition_key.push(self.name()?);
+        }
+        while self.skip(",") {
+            let column = self.name()?;
+            table.clustering.push(column);
+        }
+        self.sign(")")
+    }
+
+    fn table_option(&mut self, table: &mut CreateTable) -> Parse<()> {
+        if self.skip_words(&["compact", "storage"]) {
+            table.compact_storage = true;
+        } else if self.skip_words(&["clustering", "order", "by"]) {
+            table.order = self.list(("(", ")"), Self::ordering)?;
+        } else {
+            let property = self.property()?;
+            table.properties.push(property);
+        }
+        Ok(())
+    }
+
+    pub(super) fn alter(&mut self) -> Parse<Statement> {
+        self.word("alter")?;
+        if let Some(refused) = self.refused() {
+            return Ok(refused);
+        }
+        if self.skip_word("keyspace") || self.skip_word("schema") {
+            let if_exists = self.if_exists();
+            let name = self.name()?;
+            self.word("with")?;
+            let properties = self.properties()?;
+            return Ok(Statement::AlterKeyspace { name, if_exists, properties });
+        }
+        if self.skip_word("table") || self.skip_word("columnfamily") {
+            let if_exists = self.if_exists();
+            let table = self.full_name()?;
+            let change = self.alter_table()?;
+            return Ok(Statement::AlterTable { table, if_exists, change });
+        }
+        if self.skip_word("type") {
+            let if_exists = self.if_exists();
+            let name = self.full_name()?;
+            let change = if self.skip_word("add") {
+                let _ = self.if_not_exists();
+                AlterType::Add(self.separated(Self::field)?)
+            } else if self.skip_word("rename") {
+                let _ = self.if_exists();
+                AlterType::Rename(self.renames()?)
+            } else {
+                return Err(self.unexpected("ADD or RENAME"));
+            };
+            return Ok(Statement::AlterType { name, if_exists, change });
+        }
+        Err(self.unexpected("KEYSPACE, TABLE or TYPE"))
+    }
+
+    fn renames(&mut self) -> Parse<Vec<(String, String)>> {
+        let mut out = Vec::new();
+        loop {
+            let old = self.name()?;
+            self.word("to")?;
+            out.push((old, self.name()?));
+            if !self.skip_word("and") {
+                return Ok(out);
+            }
+        }
+    }
+
+    fn alter_table(&mut self) -> Parse<AlterTable> {
+        if self.skip_word("add") {
+            let _ = self.if_not_exists();
+            if self.is_sign("(") {
+                return Ok(AlterTable::Add(self.list(("(", ")"), Self::column_def)?));
+            }
+            return Ok(AlterTable::Add(self.separated(Self::column_def)?));
+        }
+        if self.skip_word("drop") {
+            let _ = self.if_exists();
+            if self.is_words(&["compact", "storage"]) {
+                return Err(self.error("no table here has COMPACT STORAGE"));
+            }
+            if self.is_sign("(") {
+                return Ok(AlterTable::Drop(self.list(("(", ")"), Self::name)?));
+            }
+            return Ok(AlterTable::Drop(self.separated(Self::name)?));
+        }
+        if self.skip_word("rename") {
+            let _ = self.if_exists();
+            return Ok(AlterTable::Rename(self.renames()?));
+        }
+        if self.skip_word("with") {
+            return Ok(AlterTable::With(self.properties()?));
+        }
+        if self.skip_word("alter") {
+            self.name()?;
+            self.word("type")?;
+            self.raw_type()?;
+            return Ok(AlterTable::Retype);
+        }
+        Err(self.unexpected("ADD, DROP, RENAME or WITH"))
+    }
+
+    pub(super) fn drop_statement(&mut self) -> Parse<Statement> {
+        self.word("drop")?;
+        if let Some(refused) = self.refused() {
+            return Ok(refused);
+        }
+        if self.skip_word("keyspace") || self.skip_word("schema") {
+            let if_exists = self.if_exists();
+            return Ok(Statement::DropKeyspace { name: self.name()?, if_exists });
+        }
+        if self.skip_word("table") || self.skip_word("columnfamily") {
+            let if_exists = self.if_exists();
+            return Ok(Statement::DropTable { table: self.full_name()?, if_exists });
+        }
+        if self.skip_word("type") {
+            let if_exists = self.if_exists();
+            return Ok(Statement::DropType { name: self.full_name()?, if_exists });
+        }
+        Err(self.unexpected("KEYSPACE, TABLE or TYPE"))
+    }
+}

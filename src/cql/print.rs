@@ -1,0 +1,359 @@
+//! The syntax tree as text that parses to the same tree.
+
+use std::fmt::{self, Display, Formatter};
+
+use crate::cql::ast::*;
+use crate::cql::types::quote;
+use crate::cql::value::{blob_text, uuid_text};
+
+fn text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+fn join<T: Display>(items: &[T], between: &str) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(between)
+}
+
+fn names(names: &[String]) -> String {
+    names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(", ")
+}
+
+impl Display for Name {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(keyspace) = &self.keyspace {
+            write!(f, "{}.", quote(keyspace))?;
+        }
+        f.write_str(&quote(&self.name))
+    }
+}
+
+impl Display for Term {
+    /// A bind marker prints as `?`, whatever its name was.
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Integer(text) | Self::Float(text) | Self::Duration(text) => f.write_str(text),
+            Self::Text(plain) => f.write_str(&text(plain)),
+            Self::Boolean(value) => write!(f, "{value}"),
+            Self::Uuid(uuid) => f.write_str(&uuid_text(uuid)),
+            Self::Blob(bytes) => f.write_str(&blob_text(bytes)),
+            Self::Bind(_) => f.write_str("?"),
+            Self::List(items) => write!(f, "[{}]", join(items, ", ")),
+            Self::Set(items) => write!(f, "{{{}}}", join(items, ", ")),
+            Self::Tuple(items) => write!(f, "({})", join(items, ", ")),
+            Self::Map(pairs) => {
+                let pairs: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}: {v}")).collect();
+                write!(f, "{{{}}}", pairs.join(", "))
+            }
+            Self::Udt(fields) => {
+                let fields: Vec<String> = fields
+                    .iter()
+                    .map(|(name, value)| format!("{}: {value}", quote(name)))
+                    .collect();
+                write!(f, "{{{}}}", fields.join(", "))
+            }
+            Self::Function(name, arguments) => write!(f, "{name}({})", join(arguments, ", ")),
+            Self::Cast(kind, term) => write!(f, "({kind}) {term}"),
+            Self::Sum(left, right) => write!(f, "{left} + {right}"),
+            Self::Difference(left, right) => write!(f, "{left} - {right}"),
+            Self::Column(name) => f.write_str(&quote(name)),
+        }
+    }
+}
+
+impl Display for Operator {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Equal => "=",
+            Self::NotEqual => "!=",
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
+        })
+    }
+}
+
+impl Display for InValues {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Terms(terms) => write!(f, "({})", join(terms, ", ")),
+            Self::Bind(_) => f.write_str("?"),
+        }
+    }
+}
+
+impl Display for Relation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Column { column, operator, value } => {
+                write!(f, "{} {operator} {value}", quote(column))
+            }
+            Self::In { column, values } => write!(f, "{} IN {values}", quote(column)),
+            Self::Token { columns, operator, value } => {
+                write!(f, "token({}) {operator} {value}", names(columns))
+            }
+            Self::Multi { columns, operator, value } => {
+                write!(f, "({}) {operator} {value}", names(columns))
+            }
+            Self::MultiIn { columns, values } => write!(f, "({}) IN {values}", names(columns)),
+            Self::Contains { column, value } => write!(f, "{} CONTAINS {value}", quote(column)),
+            Self::ContainsKey { column, value } => {
+                write!(f, "{} CONTAINS KEY {value}", quote(column))
+            }
+            Self::Element { column, key, operator, value } => {
+                write!(f, "{}[{key}] {operator} {value}", quote(column))
+            }
+        }
+    }
+}
+
+impl Display for Selector {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Column(name) => f.write_str(&quote(name)),
+            Self::CountAll => f.write_str("count(*)"),
+            Self::WriteTime(column) => write!(f, "writetime({})", quote(column)),
+            Self::Ttl(column) => write!(f, "ttl({})", quote(column)),
+            Self::Function(name, arguments) => write!(f, "{name}({})", join(arguments, ", ")),
+            Self::Cast(inner, kind) => write!(f, "cast({inner} AS {kind})"),
+            Self::Field(inner, name) => write!(f, "{inner}.{}", quote(name)),
+            Self::Element(inner, key) => write!(f, "{inner}[{key}]"),
+            Self::Literal(term) => write!(f, "{term}"),
+        }
+    }
+}
+
+impl Display for SelectItem {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.selector)?;
+        match &self.alias {
+            Some(alias) => write!(f, " AS {}", quote(alias)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Display for Select {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("SELECT ")?;
+        if self.json {
+            f.write_str("JSON ")?;
+        }
+        if self.distinct {
+            f.write_str("DISTINCT ")?;
+        }
+        if self.items.is_empty() {
+            f.write_str("*")?;
+        }
+        write!(f, "{} FROM {}", join(&self.items, ", "), self.table)?;
+        if !self.relations.is_empty() {
+            write!(f, " WHERE {}", join(&self.relations, " AND "))?;
+        }
+        if !self.group_by.is_empty() {
+            write!(f, " GROUP BY {}", names(&self.group_by))?;
+        }
+        if !self.order_by.is_empty() {
+            write!(f, " ORDER BY {}", orderings(&self.order_by))?;
+        }
+        if let Some(limit) = &self.per_partition_limit {
+            write!(f, " PER PARTITION LIMIT {limit}")?;
+        }
+        if let Some(limit) = &self.limit {
+            write!(f, " LIMIT {limit}")?;
+        }
+        if self.allow_filtering { f.write_str(" ALLOW FILTERING") } else { Ok(()) }
+    }
+}
+
+fn orderings(order: &[(String, bool)]) -> String {
+    let one = |(name, descending): &(String, bool)| {
+        format!("{} {}", quote(name), if *descending { "DESC" } else { "ASC" })
+    };
+    order.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+impl Display for Using {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let ttl = self.ttl.iter().map(|ttl| format!("TTL {ttl}"));
+        let timestamp = self.timestamp.iter().map(|stamp| format!("TIMESTAMP {stamp}"));
+        let both: Vec<String> = ttl.chain(timestamp).collect();
+        if both.is_empty() { Ok(()) } else { write!(f, " USING {}", both.join(" AND ")) }
+    }
+}
+
+impl Display for Target {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Column(name) => f.write_str(&quote(name)),
+            Self::Element(name, key) => write!(f, "{}[{key}]", quote(name)),
+            Self::Field(name, field) => write!(f, "{}.{}", quote(name), quote(field)),
+        }
+    }
+}
+
+impl Display for Conditions {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => Ok(()),
+            Self::Exists => f.write_str(" IF EXISTS"),
+            Self::NotExists => f.write_str(" IF NOT EXISTS"),
+            Self::All(all) => {
+                let one = |(target, test): &(Target, Test)| match test {
+                    Test::Compare(operator, term) => format!("{target} {operator} {term}"),
+                    Test::In(values) => format!("{target} IN {values}"),
+                };
+                write!(f, " IF {}", all.iter().map(one).collect::<Vec<_>>().join(" AND "))
+            }
+        }
+    }
+}
+
+fn with(f: &mut Formatter<'_>, options: &[String]) -> fmt::Result {
+    if options.is_empty() { Ok(()) } else { write!(f, " WITH {}", options.join(" AND ")) }
+}
+
+fn properties(all: &[(String, Property)]) -> Vec<String> {
+    let one = |(name, value): &(String, Property)| match value {
+        Property::Simple(simple) => format!("{} = {}", quote(name), text(simple)),
+        Property::Map(pairs) => {
+            let pairs: Vec<String> = pairs
+                .iter()
+                .map(|(key, value)| format!("{}: {}", text(key), text(value)))
+                .collect();
+            format!("{} = {{{}}}", quote(name), pairs.join(", "))
+        }
+    };
+    all.iter().map(one).collect()
+}
+
+fn fields<T: Display>(fields: &[(String, T)]) -> String {
+    let one = |(name, kind): &(String, T)| format!("{} {kind}", quote(name));
+    fields.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+fn renames(all: &[(String, String)]) -> String {
+    let one = |(old, new): &(String, String)| format!("{} TO {}", quote(old), quote(new));
+    all.iter().map(one).collect::<Vec<_>>().join(" AND ")
+}
+
+impl Display for ColumnDef {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", quote(&self.name), self.kind)?;
+        if self.is_static { f.write_str(" STATIC") } else { Ok(()) }
+    }
+}
+
+impl Display for CreateTable {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let exists = if self.if_not_exists { "IF NOT EXISTS " } else { "" };
+        write!(f, "CREATE TABLE {exists}{} ({}", self.table, join(&self.columns, ", "))?;
+        if !self.partition_key.is_empty() {
+            write!(f, ", PRIMARY KEY (({})", names(&self.partition_key))?;
+            for column in &self.clustering {
+                write!(f, ", {}", quote(column))?;
+            }
+            f.write_str(")")?;
+        }
+        f.write_str(")")?;
+        let mut options = properties(&self.properties);
+        if !self.order.is_empty() {
+            options.push(format!("CLUSTERING ORDER BY ({})", orderings(&self.order)));
+        }
+        if self.compact_storage {
+            options.push("COMPACT STORAGE".to_owned());
+        }
+        with(f, &options)
+    }
+}
+
+impl Display for Statement {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let exists = |if_exists: bool| if if_exists { "IF EXISTS " } else { "" };
+        let absent = |absent: bool| if absent { "IF NOT EXISTS " } else { "" };
+        match self {
+            Self::Select(select) => write!(f, "{select}"),
+            Self::Insert(i) => write!(
+                f,
+                "INSERT INTO {} ({}) VALUES ({}){}{}",
+                i.table,
+                names(&i.columns),
+                join(&i.values, ", "),
+                i.conditions,
+                i.using
+            ),
+            Self::Update(u) => {
+                let set = |(target, term): &(Target, Term)| format!("{target} = {term}");
+                let sets = u.assignments.iter().map(set).collect::<Vec<_>>().join(", ");
+                let relations = join(&u.relations, " AND ");
+                write!(
+                    f,
+                    "UPDATE {}{} SET {sets} WHERE {relations}{}",
+                    u.table, u.using, u.conditions
+                )
+            }
+            Self::Delete(d) => {
+                let gap = if d.targets.is_empty() { "" } else { " " };
+                let (targets, relations) = (join(&d.targets, ", "), join(&d.relations, " AND "));
+                write!(
+                    f,
+                    "DELETE {targets}{gap}FROM {}{} WHERE {relations}{}",
+                    d.table, d.using, d.conditions
+                )
+            }
+            Self::Batch(b) => {
+                let kind = match b.kind {
+                    BatchKind::Logged => "",
+                    BatchKind::Unlogged => "UNLOGGED ",
+                    BatchKind::Counter => "COUNTER ",
+                };
+                write!(f, "BEGIN {kind}BATCH{} ", b.using)?;
+                b.statements.iter().try_for_each(|statement| write!(f, "{statement}; "))?;
+                f.write_str("APPLY BATCH")
+            }
+            Self::Use(keyspace) => write!(f, "USE {}", quote(keyspace)),
+            Self::Truncate(table) => write!(f, "TRUNCATE {table}"),
+            Self::CreateKeyspace { name, if_not_exists, properties: given } => {
+                write!(f, "CREATE KEYSPACE {}{}", absent(*if_not_exists), quote(name))?;
+                with(f, &properties(given))
+            }
+            Self::AlterKeyspace { name, if_exists, properties: given } => {
+                write!(f, "ALTER KEYSPACE {}{}", exists(*if_exists), quote(name))?;
+                with(f, &properties(given))
+            }
+            Self::DropKeyspace { name, if_exists } => {
+                write!(f, "DROP KEYSPACE {}{}", exists(*if_exists), quote(name))
+            }
+            Self::CreateTable(table) => write!(f, "{table}"),
+            Self::AlterTable { table, if_exists, change } => {
+                write!(f, "ALTER TABLE {}{table} ", exists(*if_exists))?;
+                match change {
+                    AlterTable::Add(columns) => write!(f, "ADD ({})", join(columns, ", ")),
+                    AlterTable::Drop(columns) => write!(f, "DROP ({})", names(columns)),
+                    AlterTable::Rename(all) => write!(f, "RENAME {}", renames(all)),
+                    AlterTable::With(given) => {
+                        write!(f, "WITH {}", properties(given).join(" AND "))
+                    }
+                    AlterTable::Retype => f.write_str("ALTER c TYPE int"),
+                }
+            }
+            Self::DropTable { table, if_exists } => {
+                write!(f, "DROP TABLE {}{table}", exists(*if_exists))
+            }
+            Self::CreateType { name, if_not_exists, fields: given } => {
+                write!(f, "CREATE TYPE {}{name} ({})", absent(*if_not_exists), fields(given))
+            }
+            Self::AlterType { name, if_exists, change } => {
+                write!(f, "ALTER TYPE {}{name} ", exists(*if_exists))?;
+                match change {
+                    AlterType::Add(given) => write!(f, "ADD {}", fields(given)),
+                    AlterType::Rename(all) => write!(f, "RENAME {}", renames(all)),
+                }
+            }
+            Self::DropType { name, if_exists } => {
+                write!(f, "DROP TYPE {}{name}", exists(*if_exists))
+            }
+            Self::Refused(_) => f.write_str("LIST ROLES"),
+        }
+    }
+}
