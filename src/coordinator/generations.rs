@@ -6,7 +6,7 @@ use crate::coordinator::plan::Plan;
 use crate::net::messages::{Apply, Read, Want};
 use crate::net::purge::{PurgeAction, PurgeRequest};
 use crate::net::{CallError, Refusal, Request, Response};
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::types::{Generation, Hlc, Key, NodeId};
 
 use bytes::Bytes;
@@ -31,7 +31,7 @@ impl Inner {
         node: NodeId,
         generation: Generation,
     ) {
-        let partition = self.cluster.state().ring().partition_of(token_of(key.as_bytes()));
+        let partition = self.cluster.state().ring().partition_of(token_in(plan.table.id, key));
         let (table, what) = (plan.table.id, PurgeAction::Advance { generation });
         let request = Request::Purge(PurgeRequest { table, partition, what });
         let answer = self.peers.call_at(plan.epoch, node, request, plan.deadline).await;

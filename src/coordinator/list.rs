@@ -19,12 +19,13 @@ use futures_util::future::join_all;
 
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::{Reading, Stop, by_node};
-use crate::coordinator::{Fate, Inner, ListOp, ListPage, ListedKey, OpError};
+use crate::coordinator::{Fate, Inner, ListOp, ListPage, ListedKey, OpError, ScanOp, ScanPage};
+use crate::meta::Table;
 use crate::net::messages::{PageRequest, Row, Want};
 use crate::net::{CallError, Request, Response};
 use crate::record::{self, Record};
 use crate::ring::token_of;
-use crate::types::{Digest, Key, Mono, NodeId, PartitionId, Token};
+use crate::types::{Consistency, Digest, Key, Mono, NodeId, PartitionId, Token};
 
 type Position = (Token, Key);
 
@@ -50,10 +51,18 @@ pub(super) async fn list(inner: &Arc<Inner>, op: &ListOp) -> Result<ListPage, Op
     let map = inner.cluster.state().ring().map();
     let mut bytes = 0;
     let mut after = op.after.clone();
+    let ask = Ask {
+        table: op.table.clone(),
+        before: None,
+        prefix: op.prefix.clone(),
+        rows: PAGE,
+        level: op.level,
+        timeout: op.timeout,
+    };
     let first = after.as_ref().map_or(PartitionId(0), |(token, _)| map.partition_of(*token));
     for partition in map.partitions().skip(first.0 as usize) {
         loop {
-            let part = partition_page(inner, op, partition, after.clone(), started).await?;
+            let part = partition_page(inner, &ask, partition, after.clone(), started).await?;
             for (position, record, size) in part.rows {
                 let live = record.view(now).versions.len();
                 after = Some(position.clone());
@@ -90,6 +99,51 @@ pub(super) async fn list(inner: &Arc<Inner>, op: &ListOp) -> Result<ListPage, Op
     Ok(out)
 }
 
+/// Reads stored rows for a door that knows what they mean.
+pub(super) async fn scan(inner: &Arc<Inner>, op: &ScanOp) -> Result<ScanPage, OpError> {
+    let (started, now) = (inner.env.mono(), inner.env.wall());
+    let mut out = ScanPage { rows: Vec::new(), now, next: None };
+    let limit = op.limit.max(1);
+    let map = inner.cluster.state().ring().map();
+    let ask = Ask {
+        table: op.table.clone(),
+        before: op.before.clone(),
+        prefix: Bytes::new(),
+        rows: limit.min(PAGE),
+        level: op.level,
+        timeout: op.timeout,
+    };
+    let mut after = op.after.clone();
+    let mut bytes = 0;
+    let first = after.as_ref().map_or(PartitionId(0), |(token, _)| map.partition_of(*token));
+    let last =
+        op.before.as_ref().map_or(PartitionId(map.q() - 1), |(token, _)| map.partition_of(*token));
+    for partition in map.partitions().take(last.0 as usize + 1).skip(first.0 as usize) {
+        loop {
+            let part = partition_page(inner, &ask, partition, after.clone(), started).await?;
+            let whole = part.next.is_none();
+            for (position, record, size) in part.rows {
+                after = Some(position.clone());
+                bytes += size;
+                out.rows.push((position.0, position.1, record));
+            }
+            if let Some(next) = part.next {
+                after = Some(next);
+            }
+            let full = out.rows.len() >= limit as usize || bytes >= MAX_LISTED_BYTES;
+            let late = inner.env.mono().since(started) * 2 > op.timeout;
+            if (full || late) && !(whole && partition == last) {
+                out.next = after;
+                return Ok(out);
+            }
+            if whole {
+                break;
+            }
+        }
+    }
+    Ok(out)
+}
+
 /// The place before every key of `token` and later, as one after which a listing can go on: the
 /// least key there is, unless that one is really there.
 fn first_place(token: Token) -> Option<Position> {
@@ -112,9 +166,20 @@ struct Shown {
     next: Option<Position>,
 }
 
+/// What is asked of each partition of the ring.
+struct Ask {
+    table: Arc<Table>,
+    before: Option<Position>,
+    prefix: Bytes,
+    /// Rows at a time.
+    rows: u32,
+    level: Consistency,
+    timeout: Duration,
+}
+
 async fn partition_page(
     inner: &Arc<Inner>,
-    op: &ListOp,
+    op: &Ask,
     partition: PartitionId,
     after: Option<Position>,
     started: Mono,
@@ -133,8 +198,9 @@ async fn partition_page(
             table: op.table.id,
             partition,
             after: after.clone(),
+            before: op.before.clone(),
             prefix: op.prefix.clone(),
-            limit: PAGE,
+            limit: op.rows,
             want: Want::Record,
             refill: false,
         };
@@ -245,7 +311,7 @@ fn too_few(
 /// Merges what the replicas showed, up to where the shortest page ends.
 async fn combine(
     inner: &Arc<Inner>,
-    op: &ListOp,
+    op: &Ask,
     request: &PageRequest,
     started: Mono,
     shown: &BTreeMap<NodeId, Shown>,

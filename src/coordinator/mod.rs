@@ -21,6 +21,7 @@ mod lwt;
 mod ops;
 mod plan;
 mod read;
+mod rows;
 mod stand_in;
 mod write;
 
@@ -34,7 +35,7 @@ use crate::meta::Table;
 use crate::net::Peers;
 use crate::plants::{Plant, planted};
 use crate::repair::hints::HintStore;
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::types::{Key, NodeId, OpId};
 
 pub use crate::types::PartitionDigest;
@@ -43,7 +44,7 @@ use latency::Latencies;
 pub use lwt::{LwtCounters, Told};
 pub use ops::{
     Condition, Fate, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt,
-    ReplicaReceipt, StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
+    ReplicaReceipt, RowsOp, ScanOp, ScanPage, StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 
 /// Counts of what a coordinator has done; for `/metrics`.
@@ -239,11 +240,43 @@ impl Coordinator {
         list::list(&self.inner, &op).await
     }
 
+    /// Reads stored rows in (token, key) order, for a door that knows what they mean.
+    ///
+    /// # Errors
+    /// See [`OpError`].
+    pub async fn scan(&self, op: ScanOp) -> Result<ScanPage, OpError> {
+        let _under_way = self.admit()?;
+        self.inner.counters.reads.fetch_add(1, Ordering::Relaxed);
+        list::scan(&self.inner, &op).await
+    }
+
+    /// Merges rows of one partition in. Goes on if the returned future is dropped.
+    ///
+    /// # Errors
+    /// See [`OpError`].
+    pub async fn write_rows(&self, op: RowsOp) -> Result<(), OpError> {
+        let under_way = self.admit()?;
+        self.inner.counters.writes.fetch_add(1, Ordering::Relaxed);
+        let (inner, owed) = (self.inner.clone(), self.inner.hints.owe());
+        let drive = async move {
+            let _guards = (under_way, owed);
+            rows::write(&inner, &op).await
+        };
+        let driven = self.inner.env.run("write-rows", drive);
+        driven.await.unwrap_or(Err(OpError::Stopped))
+    }
+
+    /// A stamp for rows, in microseconds: above every stamp that this node has given or seen.
+    #[must_use]
+    pub fn row_stamp(&self) -> u64 {
+        self.inner.peers.stamps().clock.tick().0
+    }
+
     /// Where a key lives, by this node's present epoch.
     #[must_use]
     pub fn locate(&self, table: &Table, key: &Key) -> Whereabouts {
         let state = self.inner.cluster.state();
-        let token = token_of(key.as_bytes());
+        let token = token_in(table.id, key);
         let partition = state.ring().partition_of(token);
         let placement = state.ring().placement(&table.settings.replication);
         Whereabouts {

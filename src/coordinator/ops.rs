@@ -158,6 +158,47 @@ pub struct ListPage {
     pub next: Option<(Token, Key)>,
 }
 
+/// Read stored rows in (token, key) order, whatever they hold.
+#[derive(Clone, Debug)]
+pub struct ScanOp {
+    /// The table.
+    pub table: Arc<Table>,
+    /// Only rows strictly after this place.
+    pub after: Option<(Token, Key)>,
+    /// Only rows strictly before this place.
+    pub before: Option<(Token, Key)>,
+    /// About so many rows. The page may be shorter though more exist; see [`ScanPage::next`].
+    pub limit: u32,
+    /// How many replicas of each partition must answer.
+    pub level: Consistency,
+    /// Time until the operation gives up.
+    pub timeout: Duration,
+}
+
+/// A page of a scan.
+#[derive(Clone, Debug)]
+pub struct ScanPage {
+    /// Rows in order: token, key, merged record.
+    pub rows: Vec<(Token, Key, Record)>,
+    /// The operation's one "now".
+    pub now: WallMicros,
+    /// Where the next page begins (strictly after); `None` at the end.
+    pub next: Option<(Token, Key)>,
+}
+
+/// Merge rows of one partition into what the replicas hold.
+#[derive(Clone, Debug)]
+pub struct RowsOp {
+    /// The table, which holds rows.
+    pub table: Arc<Table>,
+    /// The rows by key, ascending; all of one partition, at least one.
+    pub rows: Vec<(Key, Record)>,
+    /// How many replicas must hold them before the answer.
+    pub level: Consistency,
+    /// Time until the operation gives up.
+    pub timeout: Duration,
+}
+
 /// Where a key lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whereabouts {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::coordinator::{Inner, OpError};
 use crate::meta::Table;
 use crate::quorum::{LevelError, ReplicaInfo, Requirement};
-use crate::ring::{RingSnapshot, token_of};
+use crate::ring::{RingSnapshot, token_in};
 use crate::types::{Consistency, Epoch, Key, Mono, NodeId, PartitionId};
 
 /// Which of a partition's replica sets an operation is about.
@@ -76,7 +76,7 @@ impl Inner {
         started: Mono,
         timeout: Duration,
     ) -> Result<Plan, OpError> {
-        let token = token_of(key.as_bytes());
+        let token = token_in(table.id, key);
         let state = self.cluster.state();
         let partition = state.ring().partition_of(token);
         self.plan_partition(purpose, table, partition, level, started, timeout)

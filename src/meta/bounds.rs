@@ -4,6 +4,9 @@
 //! Part of applying an entry, so every node judges alike: a bound may be raised, by all nodes
 //! together, and never lowered.
 
+use crate::cql::schema::Schema;
+use crate::meta::keyspace;
+use crate::meta::table::is_quoted_name;
 use crate::meta::{Command, Founder, NotDone, TableName, TableSettings};
 use crate::ring::Replication;
 use crate::types::Addresses;
@@ -53,7 +56,11 @@ fn check_table(name: &TableName) -> Result<(), NotDone> {
 }
 
 fn check_settings(settings: &TableSettings) -> Result<(), NotDone> {
-    let Replication::NetworkTopology { factors } = &settings.replication else { return Ok(()) };
+    check_replication(&settings.replication)
+}
+
+fn check_replication(replication: &Replication) -> Result<(), NotDone> {
+    let Replication::NetworkTopology { factors } = replication else { return Ok(()) };
     if factors.len() > MAX_DATACENTERS {
         return Err(refuse(format!(
             "{} datacentres, {MAX_DATACENTERS} are allowed",
@@ -61,6 +68,28 @@ fn check_settings(settings: &TableSettings) -> Result<(), NotDone> {
         )));
     }
     factors.keys().try_for_each(|name| check_name("a datacentre", name))
+}
+
+/// The most bytes of a table's options, all together.
+const MAX_OPTION_BYTES: usize = 16 << 10;
+
+fn check_schema(schema: &Schema) -> Result<(), NotDone> {
+    let named = schema.columns().iter().all(|column| is_quoted_name(&column.name));
+    if !named || !schema.is_sound() {
+        return Err(refuse("columns that make no table"));
+    }
+    let simple = schema.options.iter().map(|(name, value)| name.len() + value.len());
+    let pairs = schema.map_options.values().flatten();
+    let bytes: usize =
+        simple.sum::<usize>() + pairs.map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    if bytes > MAX_OPTION_BYTES || schema.map_options.len() > 32 {
+        return Err(refuse(format!("{bytes} bytes of options, {MAX_OPTION_BYTES} are allowed")));
+    }
+    Ok(())
+}
+
+fn check_quotable(name: &str) -> Result<(), NotDone> {
+    if is_quoted_name(name) { Ok(()) } else { Err(refuse("a name that is none")) }
 }
 
 /// Refuses a command that holds more than it may.
@@ -87,6 +116,28 @@ pub(super) fn check(command: &Command) -> Result<(), NotDone> {
             check_settings(settings)
         }
         Command::AlterTable { settings, .. } => check_settings(settings),
-        Command::Refilled { .. } | Command::DropTable { .. } | Command::Nothing => Ok(()),
+        Command::CreateKeyspace(keyspace) => {
+            check_quotable(&keyspace.name)?;
+            if !keyspace.types.is_empty() || keyspace.replication.check().is_err() {
+                return Err(refuse("a keyspace without replicas, or with types"));
+            }
+            check_replication(&keyspace.replication)
+        }
+        Command::CreateRows { name, schema } => {
+            check_quotable(&name.keyspace)?;
+            check_quotable(&name.table)?;
+            check_schema(schema)
+        }
+        Command::AlterRows { schema, .. } => check_schema(schema),
+        Command::CreateType(udt) | Command::AlterType { new: udt, .. } => {
+            if keyspace::is_sound(udt) { Ok(()) } else { Err(refuse("a user type that is none")) }
+        }
+        Command::AlterKeyspace { .. }
+        | Command::TruncateRows { .. }
+        | Command::DropKeyspace { .. }
+        | Command::DropType { .. }
+        | Command::Refilled { .. }
+        | Command::DropTable { .. }
+        | Command::Nothing => Ok(()),
     }
 }

@@ -1,8 +1,12 @@
 //! The entries of the log.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::meta::{TableName, TableSettings};
+use crate::cql::schema::Schema;
+use crate::cql::types::UdtType;
+use crate::meta::{Keyspace, TableName, TableSettings};
 use crate::ring::Member;
 use crate::types::{ActorId, Addresses, Epoch, Incarnation, NodeId, TableId, VoterId};
 
@@ -89,6 +93,57 @@ pub enum Command {
     },
     /// Nothing. Fills a place in the log, so that an earlier entry can be learnt to be final.
     Nothing,
+    /// A new keyspace, without tables and types.
+    CreateKeyspace(Arc<Keyspace>),
+    /// Other settings for a keyspace; its replication stays.
+    AlterKeyspace {
+        /// Which.
+        name: String,
+        /// What it says of itself.
+        durable_writes: bool,
+    },
+    /// A keyspace ends, with its types and its tables of rows.
+    DropKeyspace {
+        /// Which.
+        name: String,
+    },
+    /// A new table of rows, in a keyspace that there is.
+    CreateRows {
+        /// Its name.
+        name: TableName,
+        /// Its columns.
+        schema: Arc<Schema>,
+    },
+    /// Other columns or options for a table of rows.
+    AlterRows {
+        /// Which.
+        id: TableId,
+        /// The entry that had last set its columns when these were made from them.
+        expected: Epoch,
+        /// All its columns from now on.
+        schema: Arc<Schema>,
+    },
+    /// A table of rows gets another id, under which it is empty.
+    TruncateRows {
+        /// Which.
+        id: TableId,
+    },
+    /// A new user type.
+    CreateType(Arc<UdtType>),
+    /// A user type has other fields. What there was keeps its place.
+    AlterType {
+        /// As it was when the change was made from it.
+        expected: Arc<UdtType>,
+        /// As it is from now on.
+        new: Arc<UdtType>,
+    },
+    /// A user type ends.
+    DropType {
+        /// Its keyspace.
+        keyspace: String,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A command with the id under which its proposer will look for it.
@@ -155,6 +210,21 @@ pub enum NotDone {
         /// The entry that set them.
         version: Epoch,
     },
+    /// The keyspace exists.
+    #[error("the keyspace exists already")]
+    KeyspaceExists,
+    /// No such keyspace.
+    #[error("there is no such keyspace")]
+    NoSuchKeyspace,
+    /// The user type exists.
+    #[error("the user type exists already")]
+    TypeExists,
+    /// No such user type, or it was changed meanwhile.
+    #[error("there is no such user type, or it was changed meanwhile")]
+    NoSuchType,
+    /// Tables or types are made of the user type.
+    #[error("the user type is used by {0}")]
+    TypeInUse(String),
     /// The command holds more than a node may be made to keep.
     #[error("out of bounds: {0}")]
     OutOfBounds(String),

@@ -15,11 +15,13 @@
 
 mod bounds;
 mod command;
+mod keyspace;
 #[cfg(test)]
 mod properties;
 mod state;
 mod table;
 
 pub use command::{Command, Founder, LogEntry, NotDone, Verdict};
+pub use keyspace::Keyspace;
 pub use state::{ClusterState, MemberState};
 pub use table::{ConflictMode, NameError, Table, TableName, TableSettings};

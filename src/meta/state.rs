@@ -5,9 +5,13 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::cql::schema::Schema;
+use crate::cql::types::UdtType;
+use crate::meta::keyspace::MAX_KEYSPACES;
 use crate::meta::{
     Command, Founder, LogEntry, NotDone, Table, TableName, TableSettings, Verdict, bounds,
 };
+use crate::meta::{ConflictMode, Keyspace};
 use crate::ring::{Member, RingSnapshot, claim};
 use crate::types::{ActorId, Addresses, Epoch, Incarnation, NodeId, TableId, VoterId};
 
@@ -57,6 +61,10 @@ pub struct ClusterState {
     tables: BTreeMap<TableId, Arc<Table>>,
     /// By keyspace, then by table.
     names: BTreeMap<String, BTreeMap<String, TableId>>,
+    /// Those that CQL has made.
+    keyspaces: BTreeMap<String, Arc<Keyspace>>,
+    /// The entry that changed keyspaces, types or tables of rows last.
+    schema_version: Epoch,
 }
 
 impl ClusterState {
@@ -78,6 +86,8 @@ impl ClusterState {
             replaced_voters: BTreeSet::new(),
             tables: BTreeMap::new(),
             names: BTreeMap::new(),
+            keyspaces: BTreeMap::new(),
+            schema_version: Epoch(0),
         }
     }
 
@@ -185,6 +195,18 @@ impl ClusterState {
         self.names.get(keyspace)?.get(table).and_then(|id| self.tables.get(id))
     }
 
+    /// The keyspaces that CQL has made.
+    #[must_use]
+    pub fn keyspaces(&self) -> &BTreeMap<String, Arc<Keyspace>> {
+        &self.keyspaces
+    }
+
+    /// The entry that changed keyspaces, types or tables of rows last.
+    #[must_use]
+    pub fn schema_version(&self) -> Epoch {
+        self.schema_version
+    }
+
     /// Applies the next entry. Deterministic: equal states and equal entries give equal results.
     pub fn apply(&mut self, entry: &LogEntry) -> Verdict {
         self.epoch = self.epoch.next();
@@ -204,9 +226,22 @@ impl ClusterState {
                 self.started(*node, start, *after, addresses)
             }
             Command::Refilled { node, actor } => self.refilled(*node, *actor),
-            Command::CreateTable { name, settings } => self.create(name, settings),
+            Command::CreateTable { name, settings } => self.create(name, settings, None),
             Command::AlterTable { id, expected, settings } => self.alter(*id, *expected, settings),
             Command::DropTable { id } => self.drop_table(*id),
+            Command::CreateKeyspace(_)
+            | Command::AlterKeyspace { .. }
+            | Command::DropKeyspace { .. }
+            | Command::CreateRows { .. }
+            | Command::AlterRows { .. }
+            | Command::TruncateRows { .. }
+            | Command::CreateType(_)
+            | Command::AlterType { .. }
+            | Command::DropType { .. } => {
+                let verdict = schema::carry_out(self, &entry.command)?;
+                self.schema_version = self.epoch;
+                Ok(verdict)
+            }
         }
     }
 
@@ -305,18 +340,23 @@ impl ClusterState {
         Ok(Verdict::Done)
     }
 
-    fn create(&mut self, name: &TableName, settings: &TableSettings) -> Result<Verdict, NotDone> {
+    fn create(
+        &mut self,
+        name: &TableName,
+        settings: &TableSettings,
+        rows: Option<Arc<Schema>>,
+    ) -> Result<Verdict, NotDone> {
         if let Some(table) = self.table_named(name) {
-            let same = table.settings == *settings;
+            let same = table.settings == *settings && table.rows.is_some() == rows.is_some();
             return Err(NotDone::TableExists { id: table.id, same });
         }
         let full = NotDone::TooManyTables(MAX_TABLES);
         if self.tables.len() >= MAX_TABLES {
             return Err(full);
         }
-        let id = TableId(u32::try_from(self.epoch.0).map_err(|_| full)?);
+        let id = TableId::of_entry(self.epoch.0, rows.is_some()).ok_or(full)?;
         let table =
-            Table { id, name: name.clone(), settings: settings.clone(), version: self.epoch };
+            Table { id, name: name.clone(), settings: settings.clone(), version: self.epoch, rows };
         self.tables.insert(id, Arc::new(table));
         self.names.entry(name.keyspace.clone()).or_default().insert(name.table.clone(), id);
         Ok(Verdict::Created(id))
@@ -328,7 +368,8 @@ impl ClusterState {
         expected: Epoch,
         settings: &TableSettings,
     ) -> Result<Verdict, NotDone> {
-        let table = self.tables.get_mut(&id).ok_or(NotDone::NoSuchTable)?;
+        let table = self.tables.get_mut(&id).filter(|table| table.rows.is_none());
+        let table = table.ok_or(NotDone::NoSuchTable)?;
         if !table.settings.may_become(settings) {
             return Err(NotDone::Immutable);
         }
@@ -343,6 +384,9 @@ impl ClusterState {
 
     fn drop_table(&mut self, id: TableId) -> Result<Verdict, NotDone> {
         let table = self.tables.remove(&id).ok_or(NotDone::NoSuchTable)?;
+        if table.rows.is_some() {
+            self.schema_version = self.epoch;
+        }
         if let Some(tables) = self.names.get_mut(&table.name.keyspace) {
             tables.remove(&table.name.table);
             if tables.is_empty() {
@@ -353,10 +397,167 @@ impl ClusterState {
     }
 }
 
+/// Keyspaces, user types and tables of rows.
+mod schema {
+    use super::*;
+
+    pub(super) fn carry_out(
+        state: &mut ClusterState,
+        command: &Command,
+    ) -> Result<Verdict, NotDone> {
+        match command {
+            Command::CreateKeyspace(keyspace) => create_keyspace(state, keyspace),
+            Command::AlterKeyspace { name, durable_writes } => {
+                keyspace_mut(state, name)?.durable_writes = *durable_writes;
+                Ok(Verdict::Done)
+            }
+            Command::DropKeyspace { name } => drop_keyspace(state, name),
+            Command::CreateRows { name, schema } => create_rows(state, name, schema),
+            Command::AlterRows { id, expected, schema } => {
+                let epoch = state.epoch;
+                let table = state.tables.get_mut(id).filter(|table| table.rows.is_some());
+                let table = table.ok_or(NotDone::NoSuchTable)?;
+                if table.version != *expected {
+                    return Err(NotDone::TableChanged { version: table.version });
+                }
+                let table = Arc::make_mut(table);
+                table.rows = Some(schema.clone());
+                table.version = epoch;
+                Ok(Verdict::Done)
+            }
+            Command::TruncateRows { id } => {
+                let table = state.tables.get(id).filter(|table| table.rows.is_some()).cloned();
+                let table = table.ok_or(NotDone::NoSuchTable)?;
+                state.drop_table(*id)?;
+                state.create(&table.name, &table.settings, table.rows.clone())
+            }
+            Command::CreateType(udt) => {
+                let types = &mut keyspace_mut(state, &udt.keyspace)?.types;
+                if types.len() >= MAX_KEYSPACES {
+                    return Err(NotDone::OutOfBounds("too many user types".to_owned()));
+                }
+                match types.contains_key(&udt.name) {
+                    true => Err(NotDone::TypeExists),
+                    false => {
+                        types.insert(udt.name.clone(), udt.clone());
+                        Ok(Verdict::Done)
+                    }
+                }
+            }
+            Command::AlterType { expected, new } => alter_type(state, expected, new),
+            Command::DropType { keyspace, name } => drop_type(state, keyspace, name),
+            _ => Ok(Verdict::Done),
+        }
+    }
+
+    fn keyspace_mut<'a>(
+        state: &'a mut ClusterState,
+        name: &str,
+    ) -> Result<&'a mut Keyspace, NotDone> {
+        state.keyspaces.get_mut(name).map(Arc::make_mut).ok_or(NotDone::NoSuchKeyspace)
+    }
+
+    fn create_keyspace(
+        state: &mut ClusterState,
+        keyspace: &Arc<Keyspace>,
+    ) -> Result<Verdict, NotDone> {
+        if state.keyspaces.contains_key(&keyspace.name) {
+            return Err(NotDone::KeyspaceExists);
+        }
+        if state.keyspaces.len() >= MAX_KEYSPACES {
+            return Err(NotDone::OutOfBounds(format!("{MAX_KEYSPACES} keyspaces are allowed")));
+        }
+        state.keyspaces.insert(keyspace.name.clone(), keyspace.clone());
+        Ok(Verdict::Done)
+    }
+
+    fn drop_keyspace(state: &mut ClusterState, name: &str) -> Result<Verdict, NotDone> {
+        state.keyspaces.remove(name).ok_or(NotDone::NoSuchKeyspace)?;
+        let ids: Vec<TableId> =
+            state.names.get(name).into_iter().flatten().map(|(_, id)| *id).collect();
+        for id in ids {
+            if state.tables.get(&id).is_some_and(|table| table.rows.is_some()) {
+                state.drop_table(id)?;
+            }
+        }
+        Ok(Verdict::Done)
+    }
+
+    fn create_rows(
+        state: &mut ClusterState,
+        name: &TableName,
+        schema: &Arc<Schema>,
+    ) -> Result<Verdict, NotDone> {
+        let keyspace = state.keyspaces.get(&name.keyspace).ok_or(NotDone::NoSuchKeyspace)?;
+        let settings = TableSettings {
+            conflict: ConflictMode::Lww,
+            ..TableSettings::new(keyspace.replication.clone())
+        };
+        state.create(name, &settings, Some(schema.clone()))
+    }
+
+    fn alter_type(
+        state: &mut ClusterState,
+        expected: &Arc<UdtType>,
+        new: &Arc<UdtType>,
+    ) -> Result<Verdict, NotDone> {
+        let keyspace = keyspace_mut(state, &new.keyspace)?;
+        // The new version has every field of the old one at its place.
+        let grows = new.fields.len() >= expected.fields.len()
+            && expected.fields.iter().zip(&new.fields).all(|(old, new)| old.1 == new.1);
+        if keyspace.types.get(&new.name) != Some(expected) || new.name != expected.name || !grows {
+            return Err(NotDone::NoSuchType);
+        }
+        keyspace.types.insert(new.name.clone(), new.clone());
+        for udt in keyspace.types.values_mut() {
+            if udt.name != new.name {
+                let fields =
+                    udt.fields.iter().map(|(name, kind)| (name.clone(), kind.with_udt(new)));
+                *udt = Arc::new(UdtType { fields: fields.collect(), ..(**udt).clone() });
+            }
+        }
+        let epoch = state.epoch;
+        for table in state.tables.values_mut() {
+            let Some(schema) = &table.rows else { continue };
+            let mentions =
+                |kind: &crate::cql::types::CqlType| kind.mentions(&new.keyspace, &new.name);
+            if schema.columns().iter().any(|column| mentions(&column.kind)) {
+                let mut schema = (**schema).clone();
+                schema.renew_udt(new);
+                let table = Arc::make_mut(table);
+                table.rows = Some(Arc::new(schema));
+                table.version = epoch;
+            }
+        }
+        Ok(Verdict::Done)
+    }
+
+    fn drop_type(state: &mut ClusterState, keyspace: &str, name: &str) -> Result<Verdict, NotDone> {
+        let types = &keyspace_mut(state, keyspace)?.types;
+        if !types.contains_key(name) {
+            return Err(NotDone::NoSuchType);
+        }
+        let user = types.values().find(|udt| {
+            udt.name != name && udt.fields.iter().any(|(_, kind)| kind.mentions(keyspace, name))
+        });
+        if let Some(user) = user {
+            return Err(NotDone::TypeInUse(user.name.clone()));
+        }
+        let user = state.tables.values().find(|table| {
+            let columns = table.rows.iter().flat_map(|schema| schema.columns());
+            columns.into_iter().any(|column| column.kind.mentions(keyspace, name))
+        });
+        if let Some(user) = user {
+            return Err(NotDone::TypeInUse(user.name.to_string()));
+        }
+        keyspace_mut(state, keyspace)?.types.remove(name);
+        Ok(Verdict::Done)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meta::ConflictMode;
 
     fn founder(name: &str) -> Founder {
         let id = NodeId::derive("c", name);

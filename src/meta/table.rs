@@ -3,8 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
+use crate::cql::schema::Schema;
 use crate::record::RecordKind;
 use crate::ring::Replication;
 use crate::types::{Consistency, Epoch, TableId};
@@ -52,6 +55,11 @@ pub struct TableName {
 
 /// The table that a bucket is in its keyspace.
 const BUCKET_TABLE: &str = "kv";
+
+/// Names that CQL gives in quotes may have capitals, and begin with anything.
+pub(super) fn is_quoted_name(text: &str) -> bool {
+    (1..=48).contains(&text.len()) && text.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_')
+}
 
 fn is_name(text: &str) -> bool {
     let mut chars = text.bytes();
@@ -162,8 +170,10 @@ pub struct Table {
     pub name: TableName,
     /// How it behaves.
     pub settings: TableSettings,
-    /// The entry of the log that set its settings last.
+    /// The entry of the log that set its settings or columns last.
     pub version: Epoch,
+    /// Its columns, if its records are rows of cells; `None`: they are values.
+    pub rows: Option<Arc<Schema>>,
 }
 
 impl Table {
@@ -171,6 +181,7 @@ impl Table {
     #[must_use]
     pub fn record_kind(&self) -> RecordKind {
         match self.settings.conflict {
+            _ if self.rows.is_some() => RecordKind::Row,
             ConflictMode::Siblings | ConflictMode::Strong => RecordKind::Siblings,
             ConflictMode::Lww => RecordKind::Lww,
         }

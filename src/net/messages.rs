@@ -56,6 +56,8 @@ pub enum Request {
     Paxos(PaxosRequest),
     /// Which keys have undecided votes?
     Open(OpenRequest),
+    /// Merge several rows of one partition into one's own and store them, all or none.
+    ApplyRows(ApplyRows),
 }
 
 /// How much of a record to show.
@@ -156,6 +158,15 @@ pub struct Keep {
     pub apply: Apply,
 }
 
+/// Merge rows of one partition into one's own, in one commit. Answered like an [`Apply`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApplyRows {
+    /// The table, which holds rows.
+    pub table: TableId,
+    /// The rows by key, at least one; all of one partition.
+    pub rows: Vec<(Key, Bytes)>,
+}
+
 /// List records of one partition in (token, key) order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRequest {
@@ -165,6 +176,8 @@ pub struct PageRequest {
     pub partition: PartitionId,
     /// Only rows strictly after this place.
     pub after: Option<(Token, Key)>,
+    /// Only rows strictly before this place.
+    pub before: Option<(Token, Key)>,
     /// Only keys with this prefix.
     pub prefix: Bytes,
     /// At most this many rows.

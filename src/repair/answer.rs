@@ -12,7 +12,7 @@ use crate::net::{Refusal, Response};
 use crate::repair::Repair;
 use crate::repair::shared::{shared, sum};
 use crate::replica::{LeafEntry, Replica, Sound, TreeId};
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::storage::StorageError;
 use crate::types::{Key, NodeId};
 
@@ -122,7 +122,7 @@ pub(super) async fn rows_of(
     after: Option<Key>,
 ) -> Result<(Vec<LeafEntry>, Option<Key>), Refusal> {
     let replica = replica.clone();
-    let after = after.map(|key| (token_of(key.as_bytes()), key));
+    let after = after.map(|key| (token_in(id.0, &key), key));
     let page = env
         .blocking("leaf-rows", move || {
             replica.leaf_rows(id, &leaves, after.as_ref(), MAX_LEAF_ROWS)

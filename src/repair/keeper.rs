@@ -16,7 +16,7 @@ use crate::repair::Inner;
 use crate::repair::shared::kept;
 use crate::repair::status::RepairCounters;
 use crate::replica::{Surveyed, TreeId};
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::storage::StorageError;
 use crate::types::{Epoch, Key, Mono, NodeId, TableId};
 
@@ -203,7 +203,7 @@ impl Keeper {
                 continue;
             };
             let read = Read { table: table.id, key: at.1.clone(), want: Want::Digest };
-            let seen = self.inner.replica.read(table, token_of(at.1.as_bytes()), &read);
+            let seen = self.inner.replica.read(table, token_in(at.0, &at.1), &read);
             let me = self.inner.cluster.me();
             if !matches!(seen, Err(Refusal::Damaged)) {
                 self.patients.remove(&at);
@@ -227,7 +227,7 @@ impl Keeper {
     /// Whether every other replica of a key is alive and shows what it has.
     fn all_can_answer(&self, state: &ClusterState, table: &Table, key: &Key) -> bool {
         let placement = state.ring().placement(&table.settings.replication);
-        let partition = state.ring().partition_of(token_of(key.as_bytes()));
+        let partition = state.ring().partition_of(token_in(table.id, key));
         let cluster = &self.inner.cluster;
         let can = |&node: &NodeId| {
             let is_filled = state.member(node).is_some_and(|member| member.filled);

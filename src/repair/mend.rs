@@ -22,7 +22,7 @@ use crate::repair::answer::rows_of;
 use crate::repair::exchange::{CALL_TIME, Failed, ask};
 use crate::repair::status::RepairCounters;
 use crate::replica::{Sound, TreeId};
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::types::{Digest, Generation, Key, NodeId, Token};
 
 /// Records that are moved at a time.
@@ -96,7 +96,7 @@ impl Mending<'_> {
         let compared = (mine.len() + theirs.len()) as u64;
         RepairCounters::add(&self.inner.repair.counters().rows, compared);
         // Only what lies before the end of both pages was seen on both sides.
-        let place = |key: Key| (token_of(key.as_bytes()), key);
+        let place = |key: Key| (token_in(id.0, &key), key);
         let end = my_next.into_iter().chain(their_next).map(place).min();
         let mut keys: BTreeMap<(Token, Key), Both> = BTreeMap::new();
         for row in mine {

@@ -177,7 +177,9 @@ impl Replica {
                 siblings: u32::try_from(got).unwrap_or(u32::MAX),
                 max: u32::try_from(max).unwrap_or(u32::MAX),
             },
-            MintError::StampExhausted => Refusal::BadRequest { what: error.to_string() },
+            MintError::StampExhausted | MintError::NotMinted => {
+                Refusal::BadRequest { what: error.to_string() }
+            }
         }
     }
 
@@ -198,7 +200,7 @@ impl Replica {
             }
             // The record's stamps were accepted when they came in; a clock that lags behind them
             // is no reason to lose the write.
-            RecordKind::Siblings => {
+            RecordKind::Siblings | RecordKind::Row => {
                 let above = record.max_stamp().0.saturating_add(1);
                 Ok(Hlc(self.stamps.clock.tick().0.max(above)))
             }

@@ -20,6 +20,7 @@ mod mint;
 mod overlay;
 mod page;
 mod purge;
+mod rows;
 mod survey;
 #[cfg(all(test, feature = "sim"))]
 mod tests;

@@ -58,6 +58,10 @@ impl Replica {
             after.push(0);
             range.start = range.start.max(after.into());
         }
+        if let Some((token, key)) = &page.before {
+            let before = keys::row(Kind::Record, page.table, *token, key, b"");
+            range.end = Some(range.end.map_or(before.clone(), |end| end.min(before)));
+        }
         if range.end.as_ref().is_some_and(|end| *end <= range.start) {
             return Ok(Response::Page { rows: Vec::new(), next: None, generation });
         }
@@ -151,6 +155,7 @@ impl Replica {
             table: table.id,
             partition,
             after: None,
+            before: None,
             prefix: Bytes::new(),
             limit: u32::MAX,
             want: Want::Digest,

@@ -31,7 +31,7 @@ use crate::replica::overlay::Overlay;
 use crate::replica::trees::{LeafAt, LeafChange, TreeId};
 use crate::replica::update::refuse_submit;
 use crate::replica::{Place, Replica, shard_of, tree_digest};
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Batch, CommitTicket, Engine, StorageError};
 use crate::types::{Digest, Generation, Key, PartitionId, TableId, WallMicros};
@@ -318,7 +318,7 @@ impl Replica {
 
     /// Whether the durable record of `key` has this digest, and no other version is under way.
     fn holds_exactly(&self, id: TreeId, key: &Key, digest: Digest) -> Result<bool, Refusal> {
-        let token = token_of(key.as_bytes());
+        let token = token_in(id.0, key);
         if self.trees.at(id.0, token).tree != id {
             return Ok(false);
         }
@@ -408,7 +408,7 @@ impl Replica {
         raise: Option<(Generation, Option<u128>)>,
     ) -> Result<CommitTicket, Refusal> {
         let mut shards: Vec<usize> =
-            rows.iter().map(|(key, _)| shard_of(token_of(key.as_bytes()))).collect();
+            rows.iter().map(|(key, _)| shard_of(token_in(id.0, key))).collect();
         shards.sort_unstable();
         shards.dedup();
         let mut overlays: BTreeMap<usize, MutexGuard<'_, Overlay>> =
@@ -458,7 +458,7 @@ impl Replica {
     }
 
     fn purge_place(&self, table: TableId, key: &Key) -> PurgePlace {
-        let token = token_of(key.as_bytes());
+        let token = token_in(table, key);
         PurgePlace {
             row: keys::row(Kind::Record, table, token, key, b""),
             address: record::address(table, key),

@@ -319,6 +319,7 @@ async fn a_page_marks_the_rows_that_cannot_be_read_and_goes_on() {
         table: alone.table.id,
         partition: PartitionId(0),
         after: None,
+        before: None,
         prefix: Bytes::new(),
         limit: 10,
         want: Want::Record,

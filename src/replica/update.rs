@@ -134,7 +134,7 @@ impl Replica {
 
     /// The row's bytes in the engine. What the engine cannot read is no bytes at all to one who
     /// may replace it, which no reader takes for a record, nor for absence.
-    fn stored(&self, place: &Place, terms: Terms) -> Result<Option<Bytes>, Refusal> {
+    pub(super) fn stored(&self, place: &Place, terms: Terms) -> Result<Option<Bytes>, Refusal> {
         match self.engine.get(&place.row) {
             Ok(stored) => Ok(stored),
             Err(StorageError::Corrupt { .. }) if planted(Plant::P31) => Ok(None),
@@ -145,7 +145,7 @@ impl Replica {
 
     /// The record to start from, and its digest in the hash tree: `None` if it took the place of a
     /// damaged copy.
-    fn decode_base(
+    pub(super) fn decode_base(
         &self,
         place: &Place,
         terms: Terms,
@@ -170,7 +170,12 @@ impl Replica {
 
 /// What the version `bytes` of `record` does to its hash tree, where the one before it has the
 /// digest `old`.
-fn leaf_change(place: &Place, old: Option<u128>, record: &Record, bytes: &Bytes) -> LeafChange {
+pub(super) fn leaf_change(
+    place: &Place,
+    old: Option<u128>,
+    record: &Record,
+    bytes: &Bytes,
+) -> LeafChange {
     let digest = record::stored_digest(bytes).unwrap_or_default();
     let value = tree_digest(&place.address, bytes, digest);
     let change = match old {

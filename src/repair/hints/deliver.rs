@@ -42,7 +42,7 @@ use crate::net::{Peers, Refusal, Request, Response};
 use crate::repair::hints::store::{StoredHint, age};
 use crate::repair::hints::window::Window;
 use crate::repair::hints::{HintStore, TargetHints};
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::types::{Epoch, Generation, Mono, NodeId};
 
 /// How often it is looked who is alive, while there are hints.
@@ -335,7 +335,7 @@ impl Delivery {
             return Judgement::TooOld;
         }
         let Some(table) = state.table(hint.table) else { return Judgement::TableGone };
-        let partition = state.ring().partition_of(token_of(hint.key.as_bytes()));
+        let partition = state.ring().partition_of(token_in(hint.table, &hint.key));
         let placement = state.ring().placement(&table.settings.replication);
         let replicas = &placement.of(partition).write;
         if replicas.contains(&hint.target) {

@@ -6,7 +6,7 @@
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::storage::StorageError;
 use crate::storage::keys;
 use crate::types::{Key, NodeId, TableId, WallMicros};
@@ -42,7 +42,7 @@ impl Hint {
     /// The row in which it is kept.
     #[must_use]
     pub(super) fn row(&self) -> Bytes {
-        keys::hint_row(self.target, self.table, token_of(self.key.as_bytes()), &self.key)
+        keys::hint_row(self.target, self.table, token_in(self.table, &self.key), &self.key)
     }
 
     /// The value of that row.

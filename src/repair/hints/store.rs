@@ -19,7 +19,7 @@ use crate::plants::{Plant, planted};
 use crate::record::{self, Record};
 use crate::repair::hints::scan::{Passed, scan};
 use crate::repair::hints::{Hint, HintCounters, HintSettings, TargetHints};
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Batch, CommitTicket, Committer, Engine, KeyRange, StorageError, SubmitError};
 use crate::types::{Generation, Key, NodeId, TableId, WallMicros};
@@ -269,7 +269,7 @@ impl HintStore {
     #[must_use]
     pub fn holds(&self, table: TableId, key: &Key) -> bool {
         let state = self.lock();
-        let token = token_of(key.as_bytes());
+        let token = token_in(table, key);
         let mut targets = state.targets.iter().filter(|(_, entry)| entry.count > 0);
         targets.any(|(&target, _)| {
             let row = keys::hint_row(target, table, token, key);

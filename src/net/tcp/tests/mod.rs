@@ -177,6 +177,7 @@ fn page(bytes: u32) -> Request {
         table: TableId(1),
         partition: crate::types::PartitionId(0),
         after: None,
+        before: None,
         prefix: Bytes::new(),
         limit: bytes,
         want: Want::Digest,

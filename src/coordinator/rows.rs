@@ -1,0 +1,183 @@
+//! Writing rows of one partition.
+//!
+//! A row's cells have their stamps when they leave the coordinator, so there is nothing to mint:
+//! the same records go to all replicas, each merges them in one commit, and the write is
+//! acknowledged when W hold them. Sent twice or late, they change nothing more. A replica that does
+//! not say that it holds them gets a hint for each row, whatever becomes of the write.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+
+use crate::coordinator::heal::heal_if_damaged;
+use crate::coordinator::plan::{Plan, Purpose};
+use crate::coordinator::read::Stop;
+use crate::coordinator::{Fate, Inner, OpError, RowsOp};
+use crate::env::BoxFuture;
+use crate::net::messages::{Apply, ApplyRows};
+use crate::net::{CallError, Refusal, Request, Response};
+use crate::quorum::{Progress, Tally};
+use crate::record;
+use crate::types::{Consistency, Generation, Key, NodeId};
+
+/// How often one write is planned anew because the ring moved under it.
+const MAX_PLANS: u32 = 4;
+
+type Answer = (NodeId, Result<Response, CallError>);
+
+/// Writes rows for a client.
+pub(super) async fn write(inner: &Arc<Inner>, op: &RowsOp) -> Result<(), OpError> {
+    if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) {
+        return Err(OpError::BadLevel(format!("{} is not a level for writes", op.level)));
+    }
+    let Some((first, _)) = op.rows.first() else { return Ok(()) };
+    let started = inner.env.mono();
+    let stored: Vec<(Key, Bytes)> = op
+        .rows
+        .iter()
+        .map(|(key, record)| (key.clone(), record.encode(&record::address(op.table.id, key))))
+        .collect();
+    let mut sent = false;
+    for _ in 0..MAX_PLANS {
+        let plan = inner.plan(Purpose::Write, &op.table, first, op.level, started, op.timeout)?;
+        if let Err(error) = inner.must_be_possible(&plan) {
+            return Err(if sent { unknown(&plan, 0, &error.to_string()) } else { error });
+        }
+        sent = true;
+        match spread(inner, &plan, &stored).await {
+            Ok(()) => return Ok(()),
+            Err(Stop::Replan) => {}
+            Err(Stop::Error(error)) => return Err(error),
+        }
+    }
+    Err(OpError::Overloaded { what: "the ring keeps changing".to_owned() })
+}
+
+/// Sends the rows to every replica, and waits until W hold them. The calls that have not answered
+/// by then go on in the background, whatever the outcome.
+async fn spread(inner: &Arc<Inner>, plan: &Plan, rows: &[(Key, Bytes)]) -> Result<(), Stop> {
+    let mut tally = Tally::new(plan.requirement.clone(), inner.peers.me());
+    tally.on_hint(false);
+    let mut calls: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
+    for &node in &plan.order {
+        calls.push(apply_at(inner, plan, node, rows.to_vec()));
+    }
+    let result = gather(inner, plan, &mut tally, &mut calls).await;
+    inner.finish_later("replicate-rest", calls);
+    result
+}
+
+fn request(plan: &Plan, rows: &[(Key, Bytes)]) -> Request {
+    match rows {
+        [(key, record)] => Request::Apply(Apply {
+            table: plan.table.id,
+            key: key.clone(),
+            record: record.clone(),
+            generation: Generation::default(),
+            heals: false,
+        }),
+        rows => Request::ApplyRows(ApplyRows { table: plan.table.id, rows: rows.to_vec() }),
+    }
+}
+
+fn apply_at(
+    inner: &Arc<Inner>,
+    plan: &Plan,
+    node: NodeId,
+    rows: Vec<(Key, Bytes)>,
+) -> BoxFuture<'static, Answer> {
+    let request = request(plan, &rows);
+    let (inner, plan, started) = (inner.clone(), plan.clone(), inner.env.mono());
+    let owed = inner.hints.owe();
+    Box::pin(async move {
+        let result = inner.call_until_sent(&plan, node, request).await;
+        inner.took(node, started, &result);
+        if let Ok(Response::Refused(refusal)) = &result {
+            for (key, _) in &rows {
+                heal_if_damaged(&inner, &plan, key, node, refusal);
+            }
+        }
+        if has_missed(&result) {
+            let (hints, table) = (inner.hints.clone(), plan.table.id);
+            inner.env.spawn("hint", async move {
+                for (key, record) in &rows {
+                    hints.leave(node, table, key, record, Generation::default()).await;
+                }
+                drop(owed);
+            });
+        }
+        (node, result)
+    })
+}
+
+/// Whether a replica may have missed the rows. Not after a refusal that says "no replica of this
+/// key": those who are get the rows by another plan.
+fn has_missed(result: &Result<Response, CallError>) -> bool {
+    match result {
+        Ok(Response::Applied { .. }) => false,
+        Ok(Response::Refused(refusal)) => !matches!(
+            refusal,
+            Refusal::StaleEpoch { .. } | Refusal::NotReplica { .. } | Refusal::NoSuchTable { .. }
+        ),
+        Ok(_) | Err(_) => true,
+    }
+}
+
+async fn gather(
+    inner: &Arc<Inner>,
+    plan: &Plan,
+    tally: &mut Tally,
+    calls: &mut FuturesUnordered<BoxFuture<'static, Answer>>,
+) -> Result<(), Stop> {
+    let mut reasons = Vec::new();
+    while tally.progress() == Progress::Pending {
+        let left = plan.left(inner.env.mono());
+        tokio::select! {
+            biased;
+            Some((node, result)) = calls.next() => match result {
+                Ok(Response::Applied { .. }) => {
+                    tally.on_ack(node);
+                }
+                Ok(Response::Refused(refusal)) => {
+                    inner.follow(plan, &refusal).await?;
+                    tally.on_fail(node);
+                    reasons.push(format!("{}: {refusal}", inner.name_of(node)));
+                }
+                Ok(_) => {
+                    tally.on_fail(node);
+                }
+                Err(error) => {
+                    tally.on_fail(node);
+                    reasons.push(format!("{}: {error}", inner.name_of(node)));
+                }
+            },
+            () = inner.env.sleep(left) => {
+                return Err(Stop::Error(OpError::Timeout {
+                    level: plan.level,
+                    required: plan.required(),
+                    received: u32::try_from(tally.received()).unwrap_or(u32::MAX),
+                    timeout_ms: u64::try_from(plan.timeout.as_millis()).unwrap_or(u64::MAX),
+                    fate: Fate::Unknown,
+                }));
+            }
+        }
+    }
+    if tally.progress() == Progress::OutOfReach {
+        return Err(Stop::Error(unknown(plan, tally.received(), &reasons.join("; "))));
+    }
+    Ok(())
+}
+
+/// Too few replicas hold the rows. Those that do will pass them on, so they may yet be everywhere.
+fn unknown(plan: &Plan, received: usize, reasons: &str) -> OpError {
+    OpError::TooFewReplicas {
+        level: plan.level,
+        required: plan.required(),
+        received: u32::try_from(received).unwrap_or(u32::MAX),
+        failed: plan.n().saturating_sub(u32::try_from(received).unwrap_or(u32::MAX)),
+        reasons: reasons.to_owned(),
+        fate: Fate::Unknown,
+    }
+}
