@@ -289,8 +289,8 @@ impl Config {
 
     /// The address under which CQL drivers would reach this node.
     #[must_use]
-    pub fn cql_address(&self) -> String {
-        self.dialable(self.listen.cql)
+    pub fn cql_address(&self, bound: SocketAddr) -> String {
+        self.dialable(bound)
     }
 
     /// `bound` as others can dial it.

@@ -50,7 +50,7 @@ impl NodeBackend {
         self.node.cluster().state()
     }
 
-    async fn append(&self, command: Command) -> Result<Verdict, OpError> {
+    pub(super) async fn append(&self, command: Command) -> Result<Verdict, OpError> {
         let deadline = self.node.env().mono() + CHANGE_TIME;
         self.node.cluster().append(command, deadline).await.map_err(|error| {
             let (level, timeout_ms) = (Consistency::Quorum, CHANGE_TIME.as_millis() as u64);
@@ -196,11 +196,14 @@ fn refused(refusal: &Refusal) -> OpError {
 
 impl Backend for NodeBackend {
     fn table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>> {
-        self.state().table_of(keyspace, table).cloned()
+        // Tables of rows are CQL's: here they are no buckets.
+        self.state().table_of(keyspace, table).filter(|table| table.rows.is_none()).cloned()
     }
 
     fn tables(&self) -> Vec<Arc<Table>> {
-        let mut tables: Vec<Arc<Table>> = self.state().tables().values().cloned().collect();
+        let state = self.state();
+        let buckets = state.tables().values().filter(|table| table.rows.is_none());
+        let mut tables: Vec<Arc<Table>> = buckets.cloned().collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         tables
     }
@@ -261,6 +264,9 @@ impl Backend for NodeBackend {
     ) -> BoxFuture<'_, Result<Creation, OpError>> {
         Box::pin(async move {
             if let Some(table) = self.state().table_named(&name) {
+                if table.rows.is_some() {
+                    return Err(OpError::NotSupported(format!("{name} is a table of CQL")));
+                }
                 return Ok(Creation::Exists(table.clone()));
             }
             let command = Command::CreateTable { name: name.clone(), settings };

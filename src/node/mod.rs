@@ -4,6 +4,7 @@
 
 mod admission;
 mod backend;
+mod cql;
 mod high_water;
 mod numbers;
 mod refill;
@@ -35,6 +36,7 @@ use crate::types::{Addresses, NodeId};
 
 pub use admission::NodeAdmission;
 pub use backend::NodeBackend;
+pub use cql::NodeStore;
 pub use service::{NodeService, SharedService};
 
 /// How long a graceful stop waits for writes under way.

@@ -271,6 +271,7 @@ impl Refill {
             table: source.table,
             partition: source.partition,
             after,
+            before: None,
             prefix: Bytes::new(),
             limit: PAGE_ROWS,
             want: Want::Record,

@@ -16,11 +16,14 @@ use crate::metrics::Registry;
 use crate::net::{TcpOptions, TcpTransport, TransportError};
 use crate::node::admission::NodeAdmission;
 use crate::node::backend::NodeBackend;
+use crate::node::cql::NodeStore;
 use crate::node::numbers;
 use crate::node::{Node, NodeSettings, StartError};
 use crate::repair;
 use crate::repair::hints::HintSettings;
 use crate::replica::IdentityError;
+use crate::server::cql::CqlService;
+use crate::server::cql::listen::CqlListener;
 use crate::server::http::listen::{LINGER, Listener};
 use crate::server::http::{Door, HttpLimits};
 use crate::storage::{
@@ -94,6 +97,14 @@ pub enum RunError {
         /// The system's error.
         error: std::io::Error,
     },
+    /// The CQL port.
+    #[error("cannot listen for CQL on {address}: {error} (see listen.cql)")]
+    Cql {
+        /// What was asked for.
+        address: SocketAddr,
+        /// The system's error.
+        error: std::io::Error,
+    },
     /// The node found its directory to be an older copy again and again.
     #[error("the data directory is an older copy, and a new history could not be begun: {0}")]
     OlderCopy(String),
@@ -132,6 +143,7 @@ pub struct NodeProcess {
     stop_http: watch::Sender<bool>,
     http_stopped: watch::Receiver<bool>,
     http_address: SocketAddr,
+    cql_address: SocketAddr,
     /// Held open, and so locked, as long as the node runs.
     _lock: Option<File>,
 }
@@ -149,9 +161,14 @@ pub async fn start(config: &Config, env: Env) -> Result<NodeProcess, RunError> {
         .and_then(|listener| Ok((listener.local_address()?, listener)))
         .map_err(|error| RunError::Http { address: config.listen.http, error })?;
     let (http_address, listener) = http;
+    let (cql_address, cql) = CqlListener::bind(config.listen.cql)
+        .await
+        .and_then(|listener| Ok((listener.local_address()?, listener)))
+        .map_err(|error| RunError::Cql { address: config.listen.cql, error })?;
+    let doors = (http_address, cql_address);
     let mut renewals = 0;
     let (node, transport) = loop {
-        let (node, transport) = start_node(config, &env, engine.clone(), http_address).await?;
+        let (node, transport) = start_node(config, &env, engine.clone(), doors).await?;
         match until_entered(&node).await {
             None => break (node, transport),
             Some(why) if renewals == MAX_RENEWALS => return Err(RunError::OlderCopy(why)),
@@ -172,6 +189,9 @@ pub async fn start(config: &Config, env: Env) -> Result<NodeProcess, RunError> {
     );
     let (stop_http, stopping) = watch::channel(false);
     let (stopped, http_stopped) = watch::channel(false);
+    let service = Arc::new(CqlService::new(Arc::new(NodeStore::new(node.clone()))));
+    let (epochs, stop_cql) = (node.cluster().epochs(), stopping.clone());
+    env.spawn("cql", cql.serve(service, env.clone(), epochs, stop_cql));
     let served = door.clone();
     env.spawn("http", async move {
         let mut stopping = stopping;
@@ -190,6 +210,7 @@ pub async fn start(config: &Config, env: Env) -> Result<NodeProcess, RunError> {
         stop_http,
         http_stopped,
         http_address,
+        cql_address,
         _lock: lock,
     })
 }
@@ -205,6 +226,12 @@ impl NodeProcess {
     #[must_use]
     pub fn http_address(&self) -> SocketAddr {
         self.http_address
+    }
+
+    /// Where it serves CQL.
+    #[must_use]
+    pub fn cql_address(&self) -> SocketAddr {
+        self.cql_address
     }
 
     /// Where it serves peers.
@@ -318,7 +345,7 @@ fn open_sled(path: &Path, options: SledOptions) -> Result<Arc<dyn Engine>, Stora
     SledEngine::open(path, options).map(|engine| Arc::new(engine) as Arc<dyn Engine>)
 }
 
-fn settings(config: &Config, http_address: SocketAddr) -> NodeSettings {
+fn settings(config: &Config, doors: (SocketAddr, SocketAddr)) -> NodeSettings {
     let durability = match config.storage.durability {
         ConfiguredDurability::Group => Durability::GroupCommit,
         ConfiguredDurability::Periodic => Durability::Periodic {
@@ -334,8 +361,8 @@ fn settings(config: &Config, http_address: SocketAddr) -> NodeSettings {
         capacity: config.topology.capacity,
         addresses: Addresses {
             peer: config.peer_address(),
-            http: config.http_address(http_address),
-            cql: config.cql_address(),
+            http: config.http_address(doors.0),
+            cql: config.cql_address(doors.1),
         },
         founders: config
             .cluster
@@ -378,9 +405,9 @@ async fn start_node(
     config: &Config,
     env: &Env,
     engine: Arc<dyn Engine>,
-    http_address: SocketAddr,
+    doors: (SocketAddr, SocketAddr),
 ) -> Result<(Node, Arc<TcpTransport>), RunError> {
-    let settings = settings(config, http_address);
+    let settings = settings(config, doors);
     let founders = settings
         .founders
         .iter()

@@ -16,7 +16,7 @@ use crate::repair::hints::{HintStore, NotKept};
 use crate::repair::purge::Purge;
 use crate::repair::{self, Repair};
 use crate::replica::{Replica, TokenSpan};
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::types::{Generation, Key, Mono, NodeId, PartitionDigest, PartitionId, TableId, Token};
 
 /// Answers peers: data requests from the [`Replica`], metadata and gossip from the [`Cluster`].
@@ -109,7 +109,7 @@ impl NodeService {
         table: TableId,
         key: &Key,
     ) -> Result<Located, Refusal> {
-        let token = token_of(key.as_bytes());
+        let token = token_in(table, key);
         let partition = state.ring().partition_of(token);
         let table = self.owned(state, header, table, partition)?;
         Ok(Located { table, token })
@@ -212,6 +212,18 @@ impl NodeService {
                 }
                 self.page(&state, page).await
             }
+            Request::ApplyRows(apply) => {
+                let bad = |what: &str| Refusal::BadRequest { what: what.to_owned() };
+                let (first, _) = apply.rows.first().ok_or_else(|| bad("no rows"))?;
+                let at = self.locate(&state, &header, apply.table, first)?;
+                let together =
+                    apply.rows.iter().all(|(key, _)| token_in(apply.table, key) == at.token);
+                let distinct = apply.rows.is_sorted_by(|a, b| a.0 < b.0);
+                if !together || !distinct {
+                    return Err(bad("rows that are not of one partition, or not in order"));
+                }
+                self.replica.apply_rows(&at.table, at.token, apply).await
+            }
             Request::Handoff(apply) => {
                 let at = self.locate(&state, &header, apply.table, &apply.key)?;
                 self.follow(&state, from, apply.table, at.token, apply.generation, deadline)
@@ -268,7 +280,7 @@ impl NodeService {
         if !table.settings.sloppy {
             return Err(bad("nobody stands in for the replicas of this table".to_owned()));
         }
-        let partition = state.ring().partition_of(token_of(apply.key.as_bytes()));
+        let partition = state.ring().partition_of(token_in(apply.table, &apply.key));
         let placement = state.ring().placement(&table.settings.replication);
         if !placement.of(partition).write.contains(&replica) {
             return Err(if header.epoch < epoch {

@@ -1,0 +1,96 @@
+//! A node as its CQL door sees it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
+
+use crate::coordinator::{OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage};
+use crate::env::BoxFuture;
+use crate::meta::{ClusterState, Command, Verdict};
+use crate::node::{Node, NodeBackend};
+use crate::server::cql::{PeerView, Store};
+use crate::server::http::backend::Backend as _;
+use crate::types::{Epoch, WallMicros};
+
+/// The one real implementation of [`Store`].
+#[derive(Debug)]
+pub struct NodeStore {
+    node: Node,
+    backend: NodeBackend,
+}
+
+impl NodeStore {
+    /// `node` as the store of a CQL door.
+    #[must_use]
+    pub fn new(node: Node) -> Self {
+        let backend = NodeBackend::new(node.clone());
+        Self { node, backend }
+    }
+}
+
+/// Where a member serves CQL, by what it said of itself. Addresses are published as numbers: a
+/// name is looked up as this machine does.
+fn address_of(published: &str) -> (IpAddr, u16) {
+    let parsed = published.parse::<SocketAddr>().ok();
+    let found = parsed.or_else(|| published.to_socket_addrs().ok()?.next());
+    found.map_or((IpAddr::V4(Ipv4Addr::LOCALHOST), 9042), |found| (found.ip(), found.port()))
+}
+
+impl Store for NodeStore {
+    fn state(&self) -> Arc<ClusterState> {
+        self.node.cluster().state()
+    }
+
+    fn members(&self) -> Vec<PeerView> {
+        let state = self.state();
+        let ring = state.ring();
+        let view = |status: crate::cluster::MemberStatus| {
+            let member = &status.member.member;
+            let (address, port) = address_of(&status.member.addresses.cql);
+            PeerView {
+                id: member.id,
+                address,
+                port,
+                datacenter: member.datacenter.clone(),
+                rack: member.rack.clone(),
+                tokens: ring.owned_by(member.id).map(|p| ring.map().end_token(p)).collect(),
+                epoch: status.epoch.unwrap_or(Epoch(0)),
+            }
+        };
+        let mut all: Vec<PeerView> = self.node.cluster().members().into_iter().map(view).collect();
+        all.sort_by_key(|peer| (peer.id != self.node.id(), peer.id));
+        all
+    }
+
+    fn wall(&self) -> WallMicros {
+        self.node.env().wall()
+    }
+
+    fn stamp(&self) -> u64 {
+        self.node.coordinator().row_stamp()
+    }
+
+    fn random(&self) -> u128 {
+        let env = self.node.env();
+        u128::from(env.random("cql")) << 64 | u128::from(env.random("cql"))
+    }
+
+    fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>> {
+        Box::pin(self.node.coordinator().read(op))
+    }
+
+    fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>> {
+        Box::pin(self.node.coordinator().scan(op))
+    }
+
+    fn write(&self, op: RowsOp) -> BoxFuture<'_, Result<(), OpError>> {
+        Box::pin(self.node.coordinator().write_rows(op))
+    }
+
+    fn append(&self, command: Command) -> BoxFuture<'_, Result<Verdict, OpError>> {
+        Box::pin(self.backend.append(command))
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.backend.ready().map_err(|why| why.0)
+    }
+}

@@ -1,0 +1,573 @@
+//! CREATE, ALTER, DROP: turned into entries of the metadata log.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::cql::ast::{AlterTable, AlterType, ColumnDef, CreateTable, Name, Property, Statement};
+use crate::cql::schema::{Role, Schema};
+use crate::cql::types::{CqlType, RawType, UdtType};
+use crate::meta::{ClusterState, Command, Keyspace, NotDone, Table, TableName, Verdict};
+use crate::server::cql::error::{CqlError, SERVER, UNAUTHORIZED};
+use crate::server::cql::options;
+use crate::server::cql::response::{Answer, SchemaChange};
+use crate::server::cql::statement::udt;
+use crate::server::cql::store::Store;
+use crate::server::cql::system;
+
+/// How often a change is made again from what is there by then.
+const MAX_TRIES: usize = 5;
+
+/// What a statement comes to.
+enum Plan {
+    /// Nothing is to be done.
+    Nothing,
+    Do(Command, SchemaChange),
+}
+
+fn change(change: &'static str, target: &'static str, keyspace: &str, name: &str) -> SchemaChange {
+    SchemaChange { change, target, keyspace: keyspace.to_owned(), name: name.to_owned() }
+}
+
+/// Runs a statement that changes the schema.
+pub(super) async fn run(
+    store: &dyn Store,
+    keyspace: Option<&str>,
+    statement: &Statement,
+) -> Result<Answer, CqlError> {
+    for _ in 0..MAX_TRIES {
+        let state = store.state();
+        let (command, change) = match plan(store, &state, keyspace, statement)? {
+            Plan::Nothing => return Ok(Answer::Void),
+            Plan::Do(command, change) => (command, change),
+        };
+        let verdict = store.append(command).await;
+        let verdict = verdict.map_err(|error| CqlError::of_operation(&error, Some("SIMPLE")))?;
+        match verdict {
+            Verdict::Done | Verdict::Created(_) => return Ok(Answer::SchemaChange(change)),
+            // Somebody was faster: look again at what there is now, and judge by that.
+            Verdict::NotDone(
+                NotDone::KeyspaceExists
+                | NotDone::TableExists { .. }
+                | NotDone::TypeExists
+                | NotDone::NoSuchKeyspace
+                | NotDone::NoSuchTable
+                | NotDone::NoSuchType
+                | NotDone::TableChanged { .. },
+            ) => {}
+            Verdict::NotDone(NotDone::TypeInUse(user)) => {
+                return Err(CqlError::invalid(format!(
+                    "Cannot drop user type: it is still used by {user}"
+                )));
+            }
+            Verdict::NotDone(why) => return Err(CqlError::invalid(why.to_string())),
+        }
+    }
+    Err(CqlError::new(SERVER, "the schema keeps changing: try again"))
+}
+
+fn keyspace_of(given: Option<&str>, name: &Name) -> Result<String, CqlError> {
+    let keyspace = name.keyspace.as_deref().or(given).ok_or_else(|| {
+        CqlError::invalid("No keyspace has been specified. USE a keyspace, or explicitly specify keyspace.tablename")
+    })?;
+    not_system(keyspace)?;
+    Ok(keyspace.to_owned())
+}
+
+fn not_system(keyspace: &str) -> Result<(), CqlError> {
+    if system::is_keyspace(keyspace) {
+        return Err(CqlError::new(
+            UNAUTHORIZED,
+            format!("{keyspace} keyspace is not user-modifiable."),
+        ));
+    }
+    Ok(())
+}
+
+fn find<'a>(state: &'a ClusterState, name: &str) -> Result<&'a Arc<Keyspace>, CqlError> {
+    let missing = || CqlError::invalid(format!("Keyspace '{name}' doesn't exist"));
+    state.keyspaces().get(name).ok_or_else(missing)
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), CqlError> {
+    let sound = (1..=48).contains(&name.len())
+        && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+    if sound {
+        return Ok(());
+    }
+    Err(CqlError::invalid(format!(
+        "{what} name must not be empty, more than 48 characters long, or contain \
+         non-alphanumeric-underscore characters (got \"{name}\")"
+    )))
+}
+
+fn plan(
+    store: &dyn Store,
+    state: &ClusterState,
+    given: Option<&str>,
+    statement: &Statement,
+) -> Result<Plan, CqlError> {
+    match statement {
+        Statement::CreateKeyspace { name, if_not_exists, properties } => {
+            create_keyspace(state, name, *if_not_exists, properties)
+        }
+        Statement::AlterKeyspace { name, if_exists, properties } => {
+            alter_keyspace(state, name, *if_exists, properties)
+        }
+        Statement::DropKeyspace { name, if_exists } => {
+            not_system(name)?;
+            if !state.keyspaces().contains_key(name) && *if_exists {
+                return Ok(Plan::Nothing);
+            }
+            find(state, name)?;
+            let command = Command::DropKeyspace { name: name.clone() };
+            Ok(Plan::Do(command, change("DROPPED", "KEYSPACE", name, "")))
+        }
+        Statement::CreateTable(create) => create_table(store, state, given, create),
+        Statement::AlterTable { table, if_exists, change } => {
+            let keyspace = keyspace_of(given, table)?;
+            match existing(state, &keyspace, table, *if_exists)? {
+                Some((id, schema)) => alter_table(state, &keyspace, table, (id, &schema), change),
+                None => Ok(Plan::Nothing),
+            }
+        }
+        Statement::DropTable { table, if_exists } => {
+            let keyspace = keyspace_of(given, table)?;
+            match existing(state, &keyspace, table, *if_exists)? {
+                Some((old, _)) => {
+                    let dropped = change("DROPPED", "TABLE", &keyspace, &table.name);
+                    Ok(Plan::Do(Command::DropTable { id: old.id }, dropped))
+                }
+                None => Ok(Plan::Nothing),
+            }
+        }
+        Statement::CreateType { name, if_not_exists, fields } => {
+            let keyspace = keyspace_of(given, name)?;
+            create_type(state, &keyspace, &name.name, *if_not_exists, fields)
+        }
+        Statement::AlterType { name, if_exists, change } => {
+            let keyspace = keyspace_of(given, name)?;
+            alter_type(state, &keyspace, &name.name, *if_exists, change)
+        }
+        Statement::DropType { name, if_exists } => {
+            let keyspace = keyspace_of(given, name)?;
+            if udt(state, &keyspace, &name.name).is_none() {
+                if *if_exists {
+                    return Ok(Plan::Nothing);
+                }
+                return Err(CqlError::invalid(format!(
+                    "Type '{keyspace}.{}' doesn't exist",
+                    name.name
+                )));
+            }
+            let dropped = change("DROPPED", "TYPE", &keyspace, &name.name);
+            Ok(Plan::Do(Command::DropType { keyspace, name: name.name.clone() }, dropped))
+        }
+        _ => Err(CqlError::new(SERVER, "no statement of the schema")),
+    }
+}
+
+fn create_keyspace(
+    state: &ClusterState,
+    name: &str,
+    if_not_exists: bool,
+    properties: &[(String, Property)],
+) -> Result<Plan, CqlError> {
+    not_system(name)?;
+    check_name("Keyspace", name)?;
+    if state.keyspaces().contains_key(name) {
+        return if if_not_exists { Ok(Plan::Nothing) } else { Err(CqlError::exists(name, "")) };
+    }
+    let (replication, durable_writes) = options::keyspace(properties, &datacenters(state))?;
+    let missing = || {
+        CqlError::new(
+            crate::server::cql::error::CONFIG,
+            "Missing mandatory replication strategy class",
+        )
+    };
+    let keyspace = Keyspace {
+        name: name.to_owned(),
+        replication: replication.ok_or_else(missing)?,
+        durable_writes,
+        types: std::collections::BTreeMap::new(),
+    };
+    let command = Command::CreateKeyspace(Arc::new(keyspace));
+    Ok(Plan::Do(command, change("CREATED", "KEYSPACE", name, "")))
+}
+
+fn datacenters(state: &ClusterState) -> Vec<String> {
+    let all: BTreeSet<String> =
+        state.members().values().map(|member| member.member.datacenter.clone()).collect();
+    all.into_iter().collect()
+}
+
+fn alter_keyspace(
+    state: &ClusterState,
+    name: &str,
+    if_exists: bool,
+    properties: &[(String, Property)],
+) -> Result<Plan, CqlError> {
+    not_system(name)?;
+    if !state.keyspaces().contains_key(name) && if_exists {
+        return Ok(Plan::Nothing);
+    }
+    let old = find(state, name)?;
+    let (replication, durable_writes) = options::keyspace(properties, &datacenters(state))?;
+    if replication.is_some_and(|new| new != old.replication) {
+        return Err(CqlError::invalid(
+            "a keyspace's replication cannot be changed yet: make another keyspace and copy",
+        ));
+    }
+    let command = Command::AlterKeyspace { name: name.to_owned(), durable_writes };
+    Ok(Plan::Do(command, change("UPDATED", "KEYSPACE", name, "")))
+}
+
+type Found = (Arc<Table>, Arc<Schema>);
+
+fn existing(
+    state: &ClusterState,
+    keyspace: &str,
+    name: &Name,
+    if_exists: bool,
+) -> Result<Option<Found>, CqlError> {
+    let table = state.table_of(keyspace, &name.name);
+    match table.and_then(|table| Some((table.clone(), table.rows.clone()?))) {
+        Some(found) => Ok(Some(found)),
+        None if if_exists => Ok(None),
+        None => {
+            find(state, keyspace)?;
+            Err(CqlError::invalid(format!("Table '{keyspace}.{}' doesn't exist", name.name)))
+        }
+    }
+}
+
+fn resolve(state: &ClusterState, keyspace: &str, raw: &RawType) -> Result<CqlType, CqlError> {
+    let find = |other: Option<&str>, name: &str| match other {
+        Some(other) if other != keyspace => None,
+        _ => udt(state, keyspace, name),
+    };
+    raw.resolve(&find).map_err(CqlError::invalid)
+}
+
+fn create_table(
+    store: &dyn Store,
+    state: &ClusterState,
+    given: Option<&str>,
+    create: &CreateTable,
+) -> Result<Plan, CqlError> {
+    let keyspace = keyspace_of(given, &create.table)?;
+    let name = &create.table.name;
+    find(state, &keyspace)?;
+    check_name("Table", name)?;
+    if state.table_of(&keyspace, name).is_some() {
+        if create.if_not_exists {
+            return Ok(Plan::Nothing);
+        }
+        return Err(CqlError::exists(&keyspace, name));
+    }
+    if create.compact_storage {
+        return Err(CqlError::invalid(
+            "COMPACT STORAGE tables are not allowed: leave the option out",
+        ));
+    }
+    let mut columns: Vec<(String, CqlType, Role)> = Vec::new();
+    for def in &create.columns {
+        check_name("Column", &def.name)?;
+        let kind = resolve(state, &keyspace, &def.kind)?;
+        let role = role_of(create, def, &kind)?;
+        if columns.iter().any(|(other, ..)| *other == def.name) {
+            return Err(CqlError::invalid(format!(
+                "Multiple definition of identifier {}",
+                def.name
+            )));
+        }
+        columns.push((def.name.clone(), kind, role));
+    }
+    if create.partition_key.is_empty() {
+        return Err(CqlError::invalid("No PRIMARY KEY specified (exactly one required)"));
+    }
+    for key in create.partition_key.iter().chain(&create.clustering) {
+        if !create.columns.iter().any(|def| def.name == *key) {
+            return Err(CqlError::invalid(format!(
+                "Unknown definition {key} referenced in PRIMARY KEY"
+            )));
+        }
+        let all = create.partition_key.iter().chain(&create.clustering);
+        if all.filter(|other| *other == key).count() > 1 {
+            return Err(CqlError::invalid(format!("{key} is in the PRIMARY KEY more than once")));
+        }
+    }
+    for (at, (column, _)) in create.order.iter().enumerate() {
+        if create.clustering.get(at) != Some(column) {
+            return Err(CqlError::invalid(format!(
+                "CLUSTERING ORDER BY names {column}, which is not the clustering column at its place"
+            )));
+        }
+    }
+    if columns.iter().any(|(_, kind, _)| *kind == CqlType::Counter) {
+        return Err(CqlError::invalid("Counters are not supported yet: count with a bigint"));
+    }
+    if columns.iter().any(|(.., role)| *role == Role::Static) && create.clustering.is_empty() {
+        return Err(CqlError::invalid(
+            "Static columns are only useful (and thus allowed) if the table has at least one clustering column",
+        ));
+    }
+    let uuid = crate::cql::functions::Now::new(store.wall().0, store.random()).uuid();
+    let mut schema = Schema::new(columns, uuid);
+    options::apply(&mut schema, &create.properties)?;
+    let name = TableName { keyspace: keyspace.clone(), table: name.clone() };
+    let created = change("CREATED", "TABLE", &keyspace, &name.table);
+    Ok(Plan::Do(Command::CreateRows { name, schema: Arc::new(schema) }, created))
+}
+
+fn role_of(create: &CreateTable, def: &ColumnDef, kind: &CqlType) -> Result<Role, CqlError> {
+    let at = |key: &[String]| {
+        key.iter().position(|name| *name == def.name).and_then(|at| u16::try_from(at).ok())
+    };
+    let role = if let Some(at) = at(&create.partition_key) {
+        Role::Partition(at)
+    } else if let Some(at) = at(&create.clustering) {
+        let descending =
+            create.order.iter().any(|(name, descending)| *name == def.name && *descending);
+        Role::Clustering { at, descending }
+    } else if def.is_static {
+        return Ok(Role::Static);
+    } else {
+        return Ok(Role::Regular);
+    };
+    if def.is_static {
+        return Err(CqlError::invalid(format!(
+            "Static column {} cannot be part of the PRIMARY KEY",
+            def.name
+        )));
+    }
+    if !kind.is_keyable() {
+        return Err(CqlError::invalid(format!(
+            "Invalid type {kind} for PRIMARY KEY column {}",
+            def.name
+        )));
+    }
+    Ok(role)
+}
+
+fn alter_table(
+    state: &ClusterState,
+    keyspace: &str,
+    name: &Name,
+    (old, schema): (Arc<Table>, &Arc<Schema>),
+    alteration: &AlterTable,
+) -> Result<Plan, CqlError> {
+    let mut schema = (**schema).clone();
+    match alteration {
+        AlterTable::Add(columns) => {
+            for def in columns {
+                check_name("Column", &def.name)?;
+                let kind = resolve(state, keyspace, &def.kind)?;
+                if schema.column(&def.name).is_some() {
+                    return Err(CqlError::invalid(format!(
+                        "Column with name '{}' already exists",
+                        def.name
+                    )));
+                }
+                if def.is_static && schema.clustering_key().is_empty() {
+                    return Err(CqlError::invalid(
+                        "Static columns are only useful (and thus allowed) if the table has at least one clustering column",
+                    ));
+                }
+                if kind == CqlType::Counter {
+                    return Err(CqlError::invalid(
+                        "Counters are not supported yet: count with a bigint",
+                    ));
+                }
+                let role = if def.is_static { Role::Static } else { Role::Regular };
+                if !schema.add(def.name.clone(), kind, role) {
+                    return Err(CqlError::invalid("the table has had too many columns"));
+                }
+            }
+        }
+        AlterTable::Drop(columns) => {
+            for column in columns {
+                match schema.column(column) {
+                    None => {
+                        return Err(CqlError::invalid(format!(
+                            "Column {column} was not found in table '{keyspace}.{}'",
+                            name.name
+                        )));
+                    }
+                    Some(found) if found.is_key() => {
+                        return Err(CqlError::invalid(format!(
+                            "Cannot drop PRIMARY KEY column {column}"
+                        )));
+                    }
+                    Some(_) => schema.remove(column),
+                }
+            }
+        }
+        AlterTable::Rename(all) => {
+            for (from, to) in all {
+                check_name("Column", to)?;
+                match schema.column(from) {
+                    Some(found) if found.is_key() && schema.column(to).is_none() => {}
+                    _ => {
+                        return Err(CqlError::invalid(format!(
+                            "Cannot rename {from} to {to}: only PRIMARY KEY columns can be renamed, to names that are free"
+                        )));
+                    }
+                }
+                schema.rename(from, to);
+            }
+        }
+        AlterTable::With(properties) => options::apply(&mut schema, properties)?,
+        AlterTable::Retype => {
+            return Err(CqlError::invalid("Altering column types is no longer supported"));
+        }
+    }
+    let updated = change("UPDATED", "TABLE", keyspace, &name.name);
+    let command =
+        Command::AlterRows { id: old.id, expected: old.version, schema: Arc::new(schema) };
+    Ok(Plan::Do(command, updated))
+}
+
+fn create_type(
+    state: &ClusterState,
+    keyspace: &str,
+    name: &str,
+    if_not_exists: bool,
+    fields: &[(String, RawType)],
+) -> Result<Plan, CqlError> {
+    find(state, keyspace)?;
+    check_name("Type", name)?;
+    if udt(state, keyspace, name).is_some() {
+        if if_not_exists {
+            return Ok(Plan::Nothing);
+        }
+        return Err(CqlError::invalid(format!("A user type with name '{name}' already exists")));
+    }
+    if CqlType::native(name).is_some() {
+        return Err(CqlError::invalid(format!("{name} is a type already")));
+    }
+    let udt = UdtType {
+        keyspace: keyspace.to_owned(),
+        name: name.to_owned(),
+        fields: typed_fields(state, keyspace, &[], fields)?,
+    };
+    let created = change("CREATED", "TYPE", keyspace, name);
+    Ok(Plan::Do(Command::CreateType(Arc::new(udt)), created))
+}
+
+fn typed_fields(
+    state: &ClusterState,
+    keyspace: &str,
+    before: &[(String, CqlType)],
+    fields: &[(String, RawType)],
+) -> Result<Vec<(String, CqlType)>, CqlError> {
+    let mut out = before.to_vec();
+    for (name, raw) in fields {
+        check_name("Field", name)?;
+        if out.iter().any(|(other, _)| other == name) {
+            return Err(CqlError::invalid(format!("Duplicate field name '{name}' in type")));
+        }
+        let kind = resolve(state, keyspace, raw)?;
+        if kind.is_multicell() {
+            return Err(CqlError::invalid(format!(
+                "A user type cannot contain non-frozen types: write frozen<{kind}>"
+            )));
+        }
+        if kind == CqlType::Counter {
+            return Err(CqlError::invalid("A user type cannot contain counters"));
+        }
+        out.push((name.clone(), kind));
+    }
+    Ok(out)
+}
+
+fn alter_type(
+    state: &ClusterState,
+    keyspace: &str,
+    name: &str,
+    if_exists: bool,
+    alteration: &AlterType,
+) -> Result<Plan, CqlError> {
+    let Some(expected) = udt(state, keyspace, name) else {
+        if if_exists {
+            return Ok(Plan::Nothing);
+        }
+        return Err(CqlError::invalid(format!("Type '{keyspace}.{name}' doesn't exist")));
+    };
+    let mut new = (*expected).clone();
+    match alteration {
+        AlterType::Add(fields) => {
+            new.fields = typed_fields(state, keyspace, &new.fields, fields)?;
+        }
+        AlterType::Rename(all) => {
+            for (from, to) in all {
+                check_name("Field", to)?;
+                let taken = new.fields.iter().any(|(other, _)| other == to);
+                let field = new.fields.iter_mut().find(|(own, _)| own == from);
+                match field.filter(|_| !taken) {
+                    Some(field) => field.0.clone_from(to),
+                    None => {
+                        return Err(CqlError::invalid(format!(
+                            "Cannot rename field {from} to {to}"
+                        )));
+                    }
+                }
+            }
+        }
+    }
+    let updated = change("UPDATED", "TYPE", keyspace, name);
+    Ok(Plan::Do(Command::AlterType { expected, new: Arc::new(new) }, updated))
+}
+
+/// What differs between two states, as events: for drivers that keep a copy of the schema.
+pub(super) fn differences(old: &ClusterState, new: &ClusterState) -> Vec<SchemaChange> {
+    let mut out = Vec::new();
+    let keyspaces: BTreeSet<&String> =
+        old.keyspaces().keys().chain(new.keyspaces().keys()).collect();
+    for keyspace in keyspaces {
+        match (old.keyspaces().get(keyspace), new.keyspaces().get(keyspace)) {
+            (None, Some(_)) => out.push(change("CREATED", "KEYSPACE", keyspace, "")),
+            (Some(_), None) => out.push(change("DROPPED", "KEYSPACE", keyspace, "")),
+            (Some(a), Some(b)) => {
+                if (&a.replication, a.durable_writes) != (&b.replication, b.durable_writes) {
+                    out.push(change("UPDATED", "KEYSPACE", keyspace, ""));
+                }
+            }
+            (None, None) => {}
+        }
+        let types = |state: &ClusterState| {
+            state.keyspaces().get(keyspace).map(|k| k.types.clone()).unwrap_or_default()
+        };
+        let (a, b) = (types(old), types(new));
+        for name in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
+            if let Some(word) = word(a.get(name), b.get(name), |a, b| a == b) {
+                out.push(change(word, "TYPE", keyspace, name));
+            }
+        }
+    }
+    let tables = |state: &ClusterState| {
+        let rows = state.tables().values().filter(|table| table.rows.is_some());
+        rows.map(|table| (table.name.clone(), table.clone()))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let (a, b) = (tables(old), tables(new));
+    for name in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
+        let same = |a: &Arc<Table>, b: &Arc<Table>| (a.id, a.version) == (b.id, b.version);
+        if let Some(word) = word(a.get(name), b.get(name), same) {
+            out.push(change(word, "TABLE", &name.keyspace, &name.table));
+        }
+    }
+    out
+}
+
+fn word<T>(
+    old: Option<&T>,
+    new: Option<&T>,
+    same: impl Fn(&T, &T) -> bool,
+) -> Option<&'static str> {
+    match (old, new) {
+        (None, Some(_)) => Some("CREATED"),
+        (Some(_), None) => Some("DROPPED"),
+        (Some(old), Some(new)) if !same(old, new) => Some("UPDATED"),
+        _ => None,
+    }
+}

@@ -1,0 +1,134 @@
+//! Properties of keyspaces and tables: what they mean here, and what is kept to be shown again.
+
+use std::collections::BTreeMap;
+
+use crate::cql::ast::Property;
+use crate::cql::schema::Schema;
+use crate::ring::Replication;
+use crate::server::cql::error::{CONFIG, CqlError, SYNTAX};
+
+/// The options of a table whose value is one word.
+const SIMPLE: &[&str] = &[
+    "additional_write_policy",
+    "allow_auto_snapshot",
+    "bloom_filter_fp_chance",
+    "cdc",
+    "comment",
+    "crc_check_chance",
+    "dclocal_read_repair_chance",
+    "default_time_to_live",
+    "gc_grace_seconds",
+    "incremental_backups",
+    "max_index_interval",
+    "memtable",
+    "memtable_flush_period_in_ms",
+    "min_index_interval",
+    "read_repair",
+    "read_repair_chance",
+    "speculative_retry",
+];
+
+/// Those whose value is a map.
+const MAPS: &[&str] = &["caching", "compaction", "compression", "extensions"];
+
+/// Puts properties into a schema.
+pub(super) fn apply(schema: &mut Schema, given: &[(String, Property)]) -> Result<(), CqlError> {
+    for (name, value) in given {
+        match value {
+            Property::Simple(value) if name == "default_time_to_live" => {
+                schema.default_ttl_s =
+                    value.parse().ok().filter(|s| *s <= 630_720_000).ok_or_else(|| {
+                        CqlError::new(CONFIG, format!("Invalid default_time_to_live: {value}"))
+                    })?;
+            }
+            Property::Simple(_) if matches!(name.as_str(), "id" | "conflict") => {
+                return Err(CqlError::invalid(format!("WITH {name} is not supported yet")));
+            }
+            Property::Simple(value) if SIMPLE.contains(&name.as_str()) => {
+                schema.options.insert(name.clone(), value.clone());
+            }
+            Property::Map(pairs) if MAPS.contains(&name.as_str()) => {
+                let pairs: BTreeMap<String, String> = pairs.iter().cloned().collect();
+                schema.map_options.insert(name.clone(), pairs);
+            }
+            _ if SIMPLE.contains(&name.as_str()) || MAPS.contains(&name.as_str()) => {
+                return Err(CqlError::new(SYNTAX, format!("Invalid value for property '{name}'")));
+            }
+            _ => return Err(CqlError::new(SYNTAX, format!("Unknown property '{name}'"))),
+        }
+    }
+    Ok(())
+}
+
+/// What a keyspace's properties say: replication, if given, and durable_writes.
+pub(super) fn keyspace(
+    given: &[(String, Property)],
+    datacenters: &[String],
+) -> Result<(Option<Replication>, bool), CqlError> {
+    let (mut found, mut durable) = (None, true);
+    for (name, value) in given {
+        match (name.as_str(), value) {
+            ("replication", Property::Map(pairs)) => {
+                found = Some(replication(pairs, datacenters)?);
+            }
+            ("durable_writes", Property::Simple(value)) => durable = value != "false",
+            ("replication" | "durable_writes", _) => {
+                return Err(CqlError::new(SYNTAX, format!("Invalid value for property '{name}'")));
+            }
+            _ => return Err(CqlError::new(SYNTAX, format!("Unknown property '{name}'"))),
+        }
+    }
+    Ok((found, durable))
+}
+
+fn replication(
+    pairs: &[(String, String)],
+    datacenters: &[String],
+) -> Result<Replication, CqlError> {
+    let config = |message: String| CqlError::new(CONFIG, message);
+    let class = pairs.iter().find(|(name, _)| name == "class").map(|(_, class)| class.as_str());
+    let class = class.ok_or_else(|| config("Missing replication strategy class".to_owned()))?;
+    let factor = |text: &str| {
+        let factor = text.parse::<u8>();
+        factor.map_err(|_| config(format!("Replication factor must be a number up to 255: {text}")))
+    };
+    let rest = pairs.iter().filter(|(name, _)| name != "class");
+    let replication = match class.rsplit('.').next().unwrap_or(class) {
+        "SimpleStrategy" => {
+            let mut found = None;
+            for (name, value) in rest {
+                if name != "replication_factor" {
+                    return Err(config(format!(
+                        "Unrecognized strategy option {name} for SimpleStrategy"
+                    )));
+                }
+                found = Some(factor(value)?);
+            }
+            let missing = || config("SimpleStrategy requires a replication_factor".to_owned());
+            Replication::Simple { factor: found.ok_or_else(missing)? }
+        }
+        "NetworkTopologyStrategy" => {
+            let mut factors = BTreeMap::new();
+            for (name, value) in rest {
+                let factor = factor(value)?;
+                if name == "replication_factor" {
+                    for datacenter in datacenters {
+                        factors.entry(datacenter.clone()).or_insert(factor);
+                    }
+                } else if datacenters.contains(name) {
+                    factors.insert(name.clone(), factor);
+                } else {
+                    return Err(config(format!(
+                        "Unrecognized strategy option {{{name}}} for NetworkTopologyStrategy: no such datacenter"
+                    )));
+                }
+            }
+            Replication::NetworkTopology { factors }
+        }
+        other => {
+            return Err(config(format!("Unable to find replication strategy class '{other}'")));
+        }
+    };
+    replication.check().map_err(|error| config(error.to_string()))?;
+    Ok(replication)
+}

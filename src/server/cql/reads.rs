@@ -1,0 +1,585 @@
+//! SELECT: which rows are read, in which order, and where a page ends.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::coordinator::{ReadOp, ScanOp};
+use crate::cql::ast::Term;
+use crate::cql::relations::{Slice, Tests};
+use crate::cql::rows::{Reader, RowView};
+use crate::cql::schema::Schema;
+use crate::cql::select::{Accumulator, Query};
+use crate::cql::term::{Binds, Bound, evaluate};
+use crate::cql::types::CqlType;
+use crate::cql::value;
+use crate::meta::Table;
+use crate::record::Row;
+use crate::ring::token_of;
+use crate::server::cql::error::{CqlError, PROTOCOL};
+use crate::server::cql::paging::PagingState;
+use crate::server::cql::store::Store;
+use crate::types::{Consistency, Key, Token, WallMicros};
+use std::sync::Arc;
+
+/// Time for one read of the store.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The most rows that are sorted or turned round in memory.
+const MAX_SORTED: usize = 100_000;
+
+/// Rows asked of the store at a time.
+const CHUNK: u32 = 500;
+
+/// What a SELECT is asked with.
+pub(super) struct Ask<'a> {
+    pub(super) query: &'a Query,
+    pub(super) schema: &'a Schema,
+    pub(super) binds: Binds<'a>,
+    pub(super) page_size: Option<u32>,
+    pub(super) paging_state: Option<&'a [u8]>,
+    pub(super) digest: u64,
+    pub(super) level: Consistency,
+    pub(super) now: WallMicros,
+}
+
+/// A page of results.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    pub(super) rows: Vec<Vec<Option<Bytes>>>,
+    pub(super) paging_state: Option<Vec<u8>>,
+}
+
+fn limit(term: Option<&Term>, binds: Binds<'_>) -> Result<Option<u32>, CqlError> {
+    let Some(term) = term else { return Ok(None) };
+    match evaluate(term, &CqlType::Int, binds).map_err(CqlError::invalid)? {
+        Bound::Value(bytes) => {
+            let limit = value::integer(&bytes).and_then(|limit| u32::try_from(limit).ok());
+            match limit {
+                Some(limit) if limit > 0 => Ok(Some(limit)),
+                _ => Err(CqlError::invalid("LIMIT must be strictly positive")),
+            }
+        }
+        Bound::Null => Err(CqlError::invalid("Invalid null value of limit")),
+        Bound::Unset => Ok(None),
+    }
+}
+
+/// Takes rows in order, and knows when there are enough.
+struct Collector<'a> {
+    ask: &'a Ask<'a>,
+    tests: Tests,
+    page: Page,
+    accumulator: Option<Accumulator<'a>>,
+    /// Kept back to be sorted.
+    unsorted: Option<Vec<RowView>>,
+    remaining: Option<u32>,
+    per_partition: Option<u32>,
+    page_size: Option<usize>,
+    /// The last row that was taken.
+    last: Option<(Vec<u8>, Vec<u8>)>,
+    in_partition: u32,
+}
+
+impl<'a> Collector<'a> {
+    fn new(
+        ask: &'a Ask<'a>,
+        tests: Tests,
+        resumed: Option<&PagingState>,
+    ) -> Result<Self, CqlError> {
+        let query = ask.query;
+        let whole = query.is_aggregate();
+        let remaining = limit(query.limit.as_ref(), ask.binds)?;
+        let sorts = !query.order_by.is_empty() && query.wheres.has_many_partitions(ask.schema);
+        let per_partition = limit(query.per_partition.as_ref(), ask.binds)?;
+        Ok(Self {
+            ask,
+            tests,
+            page: Page::default(),
+            accumulator: whole.then(|| query.accumulator()),
+            unsorted: sorts.then(Vec::new),
+            remaining: resumed.map_or(remaining, |state| state.remaining),
+            per_partition: if query.distinct { Some(1) } else { per_partition },
+            page_size: ask.page_size.filter(|_| !whole && !sorts).map(|size| size as usize),
+            last: resumed.map(|state| (state.partition.clone(), state.clustering.clone())),
+            in_partition: resumed.and_then(|state| state.in_partition).unwrap_or(0),
+        })
+    }
+
+    /// Takes a row. False: there are enough.
+    fn offer(
+        &mut self,
+        view: RowView,
+        partition: &[u8],
+        clustering: &[u8],
+    ) -> Result<bool, CqlError> {
+        if !self.tests.admit(self.ask.schema, &view.values, view.token) {
+            return Ok(true);
+        }
+        let same = self.last.as_ref().is_some_and(|(last, _)| last == partition);
+        let in_partition = if same { self.in_partition } else { 0 };
+        if self.per_partition.is_some_and(|limit| in_partition >= limit) {
+            return Ok(true);
+        }
+        if self.remaining == Some(0) {
+            return Ok(false);
+        }
+        if self.page_size.is_some_and(|size| self.page.rows.len() >= size) {
+            // There is one more row, so there is one more page.
+            self.close_page();
+            return Ok(false);
+        }
+        self.in_partition = in_partition + 1;
+        self.last = Some((partition.to_vec(), clustering.to_vec()));
+        let (schema, binds) = (self.ask.schema, self.ask.binds);
+        if let Some(accumulator) = &mut self.accumulator {
+            if let Some(row) = accumulator.push(&view, schema, binds).map_err(CqlError::invalid)? {
+                self.page.rows.push(row);
+                self.count_down();
+            }
+            return Ok(true);
+        }
+        if let Some(unsorted) = &mut self.unsorted {
+            if unsorted.len() >= MAX_SORTED {
+                return Err(CqlError::invalid(
+                    "too many rows to sort: page through the partitions",
+                ));
+            }
+            unsorted.push(view);
+            return Ok(true);
+        }
+        let row = self.ask.query.show(&view, schema, binds).map_err(CqlError::invalid)?;
+        self.page.rows.push(row);
+        self.count_down();
+        Ok(true)
+    }
+
+    fn count_down(&mut self) {
+        self.remaining = self.remaining.map(|left| left.saturating_sub(1));
+    }
+
+    fn close_page(&mut self) {
+        let Some((partition, clustering)) = self.last.clone() else { return };
+        let in_partition = self.per_partition.map(|_| self.in_partition);
+        let state = PagingState { partition, clustering, remaining: self.remaining, in_partition };
+        self.page.paging_state = Some(state.encode(self.ask.digest));
+    }
+
+    fn finish(mut self) -> Result<Page, CqlError> {
+        let (schema, binds) = (self.ask.schema, self.ask.binds);
+        if let Some(accumulator) = self.accumulator.take()
+            && let Some(row) = accumulator.finish().map_err(CqlError::invalid)?
+        {
+            self.page.rows.push(row);
+        }
+        if let Some(mut unsorted) = self.unsorted.take() {
+            let order = &self.ask.query.order_by;
+            unsorted.sort_by(|a, b| compare(schema, order, a, b));
+            unsorted.truncate(self.remaining.map_or(usize::MAX, |left| left as usize));
+            for view in &unsorted {
+                let row = self.ask.query.show(view, schema, binds).map_err(CqlError::invalid)?;
+                self.page.rows.push(row);
+            }
+        }
+        Ok(self.page)
+    }
+}
+
+fn compare(
+    schema: &Schema,
+    order: &[(usize, bool)],
+    a: &RowView,
+    b: &RowView,
+) -> std::cmp::Ordering {
+    for (place, descending) in order {
+        let kind = &schema.columns()[*place].kind;
+        let order = match (&a.values[*place], &b.values[*place]) {
+            (Some(a), Some(b)) => value::compare(kind, a, b),
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        };
+        if order.is_ne() {
+            return if *descending { order.reverse() } else { order };
+        }
+    }
+    std::cmp::Ordering::Equal
+}
+
+fn resumed(ask: &Ask<'_>) -> Result<Option<PagingState>, CqlError> {
+    let Some(bytes) = ask.paging_state else { return Ok(None) };
+    let state = PagingState::decode(bytes, ask.digest);
+    state.map(Some).ok_or_else(|| CqlError::new(PROTOCOL, "Invalid value for the paging state"))
+}
+
+/// Answers from rows that are all at hand, as system tables' are.
+pub(super) fn select_from(ask: &Ask<'_>, rows: Vec<Vec<Option<Bytes>>>) -> Result<Page, CqlError> {
+    let tests = ask.query.wheres.bind(ask.schema, ask.binds).map_err(CqlError::invalid)?;
+    let mut collector = Collector::new(ask, tests, None)?;
+    collector.page_size = None;
+    for values in rows {
+        let partition = values.first().cloned().flatten().unwrap_or_default();
+        if !collector.offer(RowView::of_values(values), &partition, &[])? {
+            break;
+        }
+    }
+    collector.finish()
+}
+
+/// Answers from the store.
+pub(super) async fn select(
+    ask: &Ask<'_>,
+    store: &dyn Store,
+    table: &Arc<Table>,
+) -> Result<Page, CqlError> {
+    let tests = ask.query.wheres.bind(ask.schema, ask.binds).map_err(CqlError::invalid)?;
+    let resumed = resumed(ask)?;
+    let partitions = tests.partitions(ask.schema).map_err(CqlError::invalid)?;
+    let many = partitions.as_ref().is_some_and(|all| all.len() > 1);
+    if many && !ask.query.order_by.is_empty() && ask.page_size.is_some() {
+        return Err(CqlError::invalid(
+            "Cannot page queries with both ORDER BY and a IN restriction on the partition key; you \
+             must either remove the ORDER BY or the IN and sort client side, or disable paging for \
+             this query",
+        ));
+    }
+    let mut collector = Collector::new(ask, tests, resumed.as_ref())?;
+    let reading =
+        Reading { ask, store, table, reader: Reader { schema: ask.schema, now: ask.now } };
+    match partitions {
+        Some(mut partitions) => {
+            partitions.sort_by_cached_key(|key| (token_of(key), key.clone()));
+            let place = |key: &Vec<u8>| (token_of(key), key.clone());
+            for partition in &partitions {
+                let from = match &resumed {
+                    Some(state) if place(partition) < place(&state.partition) => continue,
+                    Some(state) if *partition == state.partition => Some(&state.clustering[..]),
+                    _ => None,
+                };
+                if !reading.partition(&mut collector, partition, from).await? {
+                    break;
+                }
+            }
+        }
+        None => reading.scan(&mut collector, resumed.as_ref()).await?,
+    }
+    collector.finish()
+}
+
+/// Reads of one SELECT.
+struct Reading<'a> {
+    ask: &'a Ask<'a>,
+    store: &'a dyn Store,
+    table: &'a Arc<Table>,
+    reader: Reader<'a>,
+}
+
+fn key_of(partition: &[u8], clustering: &[u8]) -> Result<Key, CqlError> {
+    Key::of_row(partition, clustering).map_err(|error| CqlError::invalid(error.to_string()))
+}
+
+/// A place just before `key`: no row of its partition lies between, or only such as are looked at
+/// once more.
+fn before(key: &Key) -> Option<Key> {
+    let (last, rest) = key.as_bytes().split_last()?;
+    let mut bytes = rest.to_vec();
+    if *last > 0 {
+        bytes.extend_from_slice(&[last - 1, 0xFF, 0xFF]);
+    }
+    Key::new(bytes).ok()
+}
+
+impl Reading<'_> {
+    async fn row(&self, key: Key) -> Result<Row, CqlError> {
+        let op = ReadOp {
+            table: self.table.clone(),
+            key,
+            level: self.ask.level,
+            timeout: TIMEOUT,
+            receipt: false,
+            local: false,
+        };
+        let outcome = self.store.read(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
+        Ok(outcome.record.row().cloned().unwrap_or_default())
+    }
+
+    /// Reads one partition's rows after `from`. False: there are enough rows.
+    async fn partition(
+        &self,
+        collector: &mut Collector<'_>,
+        partition: &[u8],
+        from: Option<&[u8]>,
+    ) -> Result<bool, CqlError> {
+        let schema = self.ask.schema;
+        let key = key_of(partition, &[])?;
+        if schema.clustering_key().is_empty() {
+            if from.is_some() {
+                return Ok(true);
+            }
+            let row = self.row(key).await?;
+            return match self.reader.row(partition, &[], None, &row) {
+                Some(view) => collector.offer(view, partition, &[]),
+                None => Ok(true),
+            };
+        }
+        let head = self.row(key).await?;
+        let mut slices = collector.tests.slices(schema).map_err(CqlError::invalid)?;
+        let single = collector.tests.names_rows(schema);
+        if self.ask.query.reversed {
+            slices.reverse();
+        }
+        let mut any = from.is_some();
+        for slice in &slices {
+            let views = if single {
+                self.single(partition, &head, slice, from).await?
+            } else if self.ask.query.reversed {
+                self.backwards(partition, &head, slice, from).await?
+            } else {
+                if !self.forwards(collector, partition, &head, slice, from, &mut any).await? {
+                    return Ok(false);
+                }
+                continue;
+            };
+            for (clustering, view) in views {
+                any = true;
+                if !collector.offer(view, partition, &clustering)? {
+                    return Ok(false);
+                }
+            }
+        }
+        if !any
+            && !self.ask.query.wheres.restricts_clustering(schema)
+            && let Some(view) = self.reader.static_row(partition, &head)
+        {
+            return collector.offer(view, partition, &[]);
+        }
+        Ok(true)
+    }
+
+    async fn single(
+        &self,
+        partition: &[u8],
+        head: &Row,
+        slice: &Slice,
+        from: Option<&[u8]>,
+    ) -> Result<Vec<(Vec<u8>, RowView)>, CqlError> {
+        let done = from.is_some_and(|from| {
+            if self.ask.query.reversed {
+                slice.start[..] >= *from
+            } else {
+                slice.start[..] <= *from
+            }
+        });
+        if done {
+            return Ok(Vec::new());
+        }
+        let row = self.row(key_of(partition, &slice.start)?).await?;
+        let view = self.reader.row(partition, &slice.start, Some(head), &row);
+        Ok(view.map(|view| (slice.start.clone(), view)).into_iter().collect())
+    }
+
+    /// Stored rows of a partition in a slice, a chunk at a time; with where to go on.
+    async fn chunk(
+        &self,
+        partition: &[u8],
+        slice: &Slice,
+        after: Key,
+    ) -> Result<(Vec<(Vec<u8>, Row)>, Option<Key>), CqlError> {
+        let token = token_of(partition);
+        let end = key_of(partition, &slice.end)?;
+        let op = ScanOp {
+            table: self.table.clone(),
+            after: Some((token, after)),
+            before: Some((token, end)),
+            limit: self.ask.page_size.map_or(CHUNK, |size| size.clamp(1, CHUNK - 1) + 1),
+            level: self.ask.level,
+            timeout: TIMEOUT,
+        };
+        let page = self.store.scan(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
+        let mut rows = Vec::with_capacity(page.rows.len());
+        for (_, key, record) in page.rows {
+            let Some((own, clustering)) = key.row_parts() else { continue };
+            if own == partition && !clustering.is_empty() && *clustering >= slice.start[..] {
+                rows.push((clustering.to_vec(), record.row().cloned().unwrap_or_default()));
+            }
+        }
+        Ok((rows, page.next.filter(|(at, _)| *at == token).map(|(_, key)| key)))
+    }
+
+    fn start(
+        &self,
+        partition: &[u8],
+        slice: &Slice,
+        from: Option<&[u8]>,
+    ) -> Result<Option<Key>, CqlError> {
+        match from.filter(|from| **from >= slice.start[..]) {
+            Some(from) if *from >= slice.end[..] => Ok(None),
+            Some(from) => key_of(partition, from).map(Some),
+            None => Ok(before(&key_of(partition, &slice.start)?)),
+        }
+    }
+
+    async fn forwards(
+        &self,
+        collector: &mut Collector<'_>,
+        partition: &[u8],
+        head: &Row,
+        slice: &Slice,
+        from: Option<&[u8]>,
+        any: &mut bool,
+    ) -> Result<bool, CqlError> {
+        let mut place = self.start(partition, slice, from)?;
+        while let Some(after) = place {
+            let (rows, next) = self.chunk(partition, slice, after).await?;
+            for (clustering, row) in rows {
+                if let Some(view) = self.reader.row(partition, &clustering, Some(head), &row) {
+                    *any = true;
+                    if !collector.offer(view, partition, &clustering)? {
+                        return Ok(false);
+                    }
+                }
+            }
+            place = next;
+        }
+        Ok(true)
+    }
+
+    /// A slice against its order: read whole, and turned round.
+    async fn backwards(
+        &self,
+        partition: &[u8],
+        head: &Row,
+        slice: &Slice,
+        from: Option<&[u8]>,
+    ) -> Result<Vec<(Vec<u8>, RowView)>, CqlError> {
+        let end = from.map_or(slice.end.clone(), |from| slice.end.clone().min(from.to_vec()));
+        let slice = Slice { start: slice.start.clone(), end };
+        if slice.start >= slice.end {
+            return Ok(Vec::new());
+        }
+        let mut out = Vec::new();
+        let mut place = self.start(partition, &slice, None)?;
+        while let Some(after) = place {
+            let (rows, next) = self.chunk(partition, &slice, after).await?;
+            for (clustering, row) in rows {
+                if let Some(view) = self.reader.row(partition, &clustering, Some(head), &row) {
+                    out.push((clustering, view));
+                }
+            }
+            if out.len() > MAX_SORTED {
+                return Err(CqlError::invalid(
+                    "too many rows to turn round: restrict the clustering columns",
+                ));
+            }
+            place = next;
+        }
+        out.reverse();
+        Ok(out)
+    }
+
+    /// Reads partitions in the order of their tokens.
+    async fn scan(
+        &self,
+        collector: &mut Collector<'_>,
+        resumed: Option<&PagingState>,
+    ) -> Result<(), CqlError> {
+        let Some((first, last)) = collector.tests.token_range() else { return Ok(()) };
+        let least = || Key::new(vec![0]).map_err(|error| CqlError::invalid(error.to_string()));
+        let before = match last.checked_add(1) {
+            Some(token) => Some((Token(token), least()?)),
+            None => None,
+        };
+        let mut current = Current::default();
+        let mut after = match resumed {
+            None if first == i64::MIN => None,
+            None => Some((Token(first), least()?)),
+            Some(state) => {
+                current.partition.clone_from(&state.partition);
+                current.any = true;
+                current.head = self.row(key_of(&state.partition, &[])?).await?;
+                let key = key_of(&state.partition, &state.clustering)?;
+                Some((token_of(&state.partition), key))
+            }
+        };
+        loop {
+            let op = ScanOp {
+                table: self.table.clone(),
+                after: after.clone(),
+                before: before.clone(),
+                limit: self.ask.page_size.map_or(CHUNK, |size| size.clamp(1, CHUNK - 1) + 1),
+                level: self.ask.level,
+                timeout: TIMEOUT,
+            };
+            let page = self.store.scan(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
+            for (_, key, record) in &page.rows {
+                let (Some((partition, clustering)), Some(row)) = (key.row_parts(), record.row())
+                else {
+                    continue;
+                };
+                if !self.scanned(collector, &mut current, partition, clustering, row)? {
+                    return Ok(());
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        self.end_partition(collector, &current)?;
+        Ok(())
+    }
+
+    fn scanned(
+        &self,
+        collector: &mut Collector<'_>,
+        current: &mut Current,
+        partition: &[u8],
+        clustering: &[u8],
+        row: &Row,
+    ) -> Result<bool, CqlError> {
+        if current.partition != partition {
+            if !self.end_partition(collector, current)? {
+                return Ok(false);
+            }
+            *current = Current { partition: partition.to_vec(), ..Current::default() };
+        }
+        let clustered = !self.ask.schema.clustering_key().is_empty();
+        if clustered && clustering.is_empty() {
+            current.head = row.clone();
+            return Ok(true);
+        }
+        let head = clustered.then_some(&current.head);
+        match self.reader.row(partition, clustering, head, row) {
+            Some(view) => {
+                current.any = true;
+                collector.offer(view, partition, clustering)
+            }
+            None => Ok(true),
+        }
+    }
+
+    /// Of a partition without rows, its static columns are shown.
+    fn end_partition(
+        &self,
+        collector: &mut Collector<'_>,
+        current: &Current,
+    ) -> Result<bool, CqlError> {
+        let silent = current.any
+            || current.partition.is_empty()
+            || self.ask.query.wheres.restricts_clustering(self.ask.schema);
+        if silent {
+            return Ok(true);
+        }
+        match self.reader.static_row(&current.partition, &current.head) {
+            Some(view) => collector.offer(view, &current.partition, &[]),
+            None => Ok(true),
+        }
+    }
+}
+
+/// The partition that a scan is in.
+#[derive(Default)]
+struct Current {
+    partition: Vec<u8>,
+    head: Row,
+    /// A row of it was shown.
+    any: bool,
+}

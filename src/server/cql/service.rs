@@ -1,0 +1,399 @@
+//! Requests to answers.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::join_all;
+
+use crate::coordinator::{ReadOp, RowsOp};
+use crate::cql::ast::{BatchKind, Statement};
+use crate::cql::functions::Now;
+use crate::cql::modify::{Modify, Moment, Mutation};
+use crate::cql::term::{Binds, Bound, evaluate};
+use crate::cql::types::CqlType;
+use crate::cql::value;
+use crate::meta::{Command, NotDone, Table, Verdict};
+use crate::record::{Record, Row};
+use crate::server::cql::ddl;
+use crate::server::cql::error::{BOOTSTRAPPING, CqlError, PROTOCOL, SERVER};
+use crate::server::cql::reads::{self, Ask, TIMEOUT};
+use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
+use crate::server::cql::response::{Answer, Rows};
+use crate::server::cql::statement::{Ready, Target, Work, target};
+use crate::server::cql::store::Store;
+use crate::server::cql::system;
+use crate::types::{Consistency, Key, TableId};
+
+/// The most prepared statements that are kept. A client whose statement was dropped is told so,
+/// and prepares it again.
+const MAX_PREPARED: usize = 10_000;
+
+/// What one connection has said of itself.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    keyspace: Mutex<Option<String>>,
+}
+
+impl Session {
+    fn keyspace(&self) -> Option<String> {
+        self.keyspace.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_keyspace(&self, name: &str) {
+        *self.keyspace.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
+    }
+}
+
+/// Answers requests, for all connections of a node.
+#[derive(Debug)]
+pub struct CqlService {
+    store: Arc<dyn Store>,
+    prepared: Mutex<BTreeMap<[u8; 16], Arc<Ready>>>,
+}
+
+/// Values that come with a statement.
+struct Given<'a> {
+    binds: Vec<Bound>,
+    parameters: &'a Parameters,
+}
+
+impl CqlService {
+    /// A service of `store`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, prepared: Mutex::default() }
+    }
+
+    /// The node behind it.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Answers one request of a connection that has started up.
+    pub(super) async fn answer(&self, session: &Session, request: Request) -> Answer {
+        let done = match request {
+            Request::Options => Ok(Answer::Supported),
+            Request::Prepare { text } => self.prepare(session, &text),
+            Request::Query { text, parameters } => self.query(session, &text, &parameters).await,
+            Request::Execute { id, parameters } => self.execute(session, &id, &parameters).await,
+            Request::Batch(batch) => self.batch(session, &batch).await,
+            Request::Startup(_) | Request::Register(_) | Request::AuthResponse => {
+                Err(CqlError::new(PROTOCOL, "this request has no place here"))
+            }
+        };
+        done.unwrap_or_else(Answer::Error)
+    }
+
+    fn make_ready(&self, session: &Session, text: &str) -> Result<Ready, CqlError> {
+        self.store.ready().map_err(|why| CqlError::new(BOOTSTRAPPING, why))?;
+        Ready::new(&self.store.state(), session.keyspace().as_deref(), text)
+    }
+
+    fn prepare(&self, session: &Session, text: &str) -> Result<Answer, CqlError> {
+        let ready = Arc::new(self.make_ready(session, text)?);
+        let answer = Answer::Prepared {
+            id: ready.id,
+            binds: ready.binds.clone(),
+            key: ready.key.clone(),
+            result: ready.result.clone(),
+        };
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if prepared.len() >= MAX_PREPARED {
+            prepared.pop_first();
+        }
+        prepared.insert(ready.id, ready);
+        Ok(answer)
+    }
+
+    /// The statement with this id, if its tables are still what they were.
+    fn find(&self, id: &[u8]) -> Result<Arc<Ready>, CqlError> {
+        let key = <[u8; 16]>::try_from(id).map_err(|_| CqlError::unprepared(id))?;
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = prepared.get(&key).cloned().ok_or_else(|| CqlError::unprepared(id))?;
+        if !found.is_current(&self.store.state()) {
+            prepared.remove(&key);
+            return Err(CqlError::unprepared(id));
+        }
+        Ok(found)
+    }
+
+    async fn query(
+        &self,
+        session: &Session,
+        text: &str,
+        parameters: &Parameters,
+    ) -> Result<Answer, CqlError> {
+        let ready = self.make_ready(session, text)?;
+        let binds = ready.bind(&parameters.values, parameters.names.as_deref())?;
+        self.run(session, &ready, Given { binds, parameters }).await
+    }
+
+    async fn execute(
+        &self,
+        session: &Session,
+        id: &[u8],
+        parameters: &Parameters,
+    ) -> Result<Answer, CqlError> {
+        let ready = self.find(id)?;
+        let binds = ready.bind(&parameters.values, parameters.names.as_deref())?;
+        self.run(session, &ready, Given { binds, parameters }).await
+    }
+
+    async fn run(
+        &self,
+        session: &Session,
+        ready: &Ready,
+        given: Given<'_>,
+    ) -> Result<Answer, CqlError> {
+        let moment = Now::new(self.store.wall().0, self.store.random());
+        let binds = Binds { values: &given.binds, now: &moment };
+        let parameters = given.parameters;
+        match &ready.work {
+            Work::Select(target, query) => {
+                let ask = Ask {
+                    query,
+                    schema: &target.schema,
+                    binds,
+                    page_size: parameters.page_size,
+                    paging_state: parameters.paging_state.as_deref(),
+                    digest: ready.digest,
+                    level: parameters.level,
+                    now: self.store.wall(),
+                };
+                let page = match &target.table {
+                    None => {
+                        let store = &*self.store;
+                        let rows =
+                            system::rows(store, &target.keyspace, &target.name, &target.schema);
+                        reads::select_from(&ask, rows)?
+                    }
+                    Some(table) => reads::select(&ask, &*self.store, table).await?,
+                };
+                Ok(Answer::Rows(Rows {
+                    metadata: ready.result.clone().unwrap_or_default(),
+                    skip_metadata: parameters.skip_metadata,
+                    rows: page.rows,
+                    paging_state: page.paging_state,
+                }))
+            }
+            Work::Modify(target, modify) => {
+                let stamp = parameters.timestamp;
+                let mut writes = Writes::default();
+                self.gather(&mut writes, target, modify, binds, (stamp, parameters.level)).await?;
+                self.write(writes, parameters.level, "SIMPLE").await?;
+                Ok(Answer::Void)
+            }
+            Work::Batch { kind, using, writes: all } => {
+                let mut stamp = parameters.timestamp;
+                if let Some(term) = &using.timestamp
+                    && let Bound::Value(bytes) =
+                        evaluate(term, &CqlType::Bigint, binds).map_err(CqlError::invalid)?
+                {
+                    stamp = value::integer(&bytes).or(stamp);
+                }
+                if using.ttl.is_some() {
+                    return Err(CqlError::invalid(
+                        "Global TTL on the BATCH statement is not supported: give each statement its own",
+                    ));
+                }
+                let stamp = Some(stamp.unwrap_or_else(|| self.stamp()));
+                let mut writes = Writes::default();
+                for (target, modify) in all {
+                    self.gather(&mut writes, target, modify, binds, (stamp, parameters.level))
+                        .await?;
+                }
+                self.write_batch(*kind, writes, parameters.level).await
+            }
+            Work::Other(statement) => self.other(session, ready, statement).await,
+        }
+    }
+
+    fn stamp(&self) -> i64 {
+        i64::try_from(self.store.stamp()).unwrap_or(i64::MAX)
+    }
+
+    async fn other(
+        &self,
+        session: &Session,
+        ready: &Ready,
+        statement: &Statement,
+    ) -> Result<Answer, CqlError> {
+        let state = self.store.state();
+        let keyspace = ready.keyspace.as_deref();
+        match statement {
+            Statement::Use(name) => {
+                if !state.keyspaces().contains_key(name) && !system::is_keyspace(name) {
+                    return Err(CqlError::invalid(format!("Keyspace '{name}' does not exist")));
+                }
+                session.set_keyspace(name);
+                Ok(Answer::SetKeyspace(name.clone()))
+            }
+            Statement::Truncate(name) => {
+                let target = target(&state, keyspace, name)?;
+                let Some(table) = target.table else {
+                    return Err(system::read_only(&target.keyspace));
+                };
+                let verdict = self.store.append(Command::TruncateRows { id: table.id }).await;
+                match verdict.map_err(|error| CqlError::of_operation(&error, Some("SIMPLE")))? {
+                    Verdict::NotDone(NotDone::NoSuchTable) => {
+                        Err(CqlError::invalid(format!("unconfigured table {}", name.name)))
+                    }
+                    Verdict::NotDone(why) => Err(CqlError::new(SERVER, why.to_string())),
+                    Verdict::Done | Verdict::Created(_) => Ok(Answer::Void),
+                }
+            }
+            other => ddl::run(&*self.store, keyspace, other).await,
+        }
+    }
+
+    async fn batch(&self, session: &Session, batch: &BatchRequest) -> Result<Answer, CqlError> {
+        let stamp = Some(batch.timestamp.unwrap_or_else(|| self.stamp()));
+        let mut writes = Writes::default();
+        for item in &batch.items {
+            let (ready, values) = match item {
+                BatchItem::Text(text, values) => {
+                    (Arc::new(self.make_ready(session, text)?), values)
+                }
+                BatchItem::Prepared(id, values) => (self.find(id)?, values),
+            };
+            let Work::Modify(target, modify) = &ready.work else {
+                return Err(CqlError::invalid(
+                    "Invalid statement in batch: only UPDATE, INSERT and DELETE statements are allowed.",
+                ));
+            };
+            let bound = ready.bind(values, None)?;
+            let moment = Now::new(self.store.wall().0, self.store.random());
+            let binds = Binds { values: &bound, now: &moment };
+            self.gather(&mut writes, target, modify, binds, (stamp, batch.level)).await?;
+        }
+        self.write_batch(batch.kind, writes, batch.level).await
+    }
+
+    async fn write_batch(
+        &self,
+        kind: BatchKind,
+        writes: Writes,
+        level: Consistency,
+    ) -> Result<Answer, CqlError> {
+        let word = match kind {
+            BatchKind::Counter => {
+                return Err(CqlError::invalid(
+                    "Cannot include non-counter statement in a counter batch",
+                ));
+            }
+            BatchKind::Logged if writes.partitions.len() > 1 => {
+                return Err(CqlError::invalid(
+                    "Logged batches over several partitions are not supported yet: they would not \
+                     be atomic. Use BEGIN UNLOGGED BATCH, or one partition",
+                ));
+            }
+            // One partition is one commit on each replica.
+            BatchKind::Logged => "SIMPLE",
+            BatchKind::Unlogged => "UNLOGGED_BATCH",
+        };
+        self.write(writes, level, word).await?;
+        Ok(Answer::Void)
+    }
+
+    /// Adds a statement's changes to what is to be written.
+    async fn gather(
+        &self,
+        writes: &mut Writes,
+        target: &Target,
+        modify: &Modify,
+        binds: Binds<'_>,
+        (stamp, level): (Option<i64>, Consistency),
+    ) -> Result<(), CqlError> {
+        let Some(table) = &target.table else {
+            return Err(system::read_only(&target.keyspace));
+        };
+        let mut current = BTreeMap::new();
+        if modify.needs_read(&target.schema) {
+            for key in modify.keys(&target.schema, binds).map_err(CqlError::invalid)? {
+                let level = match level {
+                    Consistency::Any => Consistency::One,
+                    other => other,
+                };
+                let head = self.row(table, &key.0, &[], level).await?;
+                let row = if key.1.is_empty() {
+                    head.clone()
+                } else {
+                    self.row(table, &key.0, &key.1, level).await?
+                };
+                current.insert(key, (head, row));
+            }
+        }
+        let moment = Moment {
+            stamp: stamp.unwrap_or_else(|| self.stamp()),
+            now: self.store.wall(),
+            current: &current,
+        };
+        let mutations =
+            modify.mutations(&target.schema, binds, &moment).map_err(CqlError::invalid)?;
+        mutations.into_iter().for_each(|mutation| writes.add(table, mutation));
+        Ok(())
+    }
+
+    async fn row(
+        &self,
+        table: &Arc<Table>,
+        partition: &[u8],
+        clustering: &[u8],
+        level: Consistency,
+    ) -> Result<Row, CqlError> {
+        let key = Key::of_row(partition, clustering);
+        let key = key.map_err(|error| CqlError::invalid(error.to_string()))?;
+        let op = ReadOp {
+            table: table.clone(),
+            key,
+            level,
+            timeout: TIMEOUT,
+            receipt: false,
+            local: false,
+        };
+        let outcome = self.store.read(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
+        Ok(outcome.record.row().cloned().unwrap_or_default())
+    }
+
+    async fn write(&self, writes: Writes, level: Consistency, word: &str) -> Result<(), CqlError> {
+        let mut operations = Vec::with_capacity(writes.partitions.len());
+        for ((_, partition), (table, rows)) in writes.partitions {
+            let mut keyed = Vec::with_capacity(rows.len());
+            for (clustering, row) in rows {
+                let key = Key::of_row(&partition, &clustering);
+                let key = key.map_err(|error| CqlError::invalid(error.to_string()))?;
+                keyed.push((key, Record::of_row(row)));
+            }
+            if !keyed.is_empty() {
+                operations.push(RowsOp { table, rows: keyed, level, timeout: TIMEOUT });
+            }
+        }
+        let results = join_all(operations.into_iter().map(|op| self.store.write(op))).await;
+        let failed = results.into_iter().find_map(Result::err);
+        failed.map_or(Ok(()), |error| Err(CqlError::of_operation(&error, Some(word))))
+    }
+}
+
+/// Rows to write, by table and partition, then by clustering bytes.
+#[derive(Default)]
+struct Writes {
+    partitions: BTreeMap<(TableId, Vec<u8>), (Arc<Table>, BTreeMap<Vec<u8>, Row>)>,
+}
+
+impl Writes {
+    fn add(&mut self, table: &Arc<Table>, mutation: Mutation) {
+        let entry = self
+            .partitions
+            .entry((table.id, mutation.partition))
+            .or_insert_with(|| (table.clone(), BTreeMap::new()));
+        for (clustering, row) in mutation.rows {
+            match entry.1.get_mut(&clustering) {
+                Some(own) => own.join(&row),
+                None => {
+                    entry.1.insert(clustering, row);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What the CQL door needs of its node.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::coordinator::{OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage};
+use crate::env::BoxFuture;
+use crate::meta::{ClusterState, Command, Verdict};
+use crate::types::{Epoch, NodeId, Token, WallMicros};
+
+/// A member as clients see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its id.
+    pub id: NodeId,
+    /// Where it serves CQL.
+    pub address: IpAddr,
+    /// On which port.
+    pub port: u16,
+    /// Its datacentre.
+    pub datacenter: String,
+    /// Its rack.
+    pub rack: String,
+    /// The end tokens of its partitions.
+    pub tokens: Vec<Token>,
+    /// The epoch that it was last heard to be at.
+    pub epoch: Epoch,
+}
+
+/// The node behind the door.
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// What the cluster has agreed on.
+    fn state(&self) -> Arc<ClusterState>;
+    /// All members, this node first.
+    fn members(&self) -> Vec<PeerView>;
+    /// The wall clock.
+    fn wall(&self) -> WallMicros;
+    /// A fresh stamp, in microseconds.
+    fn stamp(&self) -> u64;
+    /// Random bits.
+    fn random(&self) -> u128;
+    /// Reads one stored row.
+    fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>>;
+    /// Reads stored rows in order.
+    fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>>;
+    /// Merges rows of one partition.
+    fn write(&self, op: RowsOp) -> BoxFuture<'_, Result<(), OpError>>;
+    /// Changes the metadata; done when every live node knows of it.
+    fn append(&self, command: Command) -> BoxFuture<'_, Result<Verdict, OpError>>;
+    /// `Err`: why this node does not serve yet.
+    fn ready(&self) -> Result<(), String>;
+}

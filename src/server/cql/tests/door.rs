@@ -1,0 +1,273 @@
+//! Statements through the whole door, over a node in memory.
+
+use std::sync::Arc;
+
+use super::mem::MemStore;
+use crate::cql::ast::BatchKind;
+use crate::cql::types::CqlType;
+use crate::cql::value;
+use crate::env::tokio_env;
+use crate::server::cql::CqlService;
+use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
+use crate::server::cql::response::{Answer, Rows};
+use crate::server::cql::service::Session;
+use crate::server::cql::wire::Value;
+use crate::types::Consistency;
+
+struct Client {
+    service: CqlService,
+    session: Session,
+}
+
+fn parameters(values: Vec<Value>) -> Parameters {
+    Parameters {
+        level: Consistency::Quorum,
+        values,
+        names: None,
+        skip_metadata: false,
+        page_size: None,
+        paging_state: None,
+        timestamp: None,
+    }
+}
+
+impl Client {
+    async fn new() -> Self {
+        let store: Arc<MemStore> = MemStore::new(tokio_env(), 9042);
+        let client = Self { service: CqlService::new(store), session: Session::default() };
+        client.run("CREATE KEYSPACE shop WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}").await;
+        client.run("USE shop").await;
+        client
+    }
+
+    async fn ask(&self, text: &str, parameters: Parameters) -> Answer {
+        let request = Request::Query { text: text.to_owned(), parameters };
+        self.service.answer(&self.session, request).await
+    }
+
+    async fn run(&self, text: &str) {
+        let answer = self.ask(text, parameters(Vec::new())).await;
+        assert!(!matches!(answer, Answer::Error(_)), "{text}: {answer:?}");
+    }
+
+    /// The error's code.
+    async fn refused(&self, text: &str) -> i32 {
+        let answer = self.ask(text, parameters(Vec::new())).await;
+        let Answer::Error(error) = answer else { panic!("{text}: {answer:?}") };
+        error.body().first_chunk::<4>().copied().map_or(-1, i32::from_be_bytes)
+    }
+
+    async fn rows(&self, text: &str, parameters: Parameters) -> Rows {
+        match self.ask(text, parameters).await {
+            Answer::Rows(rows) => rows,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    /// Rows as text, values with blanks between.
+    async fn show(&self, text: &str) -> Vec<String> {
+        let rows = self.rows(text, parameters(Vec::new())).await;
+        shown(&rows)
+    }
+}
+
+fn shown(rows: &Rows) -> Vec<String> {
+    let show = |kind: &CqlType, value: &Option<bytes::Bytes>| {
+        value.as_ref().map_or_else(|| "null".to_owned(), |bytes| value::text(kind, bytes))
+    };
+    let line = |row: &Vec<Option<bytes::Bytes>>| {
+        let columns = rows.metadata.columns.iter().zip(row);
+        columns.map(|(column, value)| show(&column.kind, value)).collect::<Vec<_>>().join(" ")
+    };
+    rows.rows.iter().map(line).collect()
+}
+
+#[tokio::test]
+async fn rows_are_written_read_changed_and_deleted() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (p int, c int, s text static, v text, PRIMARY KEY (p, c)) WITH CLUSTERING ORDER BY (c DESC)").await;
+    for c in 0..5 {
+        client.run(&format!("INSERT INTO t (p, c, v) VALUES (1, {c}, 'v{c}')")).await;
+    }
+    client.run("UPDATE t SET s = 'all' WHERE p = 1").await;
+    assert_eq!(
+        client.show("SELECT c, v, s FROM t WHERE p = 1 AND c > 1 AND c <= 3").await,
+        ["3 v3 all", "2 v2 all"]
+    );
+    assert_eq!(client.show("SELECT c FROM t WHERE p = 1 ORDER BY c ASC LIMIT 2").await, ["0", "1"]);
+    assert_eq!(client.show("SELECT count(*), max(c) FROM t").await, ["5 4"]);
+    client.run("DELETE FROM t WHERE p = 1 AND c >= 1 AND c < 3").await;
+    client.run("DELETE v FROM t WHERE p = 1 AND c = 4").await;
+    assert_eq!(client.show("SELECT c, v FROM t WHERE p = 1").await, ["4 null", "3 v3", "0 v0"]);
+    client.run("DELETE FROM t WHERE p = 1").await;
+    assert!(client.show("SELECT * FROM t").await.is_empty());
+    client.run("UPDATE t SET s = 'alone' WHERE p = 2").await;
+    assert_eq!(client.show("SELECT p, c, s FROM t").await, ["2 null alone"]);
+}
+
+#[tokio::test]
+async fn an_older_stamp_loses_whatever_the_order() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (k int PRIMARY KEY, a text, b text)").await;
+    client.run("INSERT INTO t (k, a, b) VALUES (1, 'new', 'new') USING TIMESTAMP 20").await;
+    client.run("UPDATE t USING TIMESTAMP 10 SET a = 'old' WHERE k = 1").await;
+    client.run("DELETE FROM t USING TIMESTAMP 15 WHERE k = 1").await;
+    assert_eq!(client.show("SELECT a, b, writetime(a) FROM t").await, ["new new 20"]);
+    client.run("DELETE b FROM t USING TIMESTAMP 20 WHERE k = 1").await;
+    assert_eq!(client.show("SELECT a, b FROM t").await, ["new null"], "a tie: the deletion wins");
+}
+
+#[tokio::test]
+async fn collections_change_by_their_elements() {
+    let client = Client::new().await;
+    client
+        .run("CREATE TABLE t (k int PRIMARY KEY, l list<int>, m map<text, int>, s set<int>)")
+        .await;
+    client.run("INSERT INTO t (k, l, m, s) VALUES (1, [1, 2], {'a': 1}, {2, 1})").await;
+    client.run("UPDATE t SET l = l + [3], m['b'] = 2, s = s - {1} WHERE k = 1").await;
+    client.run("UPDATE t SET l = [0] + l WHERE k = 1").await;
+    client.run("UPDATE t SET l[1] = 7 WHERE k = 1").await;
+    assert_eq!(client.show("SELECT l, m, s FROM t").await, ["[0, 7, 2, 3] {'a': 1, 'b': 2} {2}"]);
+    client.run("UPDATE t SET l = l - [7, 2], m = {'z': 9}, s = {} WHERE k = 1").await;
+    assert_eq!(client.show("SELECT l, m, s FROM t").await, ["[0, 3] {'z': 9} null"]);
+}
+
+#[tokio::test]
+async fn pages_end_where_the_next_one_begins_and_none_is_empty() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (p int, c int, PRIMARY KEY (p, c))").await;
+    for p in 0..7 {
+        for c in 0..6 {
+            client.run(&format!("INSERT INTO t (p, c) VALUES ({p}, {c})")).await;
+        }
+    }
+    for (text, all) in [
+        ("SELECT p, c FROM t", 42),
+        ("SELECT p, c FROM t LIMIT 20", 20),
+        ("SELECT p, c FROM t PER PARTITION LIMIT 4", 28),
+        ("SELECT p, c FROM t WHERE p IN (1, 2, 3)", 18),
+        ("SELECT p, c FROM t WHERE p = 1 ORDER BY c DESC", 6),
+        ("SELECT DISTINCT p FROM t", 7),
+    ] {
+        let whole = client.show(text).await;
+        assert_eq!(whole.len(), all, "{text}");
+        for size in [1, 3, 6, 7, 42] {
+            let (mut paged, mut state, mut sizes) = (Vec::new(), None, Vec::new());
+            loop {
+                let asked = Parameters {
+                    page_size: Some(size),
+                    paging_state: state,
+                    ..parameters(Vec::new())
+                };
+                let page = client.rows(text, asked).await;
+                paged.extend(shown(&page));
+                sizes.push(page.rows.len());
+                state = page.paging_state;
+                if state.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(paged, whole, "{text} by {size}");
+            let (last, full) = sizes.split_last().unwrap();
+            assert!(full.iter().all(|len| *len == size as usize) && *last > 0, "{text}: {sizes:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_prepared_statement_is_dropped_when_its_table_changes() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (a int, b int, v text, PRIMARY KEY ((a, b)))").await;
+    let prepare = || Request::Prepare { text: "SELECT * FROM t WHERE b = ? AND a = ?".to_owned() };
+    let Answer::Prepared { id, key, binds, .. } =
+        client.service.answer(&client.session, prepare()).await
+    else {
+        panic!("prepared");
+    };
+    assert_eq!(key, [1, 0], "markers in the order of the key");
+    assert_eq!(binds.columns[0].name, "b");
+    let values = || vec![Value::Bytes(vec![0, 0, 0, 1]), Value::Bytes(vec![0, 0, 0, 2])];
+    let execute = || Request::Execute { id: id.to_vec(), parameters: parameters(values()) };
+    let answer = client.service.answer(&client.session, execute()).await;
+    assert!(matches!(answer, Answer::Rows(_)), "{answer:?}");
+    client.run("ALTER TABLE t ADD more int").await;
+    let answer = client.service.answer(&client.session, execute()).await;
+    let Answer::Error(error) = answer else { panic!("{answer:?}") };
+    assert_eq!(error.body()[..4], 0x2500i32.to_be_bytes());
+    let again = client.service.answer(&client.session, prepare()).await;
+    assert!(matches!(again, Answer::Prepared { id: same, .. } if same == id), "the same id");
+}
+
+#[tokio::test]
+async fn a_logged_batch_is_one_partition_or_none() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (p int, c int, PRIMARY KEY (p, c))").await;
+    let insert =
+        |p, c| BatchItem::Text(format!("INSERT INTO t (p, c) VALUES ({p}, {c})"), Vec::new());
+    let batch = |kind, items| {
+        Request::Batch(BatchRequest { kind, items, level: Consistency::Quorum, timestamp: None })
+    };
+    let one = batch(BatchKind::Logged, vec![insert(1, 1), insert(1, 2)]);
+    assert_eq!(client.service.answer(&client.session, one).await, Answer::Void);
+    let two = batch(BatchKind::Logged, vec![insert(2, 1), insert(3, 1)]);
+    assert!(matches!(client.service.answer(&client.session, two).await, Answer::Error(_)));
+    let unlogged = batch(BatchKind::Unlogged, vec![insert(4, 1), insert(5, 1)]);
+    assert_eq!(client.service.answer(&client.session, unlogged).await, Answer::Void);
+    assert_eq!(client.show("SELECT count(*) FROM t").await, ["4"]);
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_by_its_code() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    for (text, code) in [
+        ("SELEC", 0x2000),
+        ("SELECT * FROM nope", 0x2200),
+        ("SELECT * FROM t WHERE v = 'x'", 0x2200),
+        ("INSERT INTO t (k) VALUES ('x')", 0x2200),
+        ("INSERT INTO t (k, v) VALUES (1, 'x') IF NOT EXISTS", 0x2200),
+        ("INSERT INTO t (k) VALUES (1) USING TIMESTAMP 9000000000000000", 0x2200),
+        ("CREATE TABLE t (k int PRIMARY KEY)", 0x2400),
+        ("CREATE TABLE system.x (k int PRIMARY KEY)", 0x2100),
+        ("INSERT INTO system.local (key) VALUES ('x')", 0x2100),
+        ("CREATE TABLE u (k int PRIMARY KEY) WITH nonsense = 1", 0x2000),
+        ("CREATE KEYSPACE z WITH replication = {'class': 'Nope'}", 0x2300),
+        ("CREATE INDEX ON t (v)", 0x2200),
+    ] {
+        assert_eq!(client.refused(text).await, code, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn drivers_find_the_schema_in_the_tables_of_the_system() {
+    let client = Client::new().await;
+    client.run("CREATE TYPE addr (street text)").await;
+    client.run("CREATE TABLE t (k int PRIMARY KEY, a frozen<addr>)").await;
+    assert_eq!(
+        client.show("SELECT column_name, kind, position, type FROM system_schema.columns WHERE keyspace_name = 'shop' AND table_name = 't'").await,
+        ["a regular -1 frozen<addr>", "k partition_key 0 int"]
+    );
+    assert_eq!(
+        client
+            .show("SELECT type_name FROM system_schema.types WHERE keyspace_name IN ('shop')")
+            .await,
+        ["addr"]
+    );
+    let local = client
+        .show("SELECT cluster_name, partitioner, data_center FROM system.local WHERE key = 'local'")
+        .await;
+    assert_eq!(local, ["mem org.apache.cassandra.dht.Murmur3Partitioner dc1"]);
+    assert!(client.show("SELECT * FROM system.peers_v2").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_dropped_column_that_is_added_again_starts_empty() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (k int PRIMARY KEY, v text)").await;
+    client.run("INSERT INTO t (k, v) VALUES (1, 'old')").await;
+    client.run("ALTER TABLE t DROP v").await;
+    client.run("ALTER TABLE t ADD v int").await;
+    assert_eq!(client.show("SELECT k, v FROM t").await, ["1 null"]);
+    client.run("TRUNCATE t").await;
+    assert!(client.show("SELECT k FROM t").await.is_empty());
+}

@@ -1,0 +1,174 @@
+//! A node of one, in memory: for talking to the CQL door without a cluster behind it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use crate::coordinator::{OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage};
+use crate::env::{BoxFuture, Env};
+use crate::meta::{ClusterState, Command, Founder, LogEntry, Verdict};
+use crate::record::{Record, RecordKind};
+use crate::ring::{Member, token_in};
+use crate::server::cql::{PeerView, Store};
+use crate::types::{
+    ActorId, Addresses, Epoch, Incarnation, Key, NodeId, TableId, Token, VoterId, WallMicros,
+};
+
+/// Rows by table and place.
+type Rows = BTreeMap<(TableId, Token, Key), Record>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct MemStore {
+    env: Env,
+    port: u16,
+    state: Mutex<Arc<ClusterState>>,
+    rows: Mutex<Rows>,
+    epochs: watch::Sender<Epoch>,
+    entries: Mutex<u128>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl MemStore {
+    /// A founded cluster of one node, which serves CQL on `port`.
+    pub fn new(env: Env, port: u16) -> Arc<Self> {
+        let member = Member {
+            id: NodeId::derive("mem", "n1"),
+            name: "n1".to_owned(),
+            datacenter: "dc1".to_owned(),
+            rack: "r1".to_owned(),
+            capacity: 1,
+        };
+        let founder = Founder {
+            member: member.clone(),
+            addresses: Addresses::default(),
+            voter: VoterId(1),
+            actor: ActorId(1),
+            incarnation: Incarnation(1),
+            nonce: 1,
+        };
+        let store = Self {
+            env,
+            port,
+            state: Mutex::new(Arc::new(ClusterState::unfounded(member))),
+            rows: Mutex::default(),
+            epochs: watch::Sender::new(Epoch(0)),
+            entries: Mutex::new(0),
+        };
+        store.apply(Command::Found {
+            cluster: "mem".to_owned(),
+            secret: [1; 32],
+            q: 16,
+            founders: vec![founder],
+        });
+        Arc::new(store)
+    }
+
+    /// Tells of every change of the metadata.
+    pub fn epochs(&self) -> watch::Receiver<Epoch> {
+        self.epochs.subscribe()
+    }
+
+    fn apply(&self, command: Command) -> Verdict {
+        let mut id = lock(&self.entries);
+        *id += 1;
+        let mut state = lock(&self.state);
+        let mut next = (**state).clone();
+        let verdict = next.apply(&LogEntry { id: *id, command });
+        let epoch = next.epoch();
+        *state = Arc::new(next);
+        drop(state);
+        self.epochs.send_replace(epoch);
+        verdict
+    }
+}
+
+impl Store for MemStore {
+    fn state(&self) -> Arc<ClusterState> {
+        lock(&self.state).clone()
+    }
+
+    fn members(&self) -> Vec<PeerView> {
+        let state = self.state();
+        let ring = state.ring();
+        let id = NodeId::derive("mem", "n1");
+        vec![PeerView {
+            id,
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            port: self.port,
+            datacenter: "dc1".to_owned(),
+            rack: "r1".to_owned(),
+            tokens: ring.owned_by(id).map(|p| ring.map().end_token(p)).collect(),
+            epoch: state.epoch(),
+        }]
+    }
+
+    fn wall(&self) -> WallMicros {
+        self.env.wall()
+    }
+
+    fn stamp(&self) -> u64 {
+        self.env.wall().0
+    }
+
+    fn random(&self) -> u128 {
+        u128::from(self.env.random("cql")) << 64 | u128::from(self.env.random("cql"))
+    }
+
+    fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>> {
+        Box::pin(async move {
+            let place = (op.table.id, token_in(op.table.id, &op.key), op.key);
+            let record = lock(&self.rows).get(&place).cloned();
+            let record = record.unwrap_or_else(|| Record::empty(RecordKind::Row));
+            Ok(ReadOutcome { record, now: self.env.wall(), receipt: None })
+        })
+    }
+
+    fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>> {
+        Box::pin(async move {
+            let rows = lock(&self.rows);
+            let inside = |place: &(Token, Key)| {
+                op.after.as_ref().is_none_or(|after| place > after)
+                    && op.before.as_ref().is_none_or(|before| place < before)
+            };
+            let mut out = ScanPage { rows: Vec::new(), now: self.env.wall(), next: None };
+            for ((table, token, key), record) in &*rows {
+                let place = (*token, key.clone());
+                if *table != op.table.id || !inside(&place) {
+                    continue;
+                }
+                if out.rows.len() >= op.limit as usize {
+                    out.next = out.rows.last().map(|(token, key, _)| (*token, key.clone()));
+                    break;
+                }
+                out.rows.push((*token, key.clone(), record.clone()));
+            }
+            Ok(out)
+        })
+    }
+
+    fn write(&self, op: RowsOp) -> BoxFuture<'_, Result<(), OpError>> {
+        Box::pin(async move {
+            let mut rows = lock(&self.rows);
+            for (key, record) in op.rows {
+                let place = (op.table.id, token_in(op.table.id, &key), key);
+                let own = rows.entry(place).or_insert_with(|| Record::empty(RecordKind::Row));
+                let _ = own.merge(&record);
+            }
+            Ok(())
+        })
+    }
+
+    fn append(&self, command: Command) -> BoxFuture<'_, Result<Verdict, OpError>> {
+        Box::pin(async move { Ok(self.apply(command)) })
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
