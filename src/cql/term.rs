@@ -236,7 +236,7 @@ fn sum(
     let size = value::fixed_size(kind);
     let bytes = match (kind, whole) {
         (CqlType::Varint, Some((left, right))) => {
-            left.checked_add(sign * right).map(number::varint_of)
+            sign.checked_mul(right).and_then(|right| left.checked_add(right)).map(number::varint_of)
         }
         (
             CqlType::Tinyint | CqlType::Smallint | CqlType::Int | CqlType::Bigint,

@@ -10,6 +10,9 @@ use crate::cql::types::CqlType;
 /// Days are counted from here in the bytes of a date.
 pub const DATE_ZERO: i64 = 1 << 31;
 
+/// The most bytes of a varint or decimal: turning one into digits takes quadratic time.
+pub const MAX_NUMBER: usize = 4_200;
+
 /// Nanoseconds of a day.
 pub const DAY_NANOS: i64 = 86_400_000_000_000;
 
@@ -240,6 +243,9 @@ pub fn validate(kind: &CqlType, bytes: &[u8]) -> Result<(), String> {
             None => wrong(),
         },
         _ if bytes.is_empty() => Ok(()),
+        CqlType::Decimal | CqlType::Varint if bytes.len() > MAX_NUMBER => {
+            Err(format!("a {kind} has at most {MAX_NUMBER} bytes here"))
+        }
         CqlType::Decimal => sound(number::decimal_parts(bytes).is_some()),
         CqlType::Varint => Ok(()),
         CqlType::Inet => sound(matches!(bytes.len(), 4 | 16)),
