@@ -44,7 +44,8 @@ use latency::Latencies;
 pub use lwt::{LwtCounters, Told};
 pub use ops::{
     Condition, Fate, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt,
-    ReplicaReceipt, RowsOp, ScanOp, ScanPage, StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
+    ReplicaReceipt, RowsOp, ScanOp, ScanPage, StoodIn, Whereabouts, WriteAction, WriteOp,
+    WriteOutcome,
 };
 
 /// Counts of what a coordinator has done; for `/metrics`.

@@ -210,7 +210,7 @@ impl Record {
     /// an event of its own, so that no two records differ under the same events.
     ///
     /// # Errors
-    /// [`MintError::DotReused`].
+    /// [`MintError::DotReused`]; [`MintError::NotMinted`] in a row, which remembers none.
     pub fn note(&mut self, entry: OpEntry) -> Result<(), MintError> {
         let known = self.max_counter(entry.dot.actor);
         if entry.dot.counter <= known {
@@ -224,6 +224,7 @@ impl Record {
             Body::Lww(lww) => {
                 lww.ops.add(entry);
             }
+            Body::Row(_) => return Err(MintError::NotMinted),
         }
         Ok(())
     }

@@ -404,7 +404,7 @@ impl Replica {
     ) -> Result<Response, Refusal> {
         let mut range = keys::token_rows(Kind::Paxos, request.table, span.first, span.last);
         if let Some(key) = &request.after {
-            let token = crate::ring::token_of(key.as_bytes());
+            let token = crate::ring::token_in(request.table, key);
             let mut after = keys::row(Kind::Paxos, request.table, token, key, b"").to_vec();
             after.push(0);
             range.start = range.start.max(after.into());
@@ -499,7 +499,7 @@ impl Replica {
     /// Moves the promise of a row that holds nothing else into the floor, if it still is one.
     pub(crate) fn drop_promise(&self, row: &VoteRow) {
         let address = record::address(row.table, &row.key);
-        let token = crate::ring::token_of(row.key.as_bytes());
+        let token = crate::ring::token_in(row.table, &row.key);
         let seat = Seat {
             row: row.row.clone(),
             shard: shard_of(token),
