@@ -31,6 +31,7 @@ pub async fn door() -> SocketAddr {
         name: "b".parse().expect("a name"),
         settings: TableSettings::bucket(1),
         version: Epoch(1),
+        rows: None,
     });
     let mut record = Record::empty(RecordKind::Siblings);
     let mutation = Mutation {

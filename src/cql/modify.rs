@@ -21,6 +21,9 @@ const MAX_TTL_S: i64 = 630_720_000;
 /// further in the future could not be deleted by anybody.
 const MAX_AHEAD: i64 = 86_400_000_000;
 
+/// The key of a row: the bytes of its partition key, and its clustering bytes (none: the head).
+pub type RowKey = (Vec<u8>, Vec<u8>);
+
 /// Changes of one partition.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Mutation {
@@ -66,7 +69,7 @@ pub struct Moment<'a> {
     /// The server's clock.
     pub now: WallMicros,
     /// Rows as they are, where [`Modify::needs_read`] asked for them: (head, row) by key.
-    pub current: &'a BTreeMap<(Vec<u8>, Vec<u8>), (Row, Row)>,
+    pub current: &'a BTreeMap<RowKey, (Row, Row)>,
 }
 
 impl Modify {
@@ -253,11 +256,7 @@ impl Modify {
     ///
     /// # Errors
     /// A sentence for the client.
-    pub fn keys(
-        &self,
-        schema: &Schema,
-        binds: Binds<'_>,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+    pub fn keys(&self, schema: &Schema, binds: Binds<'_>) -> Result<Vec<RowKey>, String> {
         let partitions = self.partitions(schema, binds)?;
         let (prefixes, _) = self.clusterings(schema, binds)?;
         let pairs = partitions
@@ -548,7 +547,7 @@ impl Write<'_> {
         row: &mut Row,
         column: &Column,
         change: &Change,
-        key: &(Vec<u8>, Vec<u8>),
+        key: &RowKey,
     ) -> Result<(), String> {
         let id = column.id;
         match change {
@@ -610,7 +609,7 @@ impl Write<'_> {
         column: &Column,
         at: &Term,
         term: &Term,
-        key: &(Vec<u8>, Vec<u8>),
+        key: &RowKey,
     ) -> Result<(), String> {
         let (of_key, of_value) = match &column.kind {
             CqlType::Map(of_key, of_value) => ((**of_key).clone(), (**of_value).clone()),
@@ -650,7 +649,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    fn list(&self, column: &Column, key: &(Vec<u8>, Vec<u8>)) -> Vec<(Bytes, Bytes)> {
+    fn list(&self, column: &Column, key: &RowKey) -> Vec<(Bytes, Bytes)> {
         let Some((head, row)) = self.moment.current.get(key) else { return Vec::new() };
         let reader = Reader { schema: self.schema, now: self.moment.now };
         match column.role {
@@ -712,7 +711,7 @@ impl Write<'_> {
         path.into()
     }
 
-    fn subtract(&self, row: &mut Row, column: &Column, bytes: &[u8], key: &(Vec<u8>, Vec<u8>)) {
+    fn subtract(&self, row: &mut Row, column: &Column, bytes: &[u8], key: &RowKey) {
         let items = value::elements(bytes, 1).unwrap_or_default();
         if matches!(column.kind, CqlType::List(_)) {
             for (path, own) in self.list(column, key) {

@@ -418,13 +418,8 @@ impl Query {
     ///
     /// # Errors
     /// A sentence for the client.
-    pub fn show(
-        &self,
-        row: &RowView,
-        schema: &Schema,
-        binds: Binds<'_>,
-    ) -> Result<Vec<Option<Bytes>>, String> {
-        self.expressions.iter().map(|expression| value_of(expression, row, schema, binds)).collect()
+    pub fn show(&self, row: &RowView, binds: Binds<'_>) -> Result<Vec<Option<Bytes>>, String> {
+        self.expressions.iter().map(|expression| value_of(expression, row, binds)).collect()
     }
 
     /// Begins to count and sum up.
@@ -459,7 +454,6 @@ fn expression_markers(expression: &Expression, out: &mut Vec<MarkerType>) {
 fn value_of(
     expression: &Expression,
     row: &RowView,
-    schema: &Schema,
     binds: Binds<'_>,
 ) -> Result<Option<Bytes>, String> {
     Ok(match expression {
@@ -476,20 +470,20 @@ fn value_of(
         Expression::Call(name, arguments) => {
             let mut values = Vec::with_capacity(arguments.len());
             for (argument, kind) in arguments {
-                let value = value_of(argument, row, schema, binds)?;
+                let value = value_of(argument, row, binds)?;
                 values.push((kind.clone(), value.map(|value| value.to_vec())));
             }
             functions::apply(name, &values, binds.now)?.1.map(Bytes::from)
         }
-        Expression::Cast(inner, from, to) => match value_of(inner, row, schema, binds)? {
+        Expression::Cast(inner, from, to) => match value_of(inner, row, binds)? {
             Some(bytes) => Some(functions::cast(from, to, &bytes)?.into()),
             None => None,
         },
-        Expression::Field(inner, at, count) => value_of(inner, row, schema, binds)?
+        Expression::Field(inner, at, count) => value_of(inner, row, binds)?
             .and_then(|bytes| Some(value::fields(&bytes, *count)?[*at].map(Bytes::copy_from_slice)))
             .flatten(),
         Expression::Element(inner, kind, key) => {
-            let whole = value_of(inner, row, schema, binds)?;
+            let whole = value_of(inner, row, binds)?;
             match (kind.thawed(), whole) {
                 (CqlType::Map(of_key, _), Some(whole)) => {
                     let Bound::Value(key) = evaluate(key, of_key, binds)? else { return Ok(None) };
@@ -507,7 +501,7 @@ fn value_of(
                 _ => None,
             }
         }
-        Expression::Aggregate(_, inner, _) => value_of(inner, row, schema, binds)?,
+        Expression::Aggregate(_, inner, _) => value_of(inner, row, binds)?,
     })
 }
 
@@ -536,7 +530,6 @@ impl Accumulator<'_> {
     pub fn push(
         &mut self,
         row: &RowView,
-        schema: &Schema,
         binds: Binds<'_>,
     ) -> Result<Option<Vec<Option<Bytes>>>, String> {
         let group: Vec<Option<Bytes>> =
@@ -550,7 +543,7 @@ impl Accumulator<'_> {
         }
         self.group = Some(group);
         for (at, expression) in self.query.expressions.iter().enumerate() {
-            let value = value_of(expression, row, schema, binds)?;
+            let value = value_of(expression, row, binds)?;
             let state = &mut self.states[at];
             match expression {
                 Expression::Aggregate(Aggregate::CountAll, ..) => state.count += 1,

@@ -228,15 +228,15 @@ pub enum RawType {
     Named(Option<String>, String),
 }
 
+/// Finds a user type by (keyspace if one was written, name).
+pub type FindUdt<'a> = &'a dyn Fn(Option<&str>, &str) -> Option<Arc<UdtType>>;
+
 impl RawType {
     /// The type meant, where `udt` finds user types by (keyspace, name).
     ///
     /// # Errors
     /// A sentence for the client.
-    pub fn resolve(
-        &self,
-        udt: &dyn Fn(Option<&str>, &str) -> Option<Arc<UdtType>>,
-    ) -> Result<CqlType, String> {
+    pub fn resolve(&self, udt: FindUdt<'_>) -> Result<CqlType, String> {
         let inside = |raw: &Self| {
             let kind = raw.resolve(udt)?;
             match kind {

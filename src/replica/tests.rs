@@ -121,6 +121,7 @@ impl Alone {
             name: "t".parse().unwrap(),
             settings: TableSettings::bucket(3),
             version: Epoch(3),
+            rows: None,
         };
         Self { engine, replica: Arc::new(replica), table, ops: std::cell::Cell::new(0) }
     }

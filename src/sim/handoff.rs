@@ -141,7 +141,7 @@ fn deleted(cluster: &SimCluster, sites: &[Site], holder: &Site, row: &Bytes, see
     let place = keys::row(
         Kind::Record,
         hint.table,
-        crate::ring::token_of(hint.key.as_bytes()),
+        crate::ring::token_in(hint.table, &hint.key),
         &hint.key,
         b"",
     );

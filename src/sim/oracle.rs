@@ -12,18 +12,20 @@ use std::time::Duration;
 use crate::coordinator::{ReadOutcome, WriteOp, WriteOutcome};
 use crate::env::BoxFuture;
 use crate::net::PeerService;
-use crate::net::messages::{Apply, Header, Mint, Request, Response};
+use crate::net::messages::{Apply, ApplyRows, Header, Mint, Request, Response};
 use crate::net::paxos::{PaxosAnswer, PaxosRequest, PaxosStep};
 use crate::paxos::Voter;
 use crate::record::{self, OP_LOG_LEN, Record, RecordKind};
 use crate::repair::hints::Hint;
 use crate::replica::durable_counter;
-use crate::ring::token_of;
+use crate::ring::token_in;
 use crate::sim::check::{Check, Violation};
 use crate::sim::cluster::{Life, SimCluster};
 use crate::sim::engine::SimEngine;
 use crate::storage::keys::{self, Kind};
-use crate::types::{ActorId, Ballot, Consistency, Dot, Key, NodeId, TableId, WallMicros};
+use crate::types::{
+    ActorId, Ballot, Consistency, Dot, Generation, Key, NodeId, TableId, WallMicros,
+};
 
 /// Breaches kept per check: the first ones tell most.
 const KEPT_PER_CHECK: usize = 5;
@@ -521,7 +523,7 @@ impl Copy {
 }
 
 fn row_of(table: TableId, key: &Key) -> bytes::Bytes {
-    keys::row(Kind::Record, table, token_of(key.as_bytes()), key, b"")
+    keys::row(Kind::Record, table, token_in(table, key), key, b"")
 }
 
 /// The durable record of a key in an engine; `Err` when it cannot be read.
@@ -558,7 +560,7 @@ fn keepers(cluster: &SimCluster, table: TableId, key: &Key, dot: Dot, holders: &
         Some(record.context().covers(dot) || record.op_entries().iter().any(|op| op.dot == dot))
     };
     let is_kept = |n: &u32| {
-        let row = keys::hint_row(cluster.id(*n), table, token_of(key.as_bytes()), key);
+        let row = keys::hint_row(cluster.id(*n), table, token_in(table, key), key);
         engines.iter().any(|engine| keeps(engine, &row) == Some(true))
     };
     let nodes = 0..cluster.plan().nodes;
@@ -593,6 +595,8 @@ enum About {
     Read(TableId, Key),
     Mint(TableId, Key),
     Apply(Apply),
+    /// Rows of one partition, each as if it had come alone.
+    Rows(Vec<About>),
     Paxos(PaxosRequest),
 }
 
@@ -608,6 +612,7 @@ impl PeerService for Inspector {
             Request::Read(read) => About::Read(read.table, read.key.clone()),
             Request::Mint(Mint { table, key, .. }) => About::Mint(*table, key.clone()),
             Request::Apply(apply) | Request::Handoff(apply) => About::Apply(apply.clone()),
+            Request::ApplyRows(apply) => About::Rows(single_rows(apply)),
             Request::Paxos(request) => About::Paxos(request.clone()),
             _ => About::Nothing,
         };
@@ -624,6 +629,20 @@ impl PeerService for Inspector {
             response
         })
     }
+}
+
+/// Rows of a partition, each as if it had come alone.
+fn single_rows(apply: &ApplyRows) -> Vec<About> {
+    let single = |(key, record): &(Key, bytes::Bytes)| {
+        About::Apply(Apply {
+            table: apply.table,
+            key: key.clone(),
+            record: record.clone(),
+            generation: Generation::default(),
+            heals: false,
+        })
+    };
+    apply.rows.iter().map(single).collect()
 }
 
 /// I6: whoever asks for votes at one ballot of one key asks for the same record every time.
@@ -652,7 +671,7 @@ fn voter_has_synced(
         _ => return,
     };
     let Some(me_voter) = cluster.life(me).map(|life| life.node.identity().voter) else { return };
-    let token = token_of(request.key.as_bytes());
+    let token = token_in(request.table, &request.key);
     let row = keys::row(Kind::Paxos, request.table, token, &request.key, b"");
     let address = record::address(request.table, &request.key);
     let address = xxhash_rust::xxh3::xxh3_64(&address);
@@ -712,6 +731,9 @@ fn sender_has_synced(cluster: &SimCluster, from: NodeId, apply: &Apply) {
 fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, response: &Response) {
     let (table, key) = match about {
         About::Nothing => return,
+        About::Rows(rows) => {
+            return rows.iter().for_each(|row| judge(cluster, me, engine, row, response));
+        }
         About::Paxos(request) => {
             return voter_has_synced(cluster, me, engine, request, response);
         }
@@ -733,7 +755,7 @@ fn judge(cluster: &SimCluster, me: u32, engine: &SimEngine, about: &About, respo
         let state = life.node.cluster().state();
         let owned = state.table(table).is_none_or(|table| {
             let placement = state.ring().placement(&table.settings.replication);
-            let partition = state.ring().partition_of(token_of(key.as_bytes()));
+            let partition = state.ring().partition_of(token_in(table.id, key));
             placement.of(partition).write.contains(&life.node.id())
         });
         if !owned {

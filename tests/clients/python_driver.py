@@ -1,88 +1,323 @@
-"""The DataStax driver, unmodified, against a running cluster.
+"""The DataStax driver for Python, unmodified, against a running cluster.
 
-    pip install cassandra-driver
-    python tests/clients/python_driver.py HOST PORT [REPLICATION_FACTOR]
+    tests/clients/install
+    target/drivers/python/bin/python tests/clients/python_driver.py HOST:PORT[,HOST:PORT...]
 
-Exits with 0 and says OK when everything was as it must be.
+Says `ok NAME` after each test and `OK` at the end. With --drive, tests that need nodes to die ask
+for it: they print `@kill N` or `@start N` (nodes from 0) and go on after a line on standard input.
 """
-import sys, uuid, datetime, decimal, time
-from cassandra.cluster import Cluster, ExecutionProfile, EXEC_PROFILE_DEFAULT
-from cassandra import ConsistencyLevel
-from cassandra.policies import DCAwareRoundRobinPolicy, TokenAwarePolicy
-from cassandra.query import SimpleStatement, BatchStatement, BatchType
-import logging; logging.basicConfig(level=logging.ERROR)
-hosts=sys.argv[1].split(','); port=int(sys.argv[2])
-rf=int(sys.argv[3]) if len(sys.argv)>3 else 1
-c=Cluster(hosts, port=port, execution_profiles={EXEC_PROFILE_DEFAULT: ExecutionProfile(consistency_level=ConsistencyLevel.QUORUM, load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy()))}, connect_timeout=20)
-s=c.connect()
-print("connected", c.protocol_version, [ (h.address,h.datacenter,h.is_up) for h in c.metadata.all_hosts()])
-s.execute("DROP KEYSPACE IF EXISTS shop")
-s.execute("CREATE KEYSPACE IF NOT EXISTS shop WITH replication = {'class':'SimpleStrategy','replication_factor':%d}"%rf)
-s.set_keyspace('shop')
-s.execute("CREATE TYPE addr (street text, zip int)")
-s.execute("CREATE TABLE IF NOT EXISTS t (k int PRIMARY KEY, v text, l list<int>, m map<text,int>, st set<text>, a frozen<addr>, )")
-s.execute("CREATE TABLE ev (day text, at timeuuid, n int, st int static, PRIMARY KEY (day, at)) WITH CLUSTERING ORDER BY (at DESC)")
-s.execute("CREATE TABLE w (a int, b text, c int, d int, v text, PRIMARY KEY ((a,b),c,d))")
-print(sorted(c.metadata.keyspaces['shop'].tables), list(c.metadata.keyspaces['shop'].user_types))
 
-s.execute("INSERT INTO t (k,v,l,m,st,a) VALUES (1,'x',[1,2],{'a':1},{'q','b'},{street:'s',zip:3})")
-r=list(s.execute("SELECT * FROM t WHERE k=1")); print(r)
-assert r[0].v=='x' and r[0].l==[1,2] and r[0].m=={'a':1} and set(r[0].st)=={'q','b'} and r[0].a.zip==3
-p=s.prepare("INSERT INTO w (a,b,c,d,v) VALUES (?,?,?,?,?)"); print(p.routing_key_indexes)
-for a in range(3):
-    for i in range(20):
-        s.execute(p,(a,'b',i//5,i%5,'v%d'%i))
-q=s.prepare("SELECT c,d,v FROM w WHERE a=? AND b=?")
-assert len(list(s.execute(q,(1,'b'))))==20
-q.fetch_size=7
-rows=list(s.execute(q,(1,'b'))); assert [(x.c,x.d) for x in rows]==[(i//5,i%5) for i in range(20)], rows
-assert [(x.c,x.d) for x in s.execute("SELECT c,d FROM w WHERE a=1 AND b='b' AND c>=1 AND c<3")]==[(i//5,i%5) for i in range(5,15)]
-assert [(x.c,x.d) for x in s.execute("SELECT c,d FROM w WHERE a=1 AND b='b' AND (c,d)>(2,3)")]==[(i//5,i%5) for i in range(14,20)]
-assert [(x.c,x.d) for x in s.execute("SELECT c,d FROM w WHERE a=1 AND b='b' ORDER BY c DESC, d DESC LIMIT 3")]==[(3,4),(3,3),(3,2)]
-assert [(x.c,x.d) for x in s.execute("SELECT c,d FROM w WHERE a=1 AND b='b' AND c IN (0,3) AND d=2")]==[(0,2),(3,2)]
-assert s.execute("SELECT count(*) FROM w").one()[0]==60
-assert s.execute("SELECT max(d), sum(c), avg(c) FROM w WHERE a=1 AND b='b'").one()==(4,30,1)
-st=SimpleStatement("SELECT a,c,d FROM w",fetch_size=7); assert len(list(s.execute(st)))==60
-tok=list(s.execute("SELECT DISTINCT a,b,token(a,b) FROM w")); assert len(tok)==3, tok
-s.execute("DELETE FROM w WHERE a=1 AND b='b' AND c=1")
-assert s.execute("SELECT count(*) FROM w WHERE a=1 AND b='b'").one()[0]==15
-s.execute("DELETE FROM w WHERE a=1 AND b='b' AND c=2 AND d=2")
-assert s.execute("SELECT count(*) FROM w WHERE a=1 AND b='b'").one()[0]==14
-s.execute("DELETE FROM w WHERE a=2 AND b='b'")
-assert s.execute("SELECT count(*) FROM w").one()[0]==34
-s.execute("UPDATE t SET l = l + [9], m['z']=26, st = st - {'q'} WHERE k=1")
-s.execute("UPDATE t SET l = [0] + l WHERE k=1"); s.execute("UPDATE t SET l[1] = 77 WHERE k=1")
-r=s.execute("SELECT l,m,st,a.zip,writetime(v),ttl(v) FROM t WHERE k=1").one(); print(r)
-assert r[0]==[0,77,2,9] and r[1]=={'a':1,'z':26} and set(r[2])=={'b'} and r[3]==3 and r[5] is None
-for i in range(5):
-    s.execute("INSERT INTO ev (day,at,n,st) VALUES ('d',now(),%s,%s)",(i,i))
-r=list(s.execute("SELECT n,st FROM ev WHERE day='d'")); assert [x.n for x in r]==[4,3,2,1,0] and r[0].st==4, r
-s.execute("INSERT INTO ev (day,st) VALUES ('only',5)"); r=list(s.execute("SELECT * FROM ev WHERE day='only'")); assert len(r)==1 and r[0].st==5 and r[0].at is None, r
-b=BatchStatement(); 
-for i in range(10): b.add(p,(9,'b',i,0,'z'))
-s.execute(b); assert s.execute("SELECT count(*) FROM w WHERE a=9 AND b='b'").one()[0]==10
-s.execute("INSERT INTO t (k,v) VALUES (2,'gone') USING TTL 1"); assert s.execute("SELECT ttl(v) FROM t WHERE k=2").one()[0]==1
-time.sleep(1.3); assert s.execute("SELECT * FROM t WHERE k=2").one() is None
-for bad in ["SELEC","SELECT * FROM nope","SELECT nope FROM t","INSERT INTO t (v) VALUES ('a')","SELECT * FROM t WHERE v='x'","CREATE TABLE t (k int PRIMARY KEY)","INSERT INTO t (k) VALUES ('a')","CREATE INDEX ON t (v)"]:
-    try: s.execute(bad); print("NO ERROR", bad); sys.exit(1)
-    except Exception as e: print(type(e).__name__, str(e)[:110])
-sel=s.prepare("SELECT * FROM t WHERE k=?"); s.execute(sel,(1,)); s.execute("ALTER TABLE t ADD extra int"); print(s.execute(sel,(1,)).one())
-s.execute("TRUNCATE t"); assert not list(s.execute("SELECT * FROM t"))
-types="ascii bigint blob boolean date decimal double duration float inet int smallint text time timestamp timeuuid tinyint uuid varint".split()
-s.execute("CREATE TABLE ty (k int PRIMARY KEY, %s)"%", ".join("c_%s %s"%(x,x) for x in types))
-from cassandra.util import Date, Time, Duration
-vals=dict(ascii='a',bigint=-2**60,blob=b'\0\xff',boolean=True,date=Date('2024-02-29'),decimal=decimal.Decimal('-12.50'),double=1.5,duration=Duration(1,2,3),float=0.5,inet='::1',int=-5,smallint=-300,text='é',time=Time('01:02:03.000000004'),timestamp=datetime.datetime(2024,2,29,1,2,3,4000),timeuuid=uuid.uuid1(),tinyint=-3,uuid=uuid.uuid4(),varint=-2**100)
-pi=s.prepare("INSERT INTO ty (k,%s) VALUES (1,%s)"%(",".join("c_"+x for x in types),",".join("?"*len(types))))
-s.execute(pi,[vals[x] for x in types]); r=s.execute("SELECT * FROM ty WHERE k=1").one()
-for x in types: assert getattr(r,"c_"+x)==vals[x],(x,getattr(r,"c_"+x),vals[x])
-n=2000; fs=[]; pw=s.prepare("INSERT INTO t (k,v) VALUES (?,?)"); t0=time.time()
-for i in range(n):
-    fs.append(s.execute_async(pw,(i,'v%d'%i)))
-    if len(fs)>=200:
-        for f in fs: f.result()
-        fs=[]
-for f in fs: f.result()
-print("inserts/s", n/(time.time()-t0))
-assert sum(1 for _ in s.execute(SimpleStatement("SELECT k FROM t",fetch_size=100)))==n
-print("replicas", [str(h.address) for h in c.metadata.get_replicas('shop', (5).to_bytes(4,'big'))])
-print("OK"); c.shutdown()
+import datetime
+import decimal
+import logging
+import sys
+import time
+import traceback
+import uuid
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from cassandra.connection import DefaultEndPoint
+from cassandra.policies import DCAwareRoundRobinPolicy, RetryPolicy, TokenAwarePolicy
+from cassandra.query import BatchStatement, BatchType, SimpleStatement
+from cassandra.util import Date, Duration, Time
+
+# Its reconnection attempts to killed nodes are no news.
+logging.basicConfig(level=logging.CRITICAL)
+
+
+class NextHost(RetryPolicy):
+    """What a careful application does with requests that may be sent twice."""
+
+    def _next(self, retry_num):
+        return (self.RETRY_NEXT_HOST, None) if retry_num < 5 else (self.RETHROW, None)
+
+    def on_read_timeout(self, *args, retry_num, **_):
+        return self._next(retry_num)
+
+    def on_write_timeout(self, *args, retry_num, **_):
+        return self._next(retry_num)
+
+    def on_unavailable(self, *args, retry_num, **_):
+        return self._next(retry_num)
+
+    def on_request_error(self, *args, retry_num, **_):
+        return self._next(retry_num)
+
+
+def connect(endpoints, **options):
+    points = []
+    for endpoint in endpoints:
+        host, port = endpoint.rsplit(":", 1)
+        points.append(DefaultEndPoint(host, int(port)))
+    profile = ExecutionProfile(
+        consistency_level=ConsistencyLevel.QUORUM,
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy()),
+        request_timeout=20,
+        **options,
+    )
+    return Cluster(
+        points,
+        port=points[0].port,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        connect_timeout=20,
+    )
+
+
+def ask(command):
+    print("@" + command, flush=True)
+    assert sys.stdin.readline().strip() == "done", command
+
+
+def fails(session, statement, kind, *args):
+    try:
+        session.execute(statement, *args)
+    except Exception as error:
+        assert type(error).__name__ == kind, (statement, type(error).__name__, str(error))
+        return str(error)
+    raise AssertionError("no error: %s" % statement)
+
+
+def rows(session, *args):
+    return list(session.execute(*args))
+
+
+def metadata(s, cluster):
+    """The driver's picture of the cluster: members, tokens, tables, types."""
+    hosts = cluster.metadata.all_hosts()
+    assert len(hosts) == s.nodes and all(host.is_up for host in hosts), hosts
+    assert len({host.host_id for host in hosts}) == s.nodes
+    shop = cluster.metadata.keyspaces["shop"]
+    assert {"t", "ev", "w"} <= set(shop.tables) and "addr" in shop.user_types
+    assert [c.name for c in shop.tables["w"].partition_key] == ["a", "b"]
+    assert [c.name for c in shop.tables["w"].clustering_key] == ["c", "d"]
+    replicas = cluster.metadata.get_replicas("shop", (5).to_bytes(4, "big"))
+    assert len(replicas) == min(3, s.nodes), replicas
+    token = rows(s, "SELECT token(k) FROM t WHERE k = 5")
+    s.execute("INSERT INTO t (k) VALUES (5)")
+    token = rows(s, "SELECT token(k) FROM t WHERE k = 5")[0][0]
+    own = cluster.metadata.token_map.token_class.from_key((5).to_bytes(4, "big")).value
+    assert token == own, (token, own)
+
+
+def columns(s, cluster):
+    s.execute(
+        "INSERT INTO t (k, v, l, m, st, a)"
+        " VALUES (1, 'x', [1, 2], {'a': 1}, {'q', 'b'}, {street: 's', zip: 3})"
+    )
+    row = s.execute("SELECT * FROM t WHERE k = 1").one()
+    assert row.v == "x" and row.l == [1, 2] and row.m == {"a": 1}, row
+    assert set(row.st) == {"q", "b"} and row.a.zip == 3, row
+    s.execute("UPDATE t SET l = l + [9], m['z'] = 26, st = st - {'q'} WHERE k = 1")
+    s.execute("UPDATE t SET l = [0] + l WHERE k = 1")
+    s.execute("UPDATE t SET l[1] = 77 WHERE k = 1")
+    row = s.execute("SELECT l, m, st, a.zip, writetime(v), ttl(v) FROM t WHERE k = 1").one()
+    assert row[0] == [0, 77, 2, 9] and row[1] == {"a": 1, "z": 26} and set(row[2]) == {"b"}, row
+    assert row[3] == 3 and abs(row[4] / 1e6 - time.time()) < 600 and row[5] is None, row
+
+
+def slices(s, cluster):
+    insert = s.prepare("INSERT INTO w (a, b, c, d, v) VALUES (?, ?, ?, ?, ?)")
+    assert insert.routing_key_indexes == [0, 1]
+    for a in range(3):
+        for i in range(20):
+            s.execute(insert, (a, "b", i // 5, i % 5, "v%d" % i))
+    of = lambda where: [(r.c, r.d) for r in s.execute("SELECT c, d FROM w WHERE a=1 AND b='b' " + where)]
+    all_of_them = [(i // 5, i % 5) for i in range(20)]
+    assert of("") == all_of_them
+    assert of("AND c >= 1 AND c < 3") == all_of_them[5:15]
+    assert of("AND (c, d) > (2, 3)") == all_of_them[14:]
+    assert of("ORDER BY c DESC, d DESC LIMIT 3") == [(3, 4), (3, 3), (3, 2)]
+    assert of("AND c IN (0, 3) AND d = 2") == [(0, 2), (3, 2)]
+    paged = s.prepare("SELECT c, d FROM w WHERE a = ? AND b = ?")
+    paged.fetch_size = 7
+    assert [tuple(r) for r in s.execute(paged, (1, "b"))] == all_of_them
+    assert len(rows(s, SimpleStatement("SELECT a, c, d FROM w", fetch_size=7))) == 60
+    assert len(rows(s, "SELECT DISTINCT a, b, token(a, b) FROM w")) == 3
+    assert s.execute("SELECT count(*) FROM w").one()[0] == 60
+    totals = s.execute("SELECT max(d), sum(c), avg(c) FROM w WHERE a = 1 AND b = 'b'").one()
+    assert totals == (4, 30, 1), totals
+
+
+def deletions(s, cluster):
+    count = lambda where: s.execute("SELECT count(*) FROM w " + where).one()[0]
+    s.execute("DELETE FROM w WHERE a = 1 AND b = 'b' AND c = 1")
+    assert count("WHERE a = 1 AND b = 'b'") == 15
+    s.execute("DELETE FROM w WHERE a = 1 AND b = 'b' AND c = 2 AND d = 2")
+    assert count("WHERE a = 1 AND b = 'b'") == 14
+    s.execute("DELETE FROM w WHERE a = 2 AND b = 'b'")
+    assert count("") == 34
+
+
+def statics_and_timeuuids(s, cluster):
+    for i in range(5):
+        s.execute("INSERT INTO ev (day, at, n, st) VALUES ('d', now(), %s, %s)", (i, i))
+    found = rows(s, "SELECT n, st FROM ev WHERE day = 'd'")
+    assert [row.n for row in found] == [4, 3, 2, 1, 0] and found[0].st == 4, found
+    s.execute("INSERT INTO ev (day, st) VALUES ('only', 5)")
+    found = rows(s, "SELECT * FROM ev WHERE day = 'only'")
+    assert len(found) == 1 and found[0].st == 5 and found[0].at is None, found
+
+
+def batches(s, cluster):
+    insert = s.prepare("INSERT INTO w (a, b, c, d, v) VALUES (?, ?, ?, ?, ?)")
+    one = BatchStatement()
+    for i in range(10):
+        one.add(insert, (9, "b", i, 0, "z"))
+    s.execute(one)
+    assert s.execute("SELECT count(*) FROM w WHERE a = 9 AND b = 'b'").one()[0] == 10
+    many = BatchStatement(BatchType.UNLOGGED)
+    for a in range(20, 25):
+        many.add(insert, (a, "b", 0, 0, "z"))
+    s.execute(many)
+    found = s.execute("SELECT count(*) FROM w WHERE a IN (20, 21, 22, 23, 24) AND b = 'b'")
+    assert found.one()[0] == 5
+    s.execute(
+        "BEGIN BATCH INSERT INTO t (k, v) VALUES (50, 'x') UPDATE t SET v = 'y' WHERE k = 50"
+        " APPLY BATCH"
+    )
+    assert s.execute("SELECT v FROM t WHERE k = 50").one().v == "y"
+
+
+def time_to_live(s, cluster):
+    s.execute("INSERT INTO t (k, v) VALUES (2, 'gone') USING TTL 2")
+    assert s.execute("SELECT ttl(v) FROM t WHERE k = 2").one()[0] in (1, 2)
+    until = time.time() + 30
+    while s.execute("SELECT * FROM t WHERE k = 2").one() is not None:
+        assert time.time() < until
+
+
+def errors(s, cluster):
+    fails(s, "SELEC", "SyntaxException")
+    fails(s, "SELECT * FROM nope", "InvalidRequest")
+    fails(s, "SELECT nope FROM t", "InvalidRequest")
+    fails(s, "INSERT INTO t (v) VALUES ('a')", "InvalidRequest")
+    assert "ALLOW FILTERING" in fails(s, "SELECT * FROM t WHERE v = 'x'", "InvalidRequest")
+    fails(s, "CREATE TABLE t (k int PRIMARY KEY)", "AlreadyExists")
+    fails(s, "INSERT INTO t (k) VALUES ('a')", "InvalidRequest")
+    fails(s, "CREATE INDEX ON t (v)", "InvalidRequest")
+
+
+def altered_tables(s, cluster):
+    """A statement that was prepared before its table changed shows the new columns."""
+    select = s.prepare("SELECT * FROM t WHERE k = ?")
+    s.execute(select, (1,))
+    s.execute("ALTER TABLE t ADD extra int")
+    s.execute("UPDATE t SET extra = 7 WHERE k = 1")
+    assert s.execute(select, (1,)).one().extra == 7
+    s.execute("TRUNCATE t")
+    assert rows(s, "SELECT * FROM t") == []
+
+
+def types(s, cluster):
+    values = dict(
+        ascii="a",
+        bigint=-(2**60),
+        blob=b"\0\xff",
+        boolean=True,
+        date=Date("2024-02-29"),
+        decimal=decimal.Decimal("-12.50"),
+        double=1.5,
+        duration=Duration(1, 2, 3),
+        float=0.5,
+        inet="::1",
+        int=-5,
+        smallint=-300,
+        text="é",
+        time=Time("01:02:03.000000004"),
+        timestamp=datetime.datetime(2024, 2, 29, 1, 2, 3, 4000),
+        timeuuid=uuid.uuid1(),
+        tinyint=-3,
+        uuid=uuid.uuid4(),
+        varint=-(2**100),
+    )
+    declared = ", ".join("c_%s %s" % (name, name) for name in values)
+    s.execute("CREATE TABLE ty (k int PRIMARY KEY, %s)" % declared)
+    names = ", ".join("c_" + name for name in values)
+    marks = ", ".join("?" * len(values))
+    insert = s.prepare("INSERT INTO ty (k, %s) VALUES (1, %s)" % (names, marks))
+    s.execute(insert, list(values.values()))
+    row = s.execute("SELECT * FROM ty WHERE k = 1").one()
+    for name, value in values.items():
+        assert getattr(row, "c_" + name) == value, (name, getattr(row, "c_" + name), value)
+
+
+def in_flight(s, cluster):
+    """Hundreds of requests at a time, and all they wrote is paged through."""
+    insert = s.prepare("INSERT INTO t (k, v) VALUES (?, ?)")
+    count, waiting = 10_000, []
+    for i in range(count):
+        waiting.append(s.execute_async(insert, (i, "v%d" % i)))
+        if len(waiting) >= 400:
+            for future in waiting[:200]:
+                future.result()
+            waiting = waiting[200:]
+    for future in waiting:
+        future.result()
+    keys = [row.k for row in s.execute(SimpleStatement("SELECT k FROM t", fetch_size=1000))]
+    assert len(keys) == count and set(keys) == set(range(count)), len(keys)
+    assert s.execute("SELECT count(*) FROM t").one()[0] == count
+
+
+TESTS = [
+    metadata,
+    columns,
+    slices,
+    deletions,
+    statics_and_timeuuids,
+    batches,
+    time_to_live,
+    errors,
+    altered_tables,
+    types,
+    in_flight,
+]
+DRIVEN = []
+
+
+def schema(session, nodes):
+    session.execute("DROP KEYSPACE IF EXISTS shop")
+    session.execute(
+        "CREATE KEYSPACE IF NOT EXISTS shop WITH replication ="
+        " {'class': 'SimpleStrategy', 'replication_factor': %d}" % min(3, nodes)
+    )
+    session.set_keyspace("shop")
+    session.execute("CREATE TYPE addr (street text, zip int)")
+    session.execute(
+        "CREATE TABLE IF NOT EXISTS t (k int PRIMARY KEY, v text, l list<int>,"
+        " m map<text, int>, st set<text>, a frozen<addr>, )"
+    )
+    session.execute(
+        "CREATE TABLE ev (day text, at timeuuid, n int, st int static, PRIMARY KEY (day, at))"
+        " WITH CLUSTERING ORDER BY (at DESC)"
+    )
+    session.execute(
+        "CREATE TABLE w (a int, b text, c int, d int, v text, PRIMARY KEY ((a, b), c, d))"
+    )
+
+
+def main():
+    driven = "--drive" in sys.argv
+    endpoints = [arg for arg in sys.argv[1:] if not arg.startswith("--")][0].split(",")
+    cluster = connect(endpoints)
+    session = cluster.connect()
+    session.nodes = len(cluster.metadata.all_hosts())
+    print("protocol version", cluster.protocol_version, flush=True)
+    schema(session, session.nodes)
+    failed = 0
+    for test in TESTS + (DRIVEN if driven else []):
+        began = time.time()
+        try:
+            test(session, cluster)
+            print("ok %s (%.1f s)" % (test.__name__, time.time() - began), flush=True)
+        except Exception:
+            failed += 1
+            print("FAILED %s" % test.__name__, flush=True)
+            traceback.print_exc(file=sys.stdout)
+    cluster.shutdown()
+    if failed:
+        sys.exit(1)
+    print("OK", flush=True)
+
+
+main()

@@ -297,7 +297,13 @@ impl Backend for Fake {
             }
             let epoch = self.epoch.fetch_add(1, Ordering::SeqCst) + 1;
             let id = TableId(epoch as u32);
-            let table = Arc::new(Table { id, name: name.clone(), settings, version: Epoch(epoch) });
+            let table = Arc::new(Table {
+                id,
+                name: name.clone(),
+                settings,
+                version: Epoch(epoch),
+                rows: None,
+            });
             tables.insert(name, table.clone());
             Ok(Creation::Created(table))
         })

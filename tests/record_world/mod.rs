@@ -366,7 +366,8 @@ impl World {
         }
         match self.kind {
             RecordKind::Siblings => self.check_covers(&view.context, known, "record"),
-            RecordKind::Lww => Ok(()),
+            // Rows are of another world: nothing of theirs is minted.
+            RecordKind::Lww | RecordKind::Row => Ok(()),
         }
     }
 

@@ -21,7 +21,7 @@ const MAX_TRIES: usize = 5;
 enum Plan {
     /// Nothing is to be done.
     Nothing,
-    Do(Command, SchemaChange),
+    Do(Box<Command>, SchemaChange),
 }
 
 fn change(change: &'static str, target: &'static str, keyspace: &str, name: &str) -> SchemaChange {
@@ -40,7 +40,7 @@ pub(super) async fn run(
             Plan::Nothing => return Ok(Answer::Void),
             Plan::Do(command, change) => (command, change),
         };
-        let verdict = store.append(command).await;
+        let verdict = store.append(*command).await;
         let verdict = verdict.map_err(|error| CqlError::of_operation(&error, Some("SIMPLE")))?;
         match verdict {
             Verdict::Done | Verdict::Created(_) => return Ok(Answer::SchemaChange(change)),
@@ -120,7 +120,7 @@ fn plan(
             }
             find(state, name)?;
             let command = Command::DropKeyspace { name: name.clone() };
-            Ok(Plan::Do(command, change("DROPPED", "KEYSPACE", name, "")))
+            Ok(Plan::Do(Box::new(command), change("DROPPED", "KEYSPACE", name, "")))
         }
         Statement::CreateTable(create) => create_table(store, state, given, create),
         Statement::AlterTable { table, if_exists, change } => {
@@ -135,7 +135,7 @@ fn plan(
             match existing(state, &keyspace, table, *if_exists)? {
                 Some((old, _)) => {
                     let dropped = change("DROPPED", "TABLE", &keyspace, &table.name);
-                    Ok(Plan::Do(Command::DropTable { id: old.id }, dropped))
+                    Ok(Plan::Do(Box::new(Command::DropTable { id: old.id }), dropped))
                 }
                 None => Ok(Plan::Nothing),
             }
@@ -160,7 +160,7 @@ fn plan(
                 )));
             }
             let dropped = change("DROPPED", "TYPE", &keyspace, &name.name);
-            Ok(Plan::Do(Command::DropType { keyspace, name: name.name.clone() }, dropped))
+            Ok(Plan::Do(Box::new(Command::DropType { keyspace, name: name.name.clone() }), dropped))
         }
         _ => Err(CqlError::new(SERVER, "no statement of the schema")),
     }
@@ -191,7 +191,7 @@ fn create_keyspace(
         types: std::collections::BTreeMap::new(),
     };
     let command = Command::CreateKeyspace(Arc::new(keyspace));
-    Ok(Plan::Do(command, change("CREATED", "KEYSPACE", name, "")))
+    Ok(Plan::Do(Box::new(command), change("CREATED", "KEYSPACE", name, "")))
 }
 
 fn datacenters(state: &ClusterState) -> Vec<String> {
@@ -218,7 +218,7 @@ fn alter_keyspace(
         ));
     }
     let command = Command::AlterKeyspace { name: name.to_owned(), durable_writes };
-    Ok(Plan::Do(command, change("UPDATED", "KEYSPACE", name, "")))
+    Ok(Plan::Do(Box::new(command), change("UPDATED", "KEYSPACE", name, "")))
 }
 
 type Found = (Arc<Table>, Arc<Schema>);
@@ -316,7 +316,7 @@ fn create_table(
     options::apply(&mut schema, &create.properties)?;
     let name = TableName { keyspace: keyspace.clone(), table: name.clone() };
     let created = change("CREATED", "TABLE", &keyspace, &name.table);
-    Ok(Plan::Do(Command::CreateRows { name, schema: Arc::new(schema) }, created))
+    Ok(Plan::Do(Box::new(Command::CreateRows { name, schema: Arc::new(schema) }), created))
 }
 
 fn role_of(create: &CreateTable, def: &ColumnDef, kind: &CqlType) -> Result<Role, CqlError> {
@@ -424,7 +424,7 @@ fn alter_table(
     let updated = change("UPDATED", "TABLE", keyspace, &name.name);
     let command =
         Command::AlterRows { id: old.id, expected: old.version, schema: Arc::new(schema) };
-    Ok(Plan::Do(command, updated))
+    Ok(Plan::Do(Box::new(command), updated))
 }
 
 fn create_type(
@@ -451,7 +451,7 @@ fn create_type(
         fields: typed_fields(state, keyspace, &[], fields)?,
     };
     let created = change("CREATED", "TYPE", keyspace, name);
-    Ok(Plan::Do(Command::CreateType(Arc::new(udt)), created))
+    Ok(Plan::Do(Box::new(Command::CreateType(Arc::new(udt))), created))
 }
 
 fn typed_fields(
@@ -515,7 +515,7 @@ fn alter_type(
         }
     }
     let updated = change("UPDATED", "TYPE", keyspace, name);
-    Ok(Plan::Do(Command::AlterType { expected, new: Arc::new(new) }, updated))
+    Ok(Plan::Do(Box::new(Command::AlterType { expected, new: Arc::new(new) }), updated))
 }
 
 /// What differs between two states, as events: for drivers that keep a copy of the schema.

@@ -131,9 +131,9 @@ impl<'a> Collector<'a> {
         }
         self.in_partition = in_partition + 1;
         self.last = Some((partition.to_vec(), clustering.to_vec()));
-        let (schema, binds) = (self.ask.schema, self.ask.binds);
+        let binds = self.ask.binds;
         if let Some(accumulator) = &mut self.accumulator {
-            if let Some(row) = accumulator.push(&view, schema, binds).map_err(CqlError::invalid)? {
+            if let Some(row) = accumulator.push(&view, binds).map_err(CqlError::invalid)? {
                 self.page.rows.push(row);
                 self.count_down();
             }
@@ -148,7 +148,7 @@ impl<'a> Collector<'a> {
             unsorted.push(view);
             return Ok(true);
         }
-        let row = self.ask.query.show(&view, schema, binds).map_err(CqlError::invalid)?;
+        let row = self.ask.query.show(&view, binds).map_err(CqlError::invalid)?;
         self.page.rows.push(row);
         self.count_down();
         Ok(true)
@@ -177,7 +177,7 @@ impl<'a> Collector<'a> {
             unsorted.sort_by(|a, b| compare(schema, order, a, b));
             unsorted.truncate(self.remaining.map_or(usize::MAX, |left| left as usize));
             for view in &unsorted {
-                let row = self.ask.query.show(view, schema, binds).map_err(CqlError::invalid)?;
+                let row = self.ask.query.show(view, binds).map_err(CqlError::invalid)?;
                 self.page.rows.push(row);
             }
         }

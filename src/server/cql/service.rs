@@ -375,10 +375,13 @@ impl CqlService {
     }
 }
 
+/// Rows of one partition to write, by clustering bytes.
+type PartitionWrites = (Arc<Table>, BTreeMap<Vec<u8>, Row>);
+
 /// Rows to write, by table and partition, then by clustering bytes.
 #[derive(Default)]
 struct Writes {
-    partitions: BTreeMap<(TableId, Vec<u8>), (Arc<Table>, BTreeMap<Vec<u8>, Row>)>,
+    partitions: BTreeMap<(TableId, Vec<u8>), PartitionWrites>,
 }
 
 impl Writes {

@@ -4,8 +4,6 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
-
 use crate::coordinator::{OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage};
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Command, Founder, LogEntry, Verdict};
@@ -13,7 +11,7 @@ use crate::record::{Record, RecordKind};
 use crate::ring::{Member, token_in};
 use crate::server::cql::{PeerView, Store};
 use crate::types::{
-    ActorId, Addresses, Epoch, Incarnation, Key, NodeId, TableId, Token, VoterId, WallMicros,
+    ActorId, Addresses, Incarnation, Key, NodeId, TableId, Token, VoterId, WallMicros,
 };
 
 /// Rows by table and place.
@@ -26,7 +24,6 @@ pub struct MemStore {
     port: u16,
     state: Mutex<Arc<ClusterState>>,
     rows: Mutex<Rows>,
-    epochs: watch::Sender<Epoch>,
     entries: Mutex<u128>,
 }
 
@@ -57,7 +54,6 @@ impl MemStore {
             port,
             state: Mutex::new(Arc::new(ClusterState::unfounded(member))),
             rows: Mutex::default(),
-            epochs: watch::Sender::new(Epoch(0)),
             entries: Mutex::new(0),
         };
         store.apply(Command::Found {
@@ -69,21 +65,13 @@ impl MemStore {
         Arc::new(store)
     }
 
-    /// Tells of every change of the metadata.
-    pub fn epochs(&self) -> watch::Receiver<Epoch> {
-        self.epochs.subscribe()
-    }
-
     fn apply(&self, command: Command) -> Verdict {
         let mut id = lock(&self.entries);
         *id += 1;
         let mut state = lock(&self.state);
         let mut next = (**state).clone();
         let verdict = next.apply(&LogEntry { id: *id, command });
-        let epoch = next.epoch();
         *state = Arc::new(next);
-        drop(state);
-        self.epochs.send_replace(epoch);
         verdict
     }
 }
