@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Reading order, from the bottom (pure) to the top (wiring):
-//! [`types`], [`binary`], [`causality`], [`record`], [`ring`], [`cql`], [`quorum`], [`paxos`], [`gossip`],
+//! [`types`], [`binary`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`], [`cql`],
 //! [`meta`], [`merkle`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`], [`coordinator`],
 //! [`repair`]; [`config`], [`server`], [`node`]; [`client`], [`cli`]. No module names one that
 //! comes later: `tests/layers.rs` has the whole map, and checks it.

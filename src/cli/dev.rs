@@ -267,11 +267,12 @@ fn print_nodes(data: &Data, layout: &Layout, time: Duration) -> Result<(), Failu
         if count == 1 { "" } else { "s" },
         time.as_millis()
     ))?;
-    let mut table = output::table(["node", "http", "peers", "data"]);
+    let mut table = output::table(["node", "http", "peers", "cql", "data"]);
     for (index, place) in layout.places.iter().enumerate() {
         let name = format!("n{}", index + 1);
         let directory = if data.kept { shown(&data.path.join(&name)) } else { "-".to_owned() };
-        table.add_row([name, format!("http://{}", place.http), place.peer.to_string(), directory]);
+        let (http, peer) = (format!("http://{}", place.http), place.peer.to_string());
+        table.add_row([name, http, peer, place.cql.to_string(), directory]);
     }
     output::print(&table)
 }

@@ -222,7 +222,11 @@ pub const KEYS: &[KeySpec] = &[
         listen.cql,
         Node,
         any,
-        ["Address and port for CQL drivers. Reserved: this version does not listen there."]
+        [
+            "Address and port for CQL drivers. Some take the port of the first node for all others:",
+            "give the nodes of one machine the same port, each on an address of its own.",
+            "Danger: beyond loopback anyone who reaches it can read and write: see insecure.",
+        ]
     ),
     key!(
         listen.advertise_address,

@@ -19,7 +19,7 @@ pub struct Place {
     pub http: SocketAddr,
     /// For the other nodes.
     pub peer: SocketAddr,
-    /// For CQL drivers (reserved).
+    /// For CQL drivers.
     pub cql: SocketAddr,
 }
 
