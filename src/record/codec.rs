@@ -1,7 +1,7 @@
 //! The bytes of a record: the same on disk, between nodes, and on every replica.
 //!
 //! ```text
-//! format  u8     1
+//! format  u8     1, or 2: with a fence
 //! kind    u8     RecordKind
 //! digest  [16]   xxh3-128 of the payload, seeded with format and kind
 //! place   [8]    xxh3-64 of the record's address, seeded with the digest
@@ -19,6 +19,7 @@
 //! ```text
 //! siblings: seen set (it lists the actors), values, ops
 //! lww:      actors, cell (0 none | 1 version | 2 dot op stamp), ops
+//! fence:    varint, not 0; after the payload of either kind, in format 2 only
 //! version:  dot, op, flags (1 content type, 2 expiry), written_at, [expires_at], [content type],
 //!           meta, body
 //! op:       op, dot, request [8], flags (1 created, 2 delete, 4 refused, 8 barred)
@@ -45,7 +46,10 @@ use crate::record::value::{Value, Version};
 use crate::record::{Body, Record, RecordKind};
 use crate::types::{ActorId, Digest, Hlc, Key, OpId, TableId, WallMicros};
 
+/// Without a fence. Almost all records: those of before there were fences read on.
 const FORMAT: u8 = 1;
+/// A fence follows the payload.
+const FENCED: u8 = 2;
 const HEADER_BYTES: usize = 26;
 /// A version's least size: dot 2, op 16, flags, written_at, meta count and body length.
 const MIN_VERSION_BYTES: usize = 22;
@@ -101,8 +105,8 @@ pub fn address(table: TableId, key: &Key) -> Bytes {
     out.into()
 }
 
-fn digest_of(kind: u8, payload: &[u8]) -> u128 {
-    xxh3_128_with_seed(payload, u64::from(FORMAT) << 8 | u64::from(kind))
+fn digest_of(format: u8, kind: u8, payload: &[u8]) -> u128 {
+    xxh3_128_with_seed(payload, u64::from(format) << 8 | u64::from(kind))
 }
 
 fn place_of(digest: u128, address: &[u8]) -> [u8; 8] {
@@ -110,10 +114,10 @@ fn place_of(digest: u128, address: &[u8]) -> [u8; 8] {
 }
 
 /// Fills in the header before a payload.
-fn seal(out: &mut [u8], kind: u8, address: &[u8]) {
+fn seal(out: &mut [u8], format: u8, kind: u8, address: &[u8]) {
     let (header, payload) = out.split_at_mut(HEADER_BYTES);
-    let digest = digest_of(kind, payload);
-    header[0] = FORMAT;
+    let digest = digest_of(format, kind, payload);
+    header[0] = format;
     header[1] = kind;
     header[2..18].copy_from_slice(&digest.to_be_bytes());
     header[18..].copy_from_slice(&place_of(digest, address));
@@ -121,10 +125,10 @@ fn seal(out: &mut [u8], kind: u8, address: &[u8]) {
 
 /// Any payload under a right header.
 #[cfg(test)]
-pub(super) fn reseal(kind: u8, payload: &[u8], address: &[u8]) -> Bytes {
+pub(super) fn reseal(format: u8, kind: u8, payload: &[u8], address: &[u8]) -> Bytes {
     let mut out = vec![0; HEADER_BYTES];
     out.extend_from_slice(payload);
-    seal(&mut out, kind, address);
+    seal(&mut out, format, kind, address);
     out.into()
 }
 
@@ -140,7 +144,11 @@ impl Record {
             Body::Lww(lww) => put_lww(&mut out, lww),
             Body::Row(row) => put_row(&mut out, row),
         }
-        seal(&mut out, self.kind() as u8, address);
+        if self.fence > 0 {
+            put_varint(&mut out, self.fence);
+        }
+        let format = if self.fence > 0 { FENCED } else { FORMAT };
+        seal(&mut out, format, self.kind() as u8, address);
         out.into()
     }
 
@@ -165,8 +173,13 @@ impl Record {
             RecordKind::Lww => Body::Lww(read_lww(&mut reader, bytes)?),
             RecordKind::Row => Body::Row(read_row(&mut reader, bytes)?),
         };
+        let fence = if header[0] == FENCED { reader.varint()? } else { 0 };
         reader.end()?;
-        Ok(Self { body })
+        let record = Self { body, fence };
+        if header[0] == FENCED && (fence == 0 || record.is_blank()) {
+            return Err(RecordError::Malformed("a fence without a write that brought it"));
+        }
+        Ok(record)
     }
 
     /// Bytes of payload, roughly.
@@ -188,7 +201,7 @@ impl Record {
 /// [`RecordError`] when there is no whole header of a known format.
 pub fn stored_digest(bytes: &[u8]) -> Result<Digest, RecordError> {
     let header = bytes.get(..HEADER_BYTES).ok_or(RecordError::Truncated)?;
-    if header[0] != FORMAT {
+    if !matches!(header[0], FORMAT | FENCED) {
         return Err(RecordError::Format(header[0]));
     }
     let mut digest = [0; 16];
@@ -203,7 +216,7 @@ pub fn stored_digest(bytes: &[u8]) -> Result<Digest, RecordError> {
 pub fn verify(bytes: &[u8], address: &[u8]) -> Result<Digest, RecordError> {
     let digest = stored_digest(bytes)?;
     let (header, payload) = bytes.split_at(HEADER_BYTES);
-    if digest.0 != digest_of(header[1], payload) && !planted(Plant::P30) {
+    if digest.0 != digest_of(header[0], header[1], payload) && !planted(Plant::P30) {
         return Err(RecordError::Checksum);
     }
     if header[18..] != place_of(digest.0, address) {

@@ -36,6 +36,16 @@
 //! expired value stays in the record, and its dot stays covered; [`Record::view`] does not show it.
 //! Nothing here reads a clock: *now* is an argument, and a value's expiry is part of the value.
 //!
+//! # Fences
+//!
+//! A record remembers the highest *fence* that a write has brought ([`Record::raise_fence`]): the
+//! number by which a writer shows that it holds a lock. Merging keeps the greater one, so that no
+//! repair, hint or late copy lowers it, and a record with a fence never counts as dead: a purge
+//! would forget the fence, and let a writer who has lost the lock long ago write again. The fence
+//! only rises together with an event. Who is refused for it is judged inside a Paxos round, on the
+//! newest state; judged by each replica alone, a refused write could live on one of them and be
+//! repaired outwards.
+//!
 //! # One operation, minted twice
 //!
 //! A coordinator that times out on one minter may ask another. Then one operation X has two dots,
@@ -107,6 +117,8 @@ impl RecordKind {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Record {
     body: Body,
+    /// The highest fence that a write has brought; 0: none.
+    fence: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -151,13 +163,25 @@ impl Record {
             RecordKind::Lww => Body::Lww(Lww::default()),
             RecordKind::Row => Body::Row(Row::default()),
         };
-        Self { body }
+        Self { body, fence: 0 }
+    }
+
+    /// The highest fence that a write has brought; 0: none.
+    #[must_use]
+    pub fn fence(&self) -> u64 {
+        self.fence
+    }
+
+    /// Takes note of the fence that a write has brought; a lower one changes nothing. Only beside
+    /// an event of the same write, so that no two records differ under the same events.
+    pub fn raise_fence(&mut self, fence: u64) {
+        self.fence = self.fence.max(fence);
     }
 
     /// The record that a row is.
     #[must_use]
     pub fn of_row(row: Row) -> Self {
-        Self { body: Body::Row(row) }
+        Self { body: Body::Row(row), fence: 0 }
     }
 
     /// The row that this record is, if it is one.
@@ -234,14 +258,20 @@ impl Record {
     /// # Errors
     /// [`KindMismatch`]; nothing has changed then.
     pub fn merge(&mut self, other: &Self) -> Result<Merged, KindMismatch> {
-        match (&mut self.body, &other.body) {
-            (Body::Siblings(this), Body::Siblings(other)) => Ok(this.merge(other)),
-            (Body::Lww(this), Body::Lww(other)) => Ok(this.merge(other)),
-            (Body::Row(this), Body::Row(other)) => Ok(this.merge(other)),
+        let mut merged = match (&mut self.body, &other.body) {
+            (Body::Siblings(this), Body::Siblings(other)) => this.merge(other),
+            (Body::Lww(this), Body::Lww(other)) => this.merge(other),
+            (Body::Row(this), Body::Row(other)) => this.merge(other),
             (Body::Siblings(_) | Body::Lww(_) | Body::Row(_), _) => {
-                Err(KindMismatch { this: self.kind(), other: other.kind() })
+                return Err(KindMismatch { this: self.kind(), other: other.kind() });
             }
+        };
+        if other.fence > self.fence {
+            (merged.changed, merged.incoming_dominated) = (true, false);
         }
+        merged.equal &= self.fence == other.fence;
+        self.fence = self.fence.max(other.fence);
+        Ok(merged)
     }
 
     /// What a client is shown at `now`.
@@ -317,7 +347,7 @@ impl Record {
 
     /// From when on nothing of the record lives: when its last value expires, or the newest of its
     /// writes if none is left. By the clocks of those who wrote, so good for waiting, and for
-    /// nothing that must be right. `None`: it holds a value without expiry.
+    /// nothing that must be right. `None`: it holds a value without expiry, or a fence.
     #[must_use]
     pub fn dead_at(&self) -> Option<WallMicros> {
         let of_value = |version: &Version| version.value.expires_at;
@@ -332,6 +362,7 @@ impl Record {
         let written = WallMicros(written.max().unwrap_or(0).saturating_mul(1_000));
         let written = written.max(WallMicros(self.max_stamp().0));
         match (expiry, self.lives_for_ever()) {
+            _ if self.fence > 0 => None,
             (_, true) => None,
             (Some(Some(at)), false) => Some(at.max(written)),
             (_, false) => Some(written),

@@ -21,7 +21,7 @@ fn rich(op: u128, context: &Context, body: &'static str) -> Mutation {
     Mutation { action: Action::Put(rich_value(body)), ..put(op, context, body) }
 }
 
-/// The samples of format 1 that are kept as files. Each exercises every field of its kind.
+/// The samples of formats 1 and 2 that are kept as files. Each exercises every field of its kind.
 fn samples() -> Vec<(&'static str, Record)> {
     let mut siblings = Stone::new(RecordKind::Siblings, 1);
     siblings.mint(put(1 << 100 | 0xABC1, &blind(), "first"));
@@ -41,6 +41,9 @@ fn samples() -> Vec<(&'static str, Record)> {
     let mut lww_tombstone = Stone::new(RecordKind::Lww, 300);
     lww_tombstone.take(&lww);
     lww_tombstone.mint(delete(3 << 100 | 0xABC3, &blind()));
+    let (mut fenced, mut lww_fenced) = (tombstone.record.clone(), lww.record.clone());
+    fenced.raise_fence(8);
+    lww_fenced.raise_fence(1_000_000);
     vec![
         ("siblings_v1", siblings.record),
         ("siblings_tombstone_v1", tombstone.record),
@@ -48,6 +51,8 @@ fn samples() -> Vec<(&'static str, Record)> {
         ("lww_v1", lww.record),
         ("lww_tombstone_v1", lww_tombstone.record),
         ("lww_empty_v1", Record::empty(RecordKind::Lww)),
+        ("siblings_v2", fenced),
+        ("lww_v2", lww_fenced),
     ]
 }
 
@@ -73,6 +78,8 @@ fn the_kept_samples_still_decode_to_the_same_records() {
         include_str!("../../../tests/data/records/lww_v1.hex"),
         include_str!("../../../tests/data/records/lww_tombstone_v1.hex"),
         include_str!("../../../tests/data/records/lww_empty_v1.hex"),
+        include_str!("../../../tests/data/records/siblings_v2.hex"),
+        include_str!("../../../tests/data/records/lww_v2.hex"),
     ];
     for ((name, record), file) in samples().into_iter().zip(files) {
         let bytes = record.encode(&home());
@@ -127,7 +134,7 @@ fn errors_tell_damage_from_a_newer_format_from_a_wrong_place() {
     assert_eq!(Record::decode(&bytes, &elsewhere), Err(RecordError::Misplaced));
     let other_table = address(TableId(4), &Key::new("k").unwrap());
     assert_eq!(Record::decode(&bytes, &other_table), Err(RecordError::Misplaced));
-    assert_eq!(Record::decode(&reseal(9, &[], &home()), &home()), Err(RecordError::Kind(9)));
+    assert_eq!(Record::decode(&reseal(1, 9, &[], &home()), &home()), Err(RecordError::Kind(9)));
 }
 
 #[test]
@@ -196,7 +203,7 @@ fn r05_siblings_that_differ_in_one_field_have_different_digests() {
     stone.counter = 5;
     stone.mint(rich(8, &blind(), "x"));
     let Body::Siblings(base) = &stone.record.body else { panic!("a siblings record") };
-    let record = |s: &Siblings| Record { body: Body::Siblings(s.clone()) };
+    let record = |s: &Siblings| Record { body: Body::Siblings(s.clone()), fence: 0 };
     let mut records = Vec::new();
     for (name, edit) in EDITS {
         let mut s = base.clone();
@@ -209,6 +216,8 @@ fn r05_siblings_that_differ_in_one_field_have_different_digests() {
     }
     let dead = Siblings { values: Vec::new(), ..base.clone() };
     records.push(("deleted".to_owned(), record(&dead)));
+    records.push(("fenced".to_owned(), Record { fence: 1, ..record(base) }));
+    records.push(("fenced again".to_owned(), Record { fence: 2, ..record(base) }));
     records
         .push(("no log".to_owned(), record(&Siblings { ops: OpLog::default(), ..base.clone() })));
     for (actor, counter) in [(1, 8), (1, 9), (2, 1), (2, 2)] {
@@ -226,7 +235,10 @@ fn r05_cells_that_differ_in_one_field_have_different_digests() {
     stone.mint(rich(8, &blind(), "x"));
     let Body::Lww(base) = &stone.record.body else { panic!("an lww record") };
     let Some(LwwCell::Live(version)) = &base.cell else { panic!("a live cell") };
-    let record = |cell, ops: &OpLog| Record { body: Body::Lww(Lww { cell, ops: ops.clone() }) };
+    let record = |cell, ops: &OpLog| {
+        let body = Body::Lww(Lww { cell, ops: ops.clone() });
+        Record { body, fence: 0 }
+    };
     let mut records = Vec::new();
     for (name, edit) in EDITS {
         let mut version = version.clone();
@@ -247,23 +259,25 @@ fn r05_cells_that_differ_in_one_field_have_different_digests() {
     }
     records.push(("no log".to_owned(), record(base.cell.clone(), &OpLog::default())));
     records.push(("no cell".to_owned(), record(None, &base.ops)));
+    let fenced = Record { fence: 1, ..record(base.cell.clone(), &base.ops) };
+    records.push(("fenced".to_owned(), fenced));
     assert_all_differ(records);
 }
 
 proptest! {
     #[test]
     fn random_bytes_never_panic(
-        bytes in any::<Vec<u8>>(), kind in 0u8..4, payload in any::<Vec<u8>>()
+        bytes in any::<Vec<u8>>(), format in 1u8..3, kind in 0u8..4, payload in any::<Vec<u8>>()
     ) {
         let _ = Record::decode(&bytes.into(), &home());
-        let _ = Record::decode(&reseal(kind, &payload, &home()), &home());
+        let _ = Record::decode(&reseal(format, kind, &payload, &home()), &home());
     }
 
     /// Damage under a right checksum, as a faulty peer could send it: refused, or read as a record
     /// that encodes to these very bytes. So no record has two encodings.
     #[test]
     fn what_decodes_is_canonical(
-        sample in 0usize..6,
+        sample in 0usize..8,
         edits in prop::collection::vec(
             (any::<prop::sample::Index>(), prop_oneof![any::<u8>(), 0u8..4]), 1..4
         ),
@@ -278,7 +292,7 @@ proptest! {
         if let Some(cut) = cut {
             payload.truncate(cut.index(payload.len()));
         }
-        let bytes = reseal(bytes[1], &payload, &home());
+        let bytes = reseal(bytes[0], bytes[1], &payload, &home());
         if let Ok(record) = Record::decode(&bytes, &home()) {
             prop_assert_eq!(record.encode(&home()), bytes);
         }
@@ -292,7 +306,7 @@ fn a_huge_count_is_refused_by_what_is_there() {
     for before in [&[][..], &[0], &[0, 0], &[0, 0, 0]] {
         for kind in [RecordKind::Siblings, RecordKind::Lww] {
             let payload = [before, &huge].concat();
-            let read = Record::decode(&reseal(kind as u8, &payload, &home()), &home());
+            let read = Record::decode(&reseal(1, kind as u8, &payload, &home()), &home());
             assert!(read.is_err(), "{kind:?} after {before:?}");
         }
     }

@@ -378,3 +378,26 @@ fn a_record_that_is_full_takes_no_more_values_but_can_be_resolved() {
     assert_eq!(a.try_mint(put(1 << 64, &blind(), "y"), WallMicros(0)), Err(full));
     assert_eq!(a.mint(put(1 << 65, &a.context(), "y")).superseded, MAX_VALUES);
 }
+
+#[test]
+fn the_greater_fence_wins_however_records_meet_and_a_record_with_one_never_dies() {
+    for kind in [RecordKind::Siblings, RecordKind::Lww] {
+        let mut a = Stone::new(kind, 1);
+        a.mint(put(1, &blind(), "x"));
+        let mut b = Stone::new(kind, 2);
+        b.take(&a);
+        a.record.raise_fence(8);
+        b.record.raise_fence(3);
+        b.record.raise_fence(2);
+        assert_eq!(b.record.fence(), 3);
+        let merged = b.take(&a);
+        assert!(merged.changed && !merged.incoming_dominated && !merged.equal);
+        assert_eq!((b.record.fence(), &b.record), (8, &a.record));
+        assert!(b.take(&a).equal);
+        a.mint(delete(2, &a.context()));
+        let merged = a.take(&b);
+        assert!(merged.incoming_dominated && !merged.changed);
+        assert_eq!((a.record.fence(), a.record.dead_at()), (8, None));
+        assert!(a.shows().is_empty());
+    }
+}
