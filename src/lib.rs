@@ -9,7 +9,8 @@
 //!
 //! Reading order, from the bottom (pure) to the top (wiring):
 //! [`types`], [`binary`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`], [`cql`],
-//! [`meta`], [`merkle`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`], [`coordinator`],
+//! [`meta`], [`merkle`], [`recipes`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`],
+//! [`coordinator`],
 //! [`repair`]; [`config`], [`server`], [`node`]; [`client`], [`cli`]. No module names one that
 //! comes later: `tests/layers.rs` has the whole map, and checks it.
 
@@ -31,6 +32,7 @@ pub mod node;
 pub mod paxos;
 pub mod plants;
 pub mod quorum;
+pub mod recipes;
 pub mod record;
 pub mod repair;
 pub mod replica;

@@ -65,6 +65,8 @@ pub enum Plant {
     P32,
     /// A write lives in the task of its request: it ends where the client hangs up.
     P33,
+    /// The numbers of a lock's grants begin anew when nobody holds it.
+    P34,
     /// The hybrid clock begins anew with each start.
     P36,
     /// sled's log writes end with its own `sync_file_range` in place of `fdatasync`.
@@ -101,11 +103,11 @@ mod active {
     pub fn plant_named(name: &str) -> Option<Plant> {
         use Plant::{
             P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
-            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P36, SledSync, Ttl,
+            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P34, P36, SledSync, Ttl,
         };
         let all = [
             P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
-            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P36, SledSync, Ttl,
+            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P34, P36, SledSync, Ttl,
         ];
         all.into_iter().find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

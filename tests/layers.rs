@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cql", &["record", "ring", "types"]),
     ("meta", &["cql", "record", "ring", "types"]),
     ("merkle", &["ring", "types"]),
+    ("recipes", &["plants", "record", "types"]),
     // The seams, and what stands on them: storage knows no cluster, replicas know no client, the
     // coordinator knows neither sockets nor disks.
     ("env", &["types"]),
@@ -61,6 +62,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "paxos",
             "plants",
             "quorum",
+            "recipes",
             "record",
             "ring",
             "types",
@@ -99,6 +101,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "env",
             "meta",
             "metrics",
+            "recipes",
             "record",
             "ring",
             "types",

@@ -41,9 +41,9 @@ use crate::types::{Key, NodeId, OpId};
 pub use crate::types::PartitionDigest;
 use heal::Healing;
 use latency::Latencies;
-pub use lwt::{LwtCounters, Told};
+pub use lwt::{LeaseOutcome, LwtCounters, Told};
 pub use ops::{
-    Condition, Fate, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt,
+    Condition, Fate, LeaseOp, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt,
     ReplicaReceipt, RowsOp, ScanOp, ScanPage, StoodIn, Whereabouts, WriteAction, WriteOp,
     WriteOutcome,
 };
@@ -230,6 +230,21 @@ impl Coordinator {
         let driven = self.inner.env.run("write", drive);
         // The task is gone only when the node is: what it had done by then is not known.
         driven.await.unwrap_or(Err(OpError::Stopped))
+    }
+
+    /// Changes a lock. The change goes on if the returned future is dropped.
+    ///
+    /// # Errors
+    /// See [`OpError`]. That it is refused is no error.
+    pub async fn lease(&self, op: LeaseOp) -> Result<LeaseOutcome, OpError> {
+        let under_way = self.admit()?;
+        write::check_id(&self.inner, op.op)?;
+        let (inner, owed) = (self.inner.clone(), self.inner.hints.owe());
+        let drive = async move {
+            let _guards = (under_way, owed);
+            lwt::lease(&inner, &op).await
+        };
+        self.inner.env.run("lease", drive).await.unwrap_or(Err(OpError::Stopped))
     }
 
     /// Lists keys in (token, key) order.

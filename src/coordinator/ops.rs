@@ -7,7 +7,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::causality::Context;
-use crate::meta::Table;
+use crate::meta::{ConflictMode, Table, TableName};
+use crate::recipes;
 use crate::record::Record;
 use crate::types::{Consistency, Dot, Epoch, Key, NodeId, OpId, PartitionId, Token, WallMicros};
 
@@ -86,6 +87,9 @@ pub struct WriteOp {
     pub action: WriteAction,
     /// What must hold for it.
     pub condition: Condition,
+    /// The fence of a lock that the writer holds: refused if the record knows a higher one, else
+    /// remembered there. Judged by Paxos, whatever the conflict mode.
+    pub fence: Option<u64>,
     /// What the writer had read, if it said so. Not looked at where Paxos decides: the condition
     /// says what may be replaced.
     pub context: Option<Context>,
@@ -97,6 +101,30 @@ pub struct WriteOp {
     pub op: Option<OpId>,
     /// Collect a [`Receipt`].
     pub receipt: bool,
+}
+
+impl WriteOp {
+    /// Whether Paxos decides on it.
+    #[must_use]
+    pub fn by_paxos(&self) -> bool {
+        let strong = self.table.settings.conflict == ConflictMode::Strong;
+        strong || self.condition != Condition::None || self.fence.is_some()
+    }
+}
+
+/// Change a lock.
+#[derive(Clone, Debug)]
+pub struct LeaseOp {
+    /// The table of such locks; a `strong` one.
+    pub table: Arc<Table>,
+    /// The lock.
+    pub key: Key,
+    /// What is wanted of it.
+    pub request: recipes::Request,
+    /// Time until the operation gives up.
+    pub timeout: Duration,
+    /// The client's own operation id, if it gave one. `None`: a fresh one.
+    pub op: Option<OpId>,
 }
 
 /// What a write did.
@@ -327,6 +355,11 @@ pub enum OpError {
     /// A level that the operation or the table does not allow, or a count above N.
     #[error("{0}")]
     BadLevel(String),
+    /// The table is one that the nodes keep for themselves.
+    #[error(
+        "{0} is kept by the nodes themselves: locks are at /v1/locks, elections at /v1/elections"
+    )]
+    Reserved(TableName),
     /// The operation needs a feature that is not there yet.
     #[error("{0}")]
     NotSupported(String),
@@ -383,6 +416,16 @@ pub enum OpError {
         /// The operation had been refused before.
         replayed: bool,
     },
+    /// Somebody has written here with a higher fence.
+    #[error("a write with fence {highest} was here before, and this one has {fence}")]
+    FenceTooOld {
+        /// The write's own.
+        fence: u64,
+        /// The highest that the record remembers.
+        highest: u64,
+        /// The operation had been refused before.
+        replayed: bool,
+    },
     /// The operation id was used before with another request.
     #[error("this operation id was used before with another request")]
     OperationReused,
@@ -417,7 +460,9 @@ impl OpError {
             Self::OperationExpired | Self::Stopped => Fate::Unknown,
             Self::Unavailable { .. }
             | Self::ConditionFailed { .. }
+            | Self::FenceTooOld { .. }
             | Self::BadLevel(_)
+            | Self::Reserved(_)
             | Self::NotSupported(_)
             | Self::NotAReplica { .. }
             | Self::Overloaded { .. }

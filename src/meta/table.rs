@@ -53,6 +53,9 @@ pub struct TableName {
     pub table: String,
 }
 
+/// The keyspace of the tables that nodes keep for themselves, beside the bucket of that name.
+const SYSTEM_KEYSPACE: &str = "henge";
+
 /// The table that a bucket is in its keyspace.
 const BUCKET_TABLE: &str = "kv";
 
@@ -72,6 +75,18 @@ impl TableName {
     /// True of a name that parsing gives; one that was decoded may be anything.
     pub(super) fn is_well_formed(&self) -> bool {
         is_name(&self.keyspace) && is_name(&self.table)
+    }
+
+    /// A table that the nodes keep for themselves.
+    #[must_use]
+    pub fn system(table: &'static str) -> Self {
+        Self { keyspace: SYSTEM_KEYSPACE.to_owned(), table: table.to_owned() }
+    }
+
+    /// True of a table that the nodes keep for themselves: read as any other, written by no client.
+    #[must_use]
+    pub fn is_system(&self) -> bool {
+        self.keyspace == SYSTEM_KEYSPACE && self.table != BUCKET_TABLE
     }
 
     /// The table that the bucket `name` is.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::causality::ContextCodec;
 use crate::cluster::AppendError;
 use crate::coordinator::{
-    Fate, ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Told, Whereabouts,
-    WriteOp, WriteOutcome,
+    Fate, LeaseOp, LeaseOutcome, ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome,
+    Told, Whereabouts, WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
 use crate::gossip::Liveness;
@@ -178,6 +178,15 @@ impl NodeBackend {
     }
 }
 
+/// Refuses to change or drop what the nodes keep for themselves: with a table of locks, the numbers
+/// of all grants would be gone.
+fn may_change(table: &Table) -> Result<(), OpError> {
+    if table.name.is_system() {
+        return Err(OpError::Reserved(table.name.clone()));
+    }
+    Ok(())
+}
+
 fn is_up(liveness: Liveness) -> bool {
     matches!(liveness, Liveness::Live | Liveness::Suspect)
 }
@@ -225,6 +234,10 @@ impl Backend for NodeBackend {
 
     fn write(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {
         Box::pin(self.node.coordinator().write(op))
+    }
+
+    fn lease(&self, op: LeaseOp) -> BoxFuture<'_, Result<LeaseOutcome, OpError>> {
+        Box::pin(self.node.coordinator().lease(op))
     }
 
     fn tell(
@@ -289,6 +302,7 @@ impl Backend for NodeBackend {
         settings: TableSettings,
     ) -> BoxFuture<'_, Result<Alteration, OpError>> {
         Box::pin(async move {
+            may_change(&table)?;
             let id = table.id;
             let command = Command::AlterTable { id, expected: table.version, settings };
             let verdict = self.append(command).await?;
@@ -304,6 +318,7 @@ impl Backend for NodeBackend {
 
     fn drop_table(&self, table: Arc<Table>) -> BoxFuture<'_, Result<(), OpError>> {
         Box::pin(async move {
+            may_change(&table)?;
             match self.append(Command::DropTable { id: table.id }).await? {
                 Verdict::NotDone(NotDone::NoSuchTable) | Verdict::Done => Ok(()),
                 Verdict::NotDone(why) => Err(OpError::NotSupported(why.to_string())),

@@ -307,6 +307,7 @@ impl Client {
             key,
             action: if delete { WriteAction::Delete } else { put },
             condition,
+            fence: None,
             context: None,
             level: step.level,
             timeout: Duration::from_millis(self.bench.cluster.plan().timeout_ms),
@@ -354,6 +355,7 @@ impl Client {
         let op_id = step.retries.then(|| self.new_op_id());
         let op = WriteOp {
             condition: Condition::None,
+            fence: None,
             table: self.bench.table(step.workload).clone(),
             key,
             action: sent,

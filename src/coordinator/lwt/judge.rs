@@ -4,7 +4,9 @@
 //! Each operation sees what those before it did, in the same round; so a refusal may rest on a
 //! neighbour, and no answer leaves before what it rests on is decided.
 
+use crate::coordinator::lwt::lease::{self, LeaseOutcome};
 use crate::coordinator::{Condition, OpError, WriteAction};
+use crate::recipes;
 use crate::record::{
     self, Mint, Mutation, OP_LOG_LEN, OpEntry, OpMemory, OpVerdict, Record, RecordKind, Value, View,
 };
@@ -17,8 +19,10 @@ pub(super) enum Ask {
     Read,
     /// The same; and whatever was met, and if it was nothing, is decided once more.
     Settle,
-    /// A change, if the condition holds.
-    Write { action: WriteAction, condition: Condition },
+    /// A change, if the condition holds, and no later fence than this one has been seen.
+    Write { action: WriteAction, condition: Condition, fence: Option<u64> },
+    /// A change of a lock.
+    Lease(recipes::Request),
     /// What became of an operation; if it has not run, it never will.
     Verdict(OpId),
 }
@@ -42,6 +46,10 @@ pub(super) enum Verdict {
     Applied { dot: Option<Dot>, created: bool, replayed: bool, after: Record },
     /// Its condition does not hold on this record.
     Refused { current: Record, replayed: bool },
+    /// A write with the fence `highest` was here before, and its own is lower.
+    Fenced { fence: u64, highest: u64, replayed: bool },
+    /// To [`Ask::Lease`].
+    Leased(LeaseOutcome),
     /// The record.
     Shown(Record),
     /// To [`Ask::Verdict`].
@@ -78,9 +86,14 @@ impl Events {
         Self { next: ballot.time, stamp }
     }
 
-    fn dot(&mut self) -> Dot {
+    pub(super) fn dot(&mut self) -> Dot {
         self.next += 1;
         Dot { actor: ActorId::PAXOS, counter: self.next - 1 }
+    }
+
+    /// The stamp of a version that comes after all that `record` holds.
+    pub(super) fn stamp_above(&self, record: &Record) -> Hlc {
+        Hlc(self.stamp.0.max(record.max_stamp().0.saturating_add(1)))
     }
 }
 
@@ -108,7 +121,9 @@ pub(super) fn judge(
     match case.ask {
         Ask::Read | Ask::Settle => Verdict::Shown(record.clone()),
         Ask::Verdict(op) => tell(record, *op, events),
-        Ask::Write { action, condition } => {
+        Ask::Lease(request) => lease::judge(record, case, request, events),
+        Ask::Write { action, condition, fence } => {
+            let (own, highest) = (fence.unwrap_or(u64::MAX), record.fence());
             match record.find_op(case.op, case.request) {
                 OpMemory::Applied(entry) => {
                     return Verdict::Applied {
@@ -117,6 +132,10 @@ pub(super) fn judge(
                         replayed: case.named,
                         after: record.clone(),
                     };
+                }
+                // Fences do not fall: it is too old for ever.
+                OpMemory::Refused(_) if own < highest => {
+                    return Verdict::Fenced { fence: own, highest, replayed: case.named };
                 }
                 OpMemory::Refused(_) => {
                     return Verdict::Refused { current: record.clone(), replayed: case.named };
@@ -132,13 +151,17 @@ pub(super) fn judge(
                 }
                 OpMemory::Unknown => {}
             }
-            if !holds(condition, &record.view(case.now)) {
+            let holds = holds(condition, &record.view(case.now));
+            if own < highest || !holds {
                 if case.named {
                     let _ = note(record, case, OpVerdict::Refused, events);
                 }
+                if own < highest {
+                    return Verdict::Fenced { fence: own, highest, replayed: false };
+                }
                 return Verdict::Refused { current: record.clone(), replayed: false };
             }
-            apply(record, case, action, events, room)
+            apply(record, case, (action, *fence), events, room)
         }
     }
 }
@@ -146,10 +169,11 @@ pub(super) fn judge(
 fn apply(
     record: &mut Record,
     case: &Case<'_>,
-    action: &WriteAction,
+    (action, fence): (&WriteAction, Option<u64>),
     events: &mut Events,
     room: &mut usize,
 ) -> Verdict {
+    let brings_news = fence.is_some_and(|fence| fence > record.fence());
     let action = match action {
         WriteAction::Put { body, content_type, meta, ttl } => {
             let size =
@@ -170,7 +194,7 @@ fn apply(
             })
         }
         WriteAction::Delete => {
-            if record.view(case.now).versions.is_empty() && !case.named {
+            if record.view(case.now).versions.is_empty() && !case.named && !brings_news {
                 let after = record.clone();
                 return Verdict::Applied { dot: None, created: false, replayed: false, after };
             }
@@ -180,20 +204,22 @@ fn apply(
     // All that is there is what its writer has put the condition on.
     let mutation =
         Mutation { op: case.op, request: case.request, context: record.context(), action };
-    let above = record.max_stamp().0.saturating_add(1);
-    let at = Mint { dot: events.dot(), stamp: Hlc(events.stamp.0.max(above)), now: case.now };
+    let at = Mint { dot: events.dot(), stamp: events.stamp_above(record), now: case.now };
     match record.mint(mutation, at) {
-        Ok(minted) => Verdict::Applied {
-            dot: Some(minted.dot),
-            created: minted.created,
-            replayed: false,
-            after: record.clone(),
-        },
+        Ok(minted) => {
+            record.raise_fence(fence.unwrap_or(0));
+            Verdict::Applied {
+                dot: Some(minted.dot),
+                created: minted.created,
+                replayed: false,
+                after: record.clone(),
+            }
+        }
         Err(error) => Verdict::Failed(OpError::NotSupported(error.to_string())),
     }
 }
 
-fn note(
+pub(super) fn note(
     record: &mut Record,
     case: &Case<'_>,
     verdict: OpVerdict,
@@ -261,7 +287,7 @@ mod tests {
     }
 
     fn write(action: WriteAction, condition: Condition) -> Ask {
-        Ask::Write { action, condition }
+        Ask::Write { action, condition, fence: None }
     }
 
     fn run(record: &mut Record, time: u64, op: u64, ask: &Ask) -> Verdict {

@@ -30,6 +30,7 @@
 
 mod judge;
 mod lane;
+mod lease;
 mod peek;
 mod round;
 
@@ -55,6 +56,8 @@ use crate::types::{
 
 pub use judge::Told;
 use judge::{Ask, Verdict};
+pub use lease::LeaseOutcome;
+pub(super) use lease::lease;
 
 /// The most operations in one round. Ballots are at least this far apart in time.
 pub(super) const MAX_COMBINED: usize = 64;
@@ -303,7 +306,7 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
         let table_ttl = settings.ttl_s;
         *ttl = ttl.or((table_ttl > 0).then(|| Duration::from_secs(table_ttl)));
     }
-    let ask = Ask::Write { action, condition };
+    let ask = Ask::Write { action, condition, fence: op.fence };
     match inner.decide(&errand, ask, (op.op, request)).await? {
         Verdict::Applied { dot, created, replayed, after } => {
             let siblings = after.view(inner.env.wall()).versions.len();
@@ -320,6 +323,10 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
             inner.lwt.counters.refused.fetch_add(1, Ordering::Relaxed);
             let now = inner.env.wall();
             Err(OpError::ConditionFailed { current: Box::new(current), now, replayed })
+        }
+        Verdict::Fenced { fence, highest, replayed } => {
+            inner.lwt.counters.refused.fetch_add(1, Ordering::Relaxed);
+            Err(OpError::FenceTooOld { fence, highest, replayed })
         }
         other => Err(strange(&other)),
     }
@@ -392,16 +399,17 @@ fn receipt(operation: &'static str) -> Receipt {
     }
 }
 
-/// The digest of a conditional request: the condition is part of it.
+/// The digest of a conditional request: condition and fence are part of it.
 fn request_digest(op: &WriteOp) -> u64 {
-    let plain = write::request_digest(op);
-    match &op.condition {
-        Condition::None => plain,
-        condition => {
-            let words = format!("{condition:?}");
-            xxhash_rust::xxh3::xxh3_64_with_seed(words.as_bytes(), plain)
-        }
+    let mut digest = write::request_digest(op);
+    if op.condition != Condition::None {
+        let words = format!("{:?}", op.condition);
+        digest = xxhash_rust::xxh3::xxh3_64_with_seed(words.as_bytes(), digest);
     }
+    if let Some(fence) = op.fence {
+        digest = xxhash_rust::xxh3::xxh3_64_with_seed(&fence.to_be_bytes(), digest);
+    }
+    digest
 }
 
 /// A stamp for the versions of a round.

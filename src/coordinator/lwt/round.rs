@@ -125,7 +125,8 @@ impl Drive<'_> {
             },
         };
         // Whoever comes after the promises may rest on the state only once it is chosen again.
-        let writes = |drive: &Self| drive.jobs.iter().any(|j| matches!(j.ask, Ask::Write { .. }));
+        let changes = |ask: &Ask| matches!(ask, Ask::Write { .. } | Ask::Lease(_));
+        let writes = |drive: &Self| drive.jobs.iter().any(|job| changes(&job.ask));
         let late = (is_standing || writes(self)) && self.top_up();
         let must_propose = is_standing || late || !base.settled;
         let ballot = round.ballot();

@@ -43,8 +43,7 @@ use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::{Done, Reading, Stop};
 use crate::coordinator::write::mint::Before;
 use crate::coordinator::{
-    Condition, Fate, Inner, OpError, Receipt, ReplicaReceipt, StoodIn, WriteAction, WriteOp,
-    WriteOutcome,
+    Fate, Inner, OpError, Receipt, ReplicaReceipt, StoodIn, WriteAction, WriteOp, WriteOutcome,
 };
 use crate::meta::ConflictMode;
 use crate::net::Refusal;
@@ -62,7 +61,7 @@ const MAX_ID_AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// Writes a key for a client.
 pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutcome, OpError> {
     check(inner, op)?;
-    if op.condition != Condition::None || op.table.settings.conflict == ConflictMode::Strong {
+    if op.by_paxos() {
         return lwt::write(inner, op).await;
     }
     // One "now" for the whole operation (rule 8), however often it is planned: the value's expiry
@@ -115,17 +114,23 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
 }
 
 fn check(inner: &Inner, op: &WriteOp) -> Result<(), OpError> {
+    if op.table.name.is_system() {
+        return Err(OpError::Reserved(op.table.name.clone()));
+    }
     let serial = matches!(op.level, Consistency::Serial | Consistency::LocalSerial);
-    let by_paxos =
-        op.condition != Condition::None || op.table.settings.conflict == ConflictMode::Strong;
-    if serial && !by_paxos {
+    if serial && !op.by_paxos() {
         return Err(OpError::BadLevel(format!(
             "{} is a level for conditional writes and for strong tables",
             op.level
         )));
     }
+    check_id(inner, op.op)
+}
+
+/// Refuses an operation's id that no clock can have made by now.
+pub(super) fn check_id(inner: &Inner, id: Option<OpId>) -> Result<(), OpError> {
     let now_ms = inner.peers.stamps().clock.now().0 / 1000;
-    let ahead_ms = op.op.map_or(0, |id| id.unix_millis().saturating_sub(now_ms));
+    let ahead_ms = id.map_or(0, |id| id.unix_millis().saturating_sub(now_ms));
     if u128::from(ahead_ms) > MAX_ID_AHEAD.as_millis() {
         return Err(OpError::BadOperationId(format!(
             "the operation id is from {} hours in the future: check the clock that made it",

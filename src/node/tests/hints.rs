@@ -192,6 +192,7 @@ fn r50_a_client_that_hangs_up_at_any_await_leaves_no_write_in_half() {
             let key = format!("k{awaits}");
             let op = WriteOp {
                 condition: Condition::None,
+                fence: None,
                 table: table.clone(),
                 key: key_of(&key),
                 action: put_action("v"),

@@ -10,6 +10,7 @@ mod damage;
 mod disasters;
 mod hints;
 mod listing;
+mod locks;
 mod lwt;
 mod membership;
 mod outcomes;

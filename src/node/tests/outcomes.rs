@@ -250,6 +250,7 @@ fn l08_a_client_that_hangs_up_leaves_no_half_driven_write() {
         let (mut town, table) = Town::with_table(seed, ConflictMode::Siblings);
         let op = WriteOp {
             condition: Condition::None,
+            fence: None,
             table: table.clone(),
             key: key_of("k"),
             action: WriteAction::Put {

@@ -241,6 +241,7 @@ pub(super) fn op_id(town: &Town, n: u64) -> OpId {
 #[derive(Clone, Default)]
 pub(super) struct Write {
     pub(super) condition: Condition,
+    pub(super) fence: Option<u64>,
     pub(super) context: Option<Context>,
     pub(super) op: Option<OpId>,
     pub(super) level: Option<Consistency>,
@@ -548,6 +549,7 @@ impl Town {
     ) -> Slot<Result<WriteOutcome, OpError>> {
         let op = WriteOp {
             condition: how.condition,
+            fence: how.fence,
             table: table.clone(),
             key: key_of(key),
             action,
