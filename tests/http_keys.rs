@@ -286,7 +286,10 @@ async fn what_is_no_condition_is_refused_and_not_applied() {
         w.put("/v1/kv/b/k", &[header], "x").await.refused("bad-request");
         w.delete("/v1/kv/b/k", &[header]).await.refused("bad-request");
     }
-    w.put("/v1/kv/b/k", &[("if-fence", "7")], "x").await.refused("not-supported");
+    for fence in ["x", "0", "-1", "9007199254740992"] {
+        w.put("/v1/kv/b/k", &[("if-fence", fence)], "x").await.refused("bad-request");
+        w.delete("/v1/kv/b/k", &[("if-fence", fence)]).await.refused("bad-request");
+    }
     assert_eq!(w.get("/v1/kv/b/k", &[]).await.status, 404);
 }
 

@@ -11,12 +11,13 @@ use axum::http::{HeaderMap, Request};
 use bytes::Bytes;
 use henge::causality::{Context, ContextCodec};
 use henge::coordinator::{
-    ListOp, ListPage, ListedKey, OpError, PartitionDigest, ReadOp, ReadOutcome, Receipt, Told,
-    Whereabouts, WriteAction, WriteOp, WriteOutcome,
+    LeaseOp, LeaseOutcome, ListOp, ListPage, ListedKey, OpError, PartitionDigest, ReadOp,
+    ReadOutcome, Receipt, Told, Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 use henge::env::{BoxFuture, Env, tokio_env};
 use henge::meta::{ConflictMode, Table, TableName, TableSettings};
 use henge::metrics::Registry;
+use henge::recipes::{Change, State};
 use henge::record::{Action, Mint, Mutation, OpMemory, Record, RecordKind, Value};
 use henge::ring::token_of;
 use henge::server::http::backend::{
@@ -124,6 +125,10 @@ impl Fake {
                 OpMemory::Unknown => {}
             }
         }
+        if let Some(fence) = op.fence.filter(|fence| *fence < record.fence()) {
+            let highest = record.fence();
+            return Err(OpError::FenceTooOld { fence, highest, replayed: false });
+        }
         let view = record.view(now);
         let (siblings, created) = (view.versions.len() as u32, view.versions.is_empty());
         let (action, context) = match &op.action {
@@ -168,6 +173,7 @@ impl Fake {
         let minted = record
             .mint(mutation, Mint { dot, stamp: Hlc(now.0 + counter), now })
             .expect("the fake mints fresh dots");
+        record.raise_fence(op.fence.unwrap_or(0));
         Ok(WriteOutcome {
             dot: Some(dot),
             created: minted.created,
@@ -175,6 +181,41 @@ impl Fake {
             context: minted.writer_context,
             replayed: false,
             receipt,
+        })
+    }
+
+    fn do_lease(&self, op: &LeaseOp) -> Result<LeaseOutcome, OpError> {
+        self.failure()?;
+        let now = self.env.wall();
+        let mut rows = self.rows.lock().unwrap();
+        let row = (op.table.id, token_of(op.key.as_bytes()), op.key.clone());
+        let record = rows.entry(row).or_insert_with(|| Record::empty(Self::kind(&op.table)));
+        let state = State::of(record, now).expect("only leases are written here");
+        let counter = self.counter.fetch_add(1, Ordering::SeqCst) + 1;
+        let id = op.op.unwrap_or_else(|| OpId::from_parts(counter, u128::from(counter)));
+        let change = match state.judge(&op.request, id) {
+            Ok(change) => change,
+            Err(why) => return Ok(LeaseOutcome::Refused { why, state, now, replayed: false }),
+        };
+        let action = match &change {
+            Change::Held(holding) => Action::Put(Value {
+                body: holding.encode().into(),
+                expires_at: Some(WallMicros(now.0 + holding.ttl_ms * 1_000)),
+                ..Value::default()
+            }),
+            Change::Freed => Action::Delete,
+        };
+        let mutation = Mutation { op: id, request: 0, context: record.context(), action };
+        let dot = Dot { actor: ActorId(0xA), counter };
+        let mint = Mint { dot, stamp: Hlc(now.0 + counter), now };
+        record.mint(mutation, mint).expect("the fake mints fresh dots");
+        Ok(match change {
+            Change::Held(holding) => {
+                record.raise_fence(holding.fence);
+                let remaining = Duration::from_millis(holding.ttl_ms);
+                LeaseOutcome::Held { holding, remaining, replayed: false }
+            }
+            Change::Freed => LeaseOutcome::Freed { replayed: false },
         })
     }
 
@@ -246,6 +287,10 @@ impl Backend for Fake {
             tokio::task::yield_now().await;
             self.do_write(&op)
         })
+    }
+
+    fn lease(&self, op: LeaseOp) -> BoxFuture<'_, Result<LeaseOutcome, OpError>> {
+        Box::pin(async move { self.do_lease(&op) })
     }
 
     fn list(&self, op: ListOp) -> BoxFuture<'_, Result<ListPage, OpError>> {

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Told, Whereabouts, WriteOp,
-    WriteOutcome,
+    LeaseOp, LeaseOutcome, ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Told,
+    Whereabouts, WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
 use crate::meta::{Table, TableName, TableSettings};
@@ -191,6 +191,8 @@ pub trait Backend: Send + Sync + 'static {
     fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>>;
     /// Writes a key.
     fn write(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>>;
+    /// Changes a lock. That it is refused is no error.
+    fn lease(&self, op: LeaseOp) -> BoxFuture<'_, Result<LeaseOutcome, OpError>>;
     /// What became of an operation that went through Paxos; see [`Coordinator::tell`].
     ///
     /// [`Coordinator::tell`]: crate::coordinator::Coordinator::tell

@@ -30,7 +30,7 @@ use crate::causality::Context;
 use crate::coordinator::Condition;
 use crate::server::Principal;
 use crate::server::http::body::{DoorBody, drain};
-use crate::server::http::conditions::condition;
+use crate::server::http::conditions::{condition, fence};
 use crate::server::http::door::Inner;
 use crate::server::http::limits::Share;
 use crate::server::http::listing::push_line;
@@ -58,7 +58,9 @@ const KEY_OVERHEAD: usize = 256;
 /// The body is NDJSON, one item per line; the answer has one line per item, in order, with
 /// `status` and the members that a single request's answer or problem would have. Items of one
 /// key run in order, each write superseding the one before it; items of different keys run at
-/// once. `id` is the item's operation id, as `Idempotency-Key` is a single request's. Read the
+/// once. `if_match`, `if_none_match` and `if_fence` are an item's conditions, as the headers are a
+/// single request's: an item whose condition does not hold is refused, and the others go on. (Each
+/// is an operation of its own: there is no all-or-nothing over several keys.) `id` is the item's operation id, as `Idempotency-Key` is a single request's. Read the
 /// answers while sending. Items without a line of answer were not run.
 #[utoipa::path(post, path = "/v1/kv/{bucket}/batch", operation_id = "run_batch", tag = "Keys and values",
     params(super::openapi::BucketPath, super::openapi::BatchParams),
@@ -97,10 +99,11 @@ fn options(inner: &Inner, parts: &Parts, bucket: &str) -> Result<Options, Proble
     let table = inner.bucket(bucket)?;
     inner.permit(Principal::of(parts), &table)?;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
-    if condition(&parts.headers)? != Condition::None {
+    if condition(&parts.headers)? != Condition::None || fence(&parts.headers)?.is_some() {
         return Err(Problem::new(
             Kind::NotSupported,
-            "a condition is about one key: send conditional writes one by one",
+            "a condition is about one key: give each item its own, as if_match, if_none_match or \
+             if_fence",
         ));
     }
     options::plain_body(&parts.headers)?;

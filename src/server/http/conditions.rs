@@ -16,9 +16,9 @@ use crate::server::http::body::DoorBody;
 use crate::server::http::buckets::json_answer;
 use crate::server::http::door::Inner;
 use crate::server::http::names;
-use crate::server::http::options::{self, parse_operation_id};
+use crate::server::http::options::{self, header_text, parse_operation_id};
 use crate::server::http::path::key_in_path;
-use crate::server::http::problem::{Kind, Problem};
+use crate::server::http::problem::Problem;
 use crate::server::http::query::Params;
 use crate::server::http::versions::textual;
 use crate::types::WallMicros;
@@ -32,7 +32,7 @@ const MAX_TAGS: usize = 64;
 ///
 /// # Errors
 /// `400` for two conditions at once, tags that are none, weak tags (a write compares strongly: RFC
-/// 9110, 13.1.1), and dates; `501` for a fence.
+/// 9110, 13.1.1), and dates.
 pub fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
     for name in [&header::IF_MODIFIED_SINCE, &header::IF_UNMODIFIED_SINCE] {
         if headers.contains_key(name) {
@@ -41,10 +41,6 @@ pub fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
                 "values have no modification time to compare; their ETag is what names them",
             ));
         }
-    }
-    if headers.contains_key(&names::IF_FENCE) {
-        let why = "fences on writes are not there yet: compare and set with If-Match instead";
-        return Err(Problem::new(Kind::NotSupported, why).with("parameter", "if-fence"));
     }
     let matches = tags(headers, &header::IF_MATCH)?;
     let differs = tags(headers, &header::IF_NONE_MATCH)?;
@@ -59,6 +55,53 @@ pub fn condition(headers: &HeaderMap) -> Result<Condition, Problem> {
         (None, Some(Tags::Any)) => Ok(Condition::Absent),
         (None, Some(Tags::These(tags))) => Ok(Condition::Differs(tags)),
     }
+}
+
+/// The greatest fence: numbers up to it are exact in JSON, wherever it is read.
+pub const MAX_FENCE: u64 = (1 << 53) - 1;
+
+/// The fence of a write.
+///
+/// # Errors
+/// `400` for what is no number of 1 to [`MAX_FENCE`].
+pub fn fence(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    let Some(text) = header_text(headers, &names::IF_FENCE)? else { return Ok(None) };
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    let fence = text.parse().ok().filter(|_| digits).ok_or_else(|| {
+        Problem::bad_parameter("If-Fence", format_args!("{text:?} is no number of a fence"))
+    })?;
+    checked_fence("If-Fence", fence).map(Some)
+}
+
+/// `fence`, if it can be one.
+///
+/// # Errors
+/// `400`.
+pub fn checked_fence(name: &str, fence: u64) -> Result<u64, Problem> {
+    if (1..=MAX_FENCE).contains(&fence) {
+        return Ok(fence);
+    }
+    Err(Problem::bad_parameter(name, format_args!("must be 1 to {MAX_FENCE}")))
+}
+
+/// The condition that the texts of an `If-Match` and of an `If-None-Match` make, where they are no
+/// headers.
+///
+/// # Errors
+/// As [`condition`].
+pub fn condition_of(
+    if_match: Option<&str>,
+    if_none_match: Option<&str>,
+) -> Result<Condition, Problem> {
+    let mut headers = HeaderMap::new();
+    for (name, text) in [(header::IF_MATCH, if_match), (header::IF_NONE_MATCH, if_none_match)] {
+        let Some(text) = text else { continue };
+        let value = text.parse().map_err(|_| {
+            Problem::bad_parameter(name.as_str(), "holds characters that no entity tag has")
+        })?;
+        headers.insert(name, value);
+    }
+    condition(&headers)
 }
 
 enum Tags {
@@ -186,8 +229,23 @@ mod tests {
             &[("if-match", "*, \"a\"")],
             &[("if-match", "*"), ("if-none-match", "*")],
             &[("if-modified-since", "Sat, 29 Oct 1994 19:43:31 GMT")],
-            &[("if-fence", "8")],
         ] {
+            assert!(of(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_fence_is_a_positive_number_and_nothing_else() {
+        let of = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.append("if-fence", text.parse().unwrap());
+            fence(&headers)
+        };
+        assert_eq!(fence(&HeaderMap::new()).unwrap(), None);
+        assert_eq!(of("8").unwrap(), Some(8));
+        assert_eq!(of(&MAX_FENCE.to_string()).unwrap(), Some(MAX_FENCE));
+        for bad in ["", "0", "+8", "-1", "8.0", "\"8\"", "9007199254740992", "99999999999999999999"]
+        {
             assert!(of(bad).is_err(), "{bad:?}");
         }
     }

@@ -24,7 +24,9 @@ use crate::server::http::limits::{Budget, HttpLimits, Share};
 use crate::server::http::numbers::{Numbers, RouteId, UNROUTED};
 use crate::server::http::path::{decode_path, is_bucket_name};
 use crate::server::http::problem::{Kind, Problem};
-use crate::server::http::{batch, buckets, conditions, listing, names, nodes, pages};
+use crate::server::http::{
+    batch, buckets, conditions, elections, listing, locks, names, nodes, pages,
+};
 use crate::types::Mono;
 
 /// The HTTP door of one node. Cheap to clone; knows no socket ([`super::listen`] does).
@@ -459,6 +461,13 @@ fn routes(inner: &Arc<Inner>) -> Router {
         .on("PATCH", "/v1/buckets/{bucket}", buckets::patch)
         .on("DELETE", "/v1/buckets/{bucket}", buckets::delete)
         .on("GET", "/v1/ops/{bucket}/{key}/{id}", conditions::operation)
+        .on("GET", "/v1/locks/{name}", locks::show)
+        .on("POST", "/v1/locks/{name}", locks::acquire)
+        .on("PUT", "/v1/locks/{name}", locks::renew)
+        .on("DELETE", "/v1/locks/{name}", locks::release)
+        .on("GET", "/v1/elections/{name}", elections::show)
+        .on("POST", "/v1/elections/{name}", elections::stand)
+        .on("DELETE", "/v1/elections/{name}", elections::resign)
         .on("GET", "/v1/where/{bucket}/{key}", nodes::locate)
         .on("GET", "/v1/ring", nodes::ring)
         .on("GET", "/v1/cluster", nodes::cluster)

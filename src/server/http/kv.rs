@@ -13,7 +13,7 @@ use crate::meta::Table;
 use crate::record::{Version, View, version_etag};
 use crate::server::Principal;
 use crate::server::http::body::{DoorBody, Reading};
-use crate::server::http::conditions::condition;
+use crate::server::http::conditions::{condition, fence};
 use crate::server::http::door::Inner;
 use crate::server::http::limits::Share;
 use crate::server::http::names;
@@ -188,7 +188,9 @@ fn several(inner: &Inner, headers: &HeaderMap, view: &View<'_>, context: &str) -
 ///
 /// With `If-None-Match: *` (create) or `If-Match` (compare and set) it takes effect only if the
 /// condition holds for the newest state of the key, as Paxos has it; else `412` with what stands
-/// there. In a `strong` bucket every write goes that way.
+/// there. In a `strong` bucket every write goes that way. With `If-Fence` (the number of a lock that
+/// its writer holds) it is refused with `fence-too-old` if a write with a higher one was there
+/// before; else the key remembers the number, for ever.
 #[utoipa::path(put, path = "/v1/kv/{bucket}/{key}", operation_id = "put_value", tag = "Keys and values",
     params(super::openapi::KeyPath, super::openapi::LevelParams, super::openapi::TtlParam, super::openapi::WriteHeaders),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Any bytes, up to 8 MiB"),
@@ -246,7 +248,7 @@ async fn store(
     const KNOWN: &[&str] = &["level", "r", "w", "timeout", "ttl"];
     let headers = &parts.headers;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
-    let condition = condition(headers)?;
+    let (condition, fence) = (condition(headers)?, fence(headers)?);
     options::plain_body(headers)?;
     let level = options::level(&params, table, Side::Write)?;
     let timeout = options::timeout(&params, &inner.limits)?;
@@ -265,6 +267,7 @@ async fn store(
         key: key.clone(),
         action,
         condition,
+        fence,
         context,
         level,
         timeout,
@@ -296,6 +299,7 @@ pub(super) async fn delete(inner: &Inner, parts: &Parts, bucket: &str, raw_key: 
     let headers = &parts.headers;
     let op = WriteOp {
         condition: condition(headers)?,
+        fence: fence(headers)?,
         level: options::level(&params, &table, Side::Write)?,
         timeout: options::timeout(&params, &inner.limits)?,
         context: options::context(headers, inner.backend.codec(), &table, &key)?,

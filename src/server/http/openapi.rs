@@ -6,7 +6,7 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa::{IntoParams, OpenApi, ToResponse, ToSchema};
 
 use crate::server::http::{
-    backend, batch, buckets, conditions, kv, listing, nodes, pages, versions,
+    backend, batch, buckets, conditions, elections, kv, listing, locks, nodes, pages, versions,
 };
 
 /// Names a bucket.
@@ -120,6 +120,15 @@ pub(super) struct WriteHeaders {
     /// What the writer has seen of this key: the write supersedes exactly that.
     #[param(rename = "Henge-Context")]
     henge_context: Option<String>,
+    /// `*`: only if there is no value. Entity tags: only if what stands there has none of them.
+    #[param(rename = "If-None-Match")]
+    if_none_match: Option<String>,
+    /// Entity tags: only if what stands there has one of them. `*`: only if there is a value.
+    #[param(rename = "If-Match")]
+    if_match: Option<String>,
+    /// The fence of a lock that the writer holds: refused if the key has seen a higher one.
+    #[param(rename = "If-Fence")]
+    if_fence: Option<u64>,
     /// The operation's id, a UUIDv7. Sent again, it never makes a second write.
     #[param(rename = "Idempotency-Key")]
     idempotency_key: Option<String>,
@@ -169,6 +178,7 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
     tags(
         (name = "Keys and values", description = "Reading, writing, listing"),
         (name = "Buckets", description = "Making, showing, changing, dropping"),
+        (name = "Locks", description = "Locks, leases and elections; their fences"),
         (name = "Nodes", description = "The node, its cluster, its ring"),
         (name = "Documents", description = "This document, a readable page, the kinds of problem"),
     ),
@@ -176,6 +186,8 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
         kv::get, kv::put, kv::delete, kv::post, listing::list, batch::batch,
         buckets::list, buckets::get, buckets::put, buckets::patch, buckets::delete,
         conditions::operation,
+        locks::show, locks::acquire, locks::renew, locks::release,
+        elections::show, elections::stand, elections::resign,
         nodes::locate, nodes::ring, nodes::cluster, nodes::digest,
         nodes::healthz, nodes::readyz, nodes::metrics,
         pages::problems, pages::problem, pages::openapi, pages::docs, pages::root,
@@ -186,6 +198,8 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
             listing::PageJson, listing::ListedKeyJson, batch::BatchItemDoc, batch::BatchAnswerDoc,
             buckets::BucketJson, buckets::BucketsJson, buckets::BucketSettings,
             conditions::OpJson,
+            locks::AcquireJson, locks::RenewJson, locks::LockJson,
+            elections::StandJson, elections::StoodJson, elections::LeaderJson,
             nodes::WhereJson, nodes::DigestJson, nodes::StatusJson,
             backend::ClusterView, backend::HintsView, backend::RepairView, backend::ApartView, backend::BlockedView,
             backend::RingView, backend::PartitionView, backend::NodeView,

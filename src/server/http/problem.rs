@@ -66,8 +66,8 @@ kinds! {
         cause "The node asks its clients to name themselves, and this request did not."
         cure "Send credentials."
     Forbidden "forbidden" 403 "Not allowed"
-        cause "The role of this client does not allow the request."
-        cure "Use another role, or have this one granted what it needs."
+        cause "The role of this client does not allow the request, or it would change a table that the nodes keep for themselves."
+        cure "Use another role, or have this one granted what it needs. Locks and elections are changed at /v1/locks and /v1/elections."
     BucketNotFound "bucket-not-found" 404 "There is no such bucket"
         cause "No bucket of this name exists, or it was deleted. Buckets are created explicitly, so that a typing error does not make a new one."
         cure "Create it: PUT /v1/buckets/{bucket} with a JSON body, {} for the defaults. GET /v1/buckets lists those that exist."
@@ -99,7 +99,7 @@ kinds! {
         cause "The value is not the one that the condition names."
         cure "Read the key again and decide anew."
     FenceTooOld "fence-too-old" 412 "The fencing token has been overtaken"
-        cause "A later holder of the lock has already written with a higher fence."
+        cause "A later holder of the lock has already written with a higher fence, or the grant that a renewal or release names has ended."
         cure "Stop: this process no longer holds the lock. Acquire it anew."
     ValueTooLarge "value-too-large" 413 "The value is too large"
         cause "The body has more bytes than this node takes, or the record with all its concurrent values would outgrow what a record may be. Nothing was written."
@@ -120,8 +120,8 @@ kinds! {
         cause "A fault in Henge itself."
         cure "Report it with the node's log. Whether a write took effect is unknown: read the key, or repeat the request with the same Idempotency-Key."
     NotSupported "not-supported" 501 "This is not supported yet"
-        cause "This version has no fences on writes, no sloppy quorums, no serial level as a bucket's default, and no conditions in a batch."
-        cure "The detail says what is missing. Conditions on single writes (If-Match, If-None-Match) and strong buckets are there."
+        cause "This version has no serial level as a bucket's default, and no condition on a batch as a whole."
+        cure "The detail says what is missing. Conditions on single writes and on items of a batch, and strong buckets, are there."
     Overloaded "overloaded" 503 "The node has too much to do"
         cause "A bound on requests, bytes or queued work was met. The request was not carried out."
         cure "Wait as Retry-After says, then try again, with growing pauses. If it lasts: add nodes, or raise the bound that the detail names."
@@ -232,6 +232,15 @@ impl Problem {
         self
     }
 
+    /// Says that the operation had been refused before, if it had.
+    #[must_use]
+    pub(super) fn replay(self, replayed: bool) -> Self {
+        if !replayed {
+            return self;
+        }
+        self.with_header(names::REPLAYED.clone(), HeaderValue::from_static("true"))
+    }
+
     /// The kind.
     #[must_use]
     pub fn kind(&self) -> Kind {
@@ -289,6 +298,7 @@ impl From<OpError> for Problem {
             OpError::Timeout { .. } | OpError::Stopped => Kind::Timeout,
             OpError::TooFewReplicas { .. } => Kind::TooFewReplicasAnswered,
             OpError::BadLevel(_) | OpError::BadOperationId(_) => Kind::BadRequest,
+            OpError::Reserved(_) => Kind::Forbidden,
             OpError::NotSupported(_) => Kind::NotSupported,
             OpError::NotAReplica { .. } => Kind::NotAReplica,
             OpError::Overloaded { .. } => Kind::Overloaded,
@@ -297,6 +307,7 @@ impl From<OpError> for Problem {
             OpError::OperationReused => Kind::OperationIdReused,
             OpError::OperationExpired => Kind::OperationExpired,
             OpError::ConditionFailed { .. } => Kind::PreconditionFailed,
+            OpError::FenceTooOld { .. } => Kind::FenceTooOld,
             OpError::Contended { .. } => Kind::Contended,
             OpError::DiskFull => Kind::DiskFull,
             OpError::ShuttingDown => Kind::ShuttingDown,
@@ -325,12 +336,11 @@ impl From<OpError> for Problem {
             OpError::Contended { rounds, timeout_ms, .. } => {
                 problem.with("rounds", rounds).with("timeout_ms", timeout_ms)
             }
+            OpError::FenceTooOld { fence, highest, replayed } => {
+                problem.with("fence", fence).with("highest", highest).replay(replayed)
+            }
             OpError::ConditionFailed { current: record, now, replayed } => {
-                let problem = problem.with("current", current(&record, now));
-                let replay = |problem: Self| {
-                    problem.with_header(names::REPLAYED.clone(), HeaderValue::from_static("true"))
-                };
-                let problem = if replayed { replay(problem) } else { problem };
+                let problem = problem.with("current", current(&record, now)).replay(replayed);
                 match record.view(now).etag() {
                     Some(etag) => problem.with_header(ETAG, value_of(etag)),
                     None => problem,
@@ -338,6 +348,7 @@ impl From<OpError> for Problem {
             }
             OpError::BadLevel(_)
             | OpError::BadOperationId(_)
+            | OpError::Reserved(_)
             | OpError::NotSupported(_)
             | OpError::NotAReplica { .. }
             | OpError::Overloaded { .. }

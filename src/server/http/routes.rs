@@ -15,6 +15,13 @@ pub static ROUTES: &[(&str, &str)] = &[
     ("PATCH", "/v1/buckets/{bucket}"),
     ("DELETE", "/v1/buckets/{bucket}"),
     ("GET", "/v1/ops/{bucket}/{key}/{id}"),
+    ("GET", "/v1/locks/{name}"),
+    ("POST", "/v1/locks/{name}"),
+    ("PUT", "/v1/locks/{name}"),
+    ("DELETE", "/v1/locks/{name}"),
+    ("GET", "/v1/elections/{name}"),
+    ("POST", "/v1/elections/{name}"),
+    ("DELETE", "/v1/elections/{name}"),
     ("GET", "/v1/where/{bucket}/{key}"),
     ("GET", "/v1/ring"),
     ("GET", "/v1/cluster"),
@@ -31,6 +38,11 @@ pub static ROUTES: &[(&str, &str)] = &[
 
 /// The methods that a routed path takes, for an `Allow` header.
 pub(super) fn allowed(path: &str) -> &'static str {
-    let bucket = path.strip_prefix("/v1/buckets/").is_some_and(|rest| !rest.contains('/'));
-    if bucket { "GET, HEAD, PUT, PATCH, DELETE" } else { "GET, HEAD" }
+    let below = |prefix| path.strip_prefix(prefix).is_some_and(|rest: &str| !rest.contains('/'));
+    match path {
+        _ if below("/v1/buckets/") => "GET, HEAD, PUT, PATCH, DELETE",
+        _ if below("/v1/locks/") => "GET, HEAD, POST, PUT, DELETE",
+        _ if below("/v1/elections/") => "GET, HEAD, POST, DELETE",
+        _ => "GET, HEAD",
+    }
 }

@@ -18,6 +18,7 @@ use crate::coordinator::{
 };
 use crate::meta::Table;
 use crate::record::version_etag;
+use crate::server::http::conditions::{checked_fence, condition_of};
 use crate::server::http::door::Inner;
 use crate::server::http::options::{self, meta_fits, open_context, parse_operation_id};
 use crate::server::http::path::check_key;
@@ -52,6 +53,12 @@ struct Sent<'a> {
     content_type: Option<String>,
     #[serde(borrow, default)]
     context: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    if_match: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    if_none_match: Option<Cow<'a, str>>,
+    #[serde(default)]
+    if_fence: Option<u64>,
     #[serde(default)]
     id: Option<String>,
     #[serde(default)]
@@ -70,6 +77,9 @@ const MEMBERS: &[&str] = &[
     "encoding",
     "content_type",
     "context",
+    "if_match",
+    "if_none_match",
+    "if_fence",
     "id",
     "ttl",
     "meta",
@@ -95,6 +105,12 @@ pub struct BatchItemDoc {
     content_type: Option<String>,
     /// What the writer has read of the key.
     context: Option<String>,
+    /// Of a write: as the header `If-Match`, `*` or entity tags with their quotes.
+    if_match: Option<String>,
+    /// Of a write: as the header `If-None-Match`, `*` or entity tags with their quotes.
+    if_none_match: Option<String>,
+    /// Of a write: as the header `If-Fence`.
+    if_fence: Option<u64>,
     /// The operation's id, a UUIDv7: sent again with it, a write does not become a second one.
     id: Option<String>,
     /// For `put`: seconds until the value ends to exist.
@@ -129,7 +145,13 @@ pub struct BatchAnswerDoc {
 #[derive(Debug)]
 enum Wish {
     Get,
-    Write { action: WriteAction, context: Option<Context>, op: Option<OpId> },
+    Write {
+        action: WriteAction,
+        condition: Condition,
+        fence: Option<u64>,
+        context: Option<Context>,
+        op: Option<OpId>,
+    },
 }
 
 /// An item that has been checked.
@@ -207,7 +229,7 @@ impl Item {
                 };
                 (answer, seen)
             }
-            Wish::Write { action, context, op } => {
+            Wish::Write { action, condition, fence, context, op } => {
                 let delete = matches!(action, WriteAction::Delete);
                 // Each supersedes the last: what the batch has written counts as read. A delete
                 // without a context still means "what a quorum shows".
@@ -220,7 +242,8 @@ impl Item {
                     None => Some(seen.clone()),
                 };
                 let op = WriteOp {
-                    condition: Condition::None,
+                    condition,
+                    fence,
                     table: table.clone(),
                     key: self.key.clone(),
                     action,
@@ -251,6 +274,13 @@ impl Sent<'_> {
         let key = decode("key", &self.key, self.key_encoding.as_deref())?;
         let key = check_key(key, &inner.limits)?;
         let wish = match &*self.op {
+            "get"
+                if self.if_match.is_some()
+                    || self.if_none_match.is_some()
+                    || self.if_fence.is_some() =>
+            {
+                return Err(Problem::bad("a condition is one of a write, and this is a get"));
+            }
             "get" => Wish::Get,
             "put" | "delete" => {
                 let context = self
@@ -260,7 +290,10 @@ impl Sent<'_> {
                     .transpose()?;
                 let op = self.id.as_deref().map(|id| parse_operation_id("id", id)).transpose()?;
                 let action = if self.op == "put" { self.put(inner)? } else { WriteAction::Delete };
-                Wish::Write { action, context, op }
+                let condition =
+                    condition_of(self.if_match.as_deref(), self.if_none_match.as_deref())?;
+                let fence = self.if_fence.map(|n| checked_fence("if_fence", n)).transpose()?;
+                Wish::Write { action, condition, fence, context, op }
             }
             other => {
                 return Err(Problem::bad_parameter(
