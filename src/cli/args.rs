@@ -10,6 +10,7 @@ use super::bench::BenchArgs;
 use super::demo::DemoArgs;
 use super::dev::DevArgs;
 use super::exit::{EXIT_CODES, Failure};
+use super::locks::{ElectArgs, LeaseArgs, LockArgs};
 use super::start::StartArgs;
 use super::transfer::{ExportArgs, ImportArgs, VerifyArgs};
 use crate::client::{Client, DEFAULT_NODE, NODES_VARIABLE, ReadOptions, WriteOptions};
@@ -22,6 +23,7 @@ Examples:
   henge get fruit apple
   henge where fruit apple                    which nodes hold it
   henge import flights.csv.gz --bucket flights --key-columns time_hour,carrier,flight,origin
+  henge lock nightly-report -- ./report.sh   run a command under a lock
   henge bench --workload a --seconds 20";
 
 /// Henge: a leaderless, replicated key-value database.
@@ -139,6 +141,35 @@ Example:
   henge verify flights.csv.gz --bucket flights -r 2 --key-columns time_hour,carrier,flight,origin
 Ends with exit code 7 if any row is missing or changed.")]
     Verify(Box<VerifyArgs>),
+    /// Run a command while holding a lock.
+    #[command(after_help = "\
+Waits for the lock, runs the command, renews the lock meanwhile, gives it back, and ends as the
+command did. If the lock is lost (no node could be reached for as long as --ttl), the command is
+killed and the exit code is 8. The command finds the lock's name in HENGE_LOCK and its fence in
+HENGE_FENCE: a number greater than that of every holder before. Write with it what the lock
+protects, and a holder that was asleep when its time ended can do no harm:
+  henge lock nightly-report -- ./report.sh
+  henge lock --wait 0s nightly-report -- ./report.sh           give up at once if it is held
+  henge lock l -- sh -c 'date | henge put --fence $HENGE_FENCE report last'")]
+    Lock(LockArgs),
+    /// Take, renew and give back a lock by hand.
+    #[command(after_help = "\
+Example, for a script:
+  FENCE=$(henge lease acquire nightly-report --ttl 60s) || exit
+  date | henge put --fence $FENCE report last
+  henge lease renew nightly-report --fence $FENCE --ttl 60s
+  henge lease release nightly-report --fence $FENCE
+A lease that is not renewed ends with its time. Exit code 4: somebody else holds it; 8: it has
+ended.")]
+    Lease(LeaseArgs),
+    /// Run a command on one of several nodes: the one that leads.
+    #[command(after_help = "\
+Start the same on several machines. One of them leads and runs its command; when it ends, dies, or
+can reach no node for as long as --ttl, the next one leads. The command finds its term's number in
+HENGE_FENCE, to be sent with its writes as under `henge lock`:
+  henge elect scheduler -- ./scheduler
+  henge elect scheduler --observe                              who leads, and each change")]
+    Elect(ElectArgs),
     /// Show which nodes hold a key.
     Where(WhereArgs),
     /// Show the nodes of the cluster and how they are.
@@ -250,6 +281,10 @@ pub struct PutArgs {
     /// The value's type.
     #[arg(long, value_name = "TYPE")]
     pub content_type: Option<String>,
+    /// The fence of the lock that this write is made under: refused if the key has seen a higher
+    /// one.
+    #[arg(long, value_name = "N")]
+    pub fence: Option<u64>,
     /// Operation id (a UUIDv7): the same id again never writes twice.
     #[arg(long, value_name = "UUID")]
     pub op_id: Option<String>,
@@ -270,6 +305,10 @@ pub struct DelArgs {
     /// Delete only what this context has seen; without it, what a quorum read shows.
     #[arg(long)]
     pub context: Option<String>,
+    /// The fence of the lock that this write is made under: refused if the key has seen a higher
+    /// one.
+    #[arg(long, value_name = "N")]
+    pub fence: Option<u64>,
     #[command(flatten)]
     pub write: WriteArgs,
 }

@@ -20,6 +20,8 @@ pub enum Exit {
     Siblings = 6,
     /// Done in part: some rows were refused, or differ.
     Partial = 7,
+    /// A lock was lost, or had ended.
+    Lost = 8,
     /// The reader of the output went away.
     BrokenPipe = 141,
     /// Stopped by Ctrl-C.
@@ -37,6 +39,7 @@ Exit codes:
   5  unknown: a write may or may not have happened
   6  the key has several concurrent values (all of them are printed)
   7  done in part: some rows were refused, or differ
+  8  a lock was lost (its command was killed), or had ended
   130  stopped by Ctrl-C";
 
 /// Why a command did not succeed.
@@ -50,13 +53,15 @@ pub struct Failure {
     pub hint: Option<&'static str>,
     /// Printed in place of both with `--json`.
     pub document: Option<serde_json::Value>,
+    /// The code of a command that was run, in place of [`Failure::exit`]'s.
+    pub code: Option<u8>,
 }
 
 impl Failure {
     /// A failure with a message.
     #[must_use]
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), hint: None, document: None }
+        Self { exit, message: message.into(), hint: None, document: None, code: None }
     }
 
     /// A failure about which all has been said.
@@ -107,7 +112,7 @@ impl Failure {
             _ => hint,
         };
         let document = problem.map(|problem| problem.document.clone()).filter(|d| !d.is_null());
-        Self { exit, message: error.to_string(), hint, document }
+        Self { exit, message: error.to_string(), hint, document, code: None }
     }
 
     /// Prints it to stderr.

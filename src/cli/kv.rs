@@ -130,6 +130,7 @@ fn show_context(context: Option<&str>, receipt: Option<&str>) {
 pub async fn put(client: &ClientArgs, args: PutArgs) -> Result<(), Failure> {
     let mut options = args.write.options();
     options.context = args.context;
+    options.fence = args.fence;
     options.ttl = args.ttl;
     options.content_type = args.content_type;
     options.receipt = args.verbose;
@@ -195,6 +196,7 @@ fn written_json(written: &Written) -> Result<(), Failure> {
 pub async fn del(client: &ClientArgs, args: DelArgs) -> Result<(), Failure> {
     let mut options = args.write.options();
     options.context = args.context;
+    options.fence = args.fence;
     let written = client
         .client()?
         .delete(&args.bucket, &bytes_of(args.key), &options)

@@ -12,6 +12,7 @@ mod dev;
 mod exit;
 mod kv;
 pub mod local;
+mod locks;
 mod nodes;
 mod output;
 mod start;
@@ -32,7 +33,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.report();
-            ExitCode::from(failure.exit as u8)
+            ExitCode::from(failure.code.unwrap_or(failure.exit as u8))
         }
     }
 }
@@ -52,6 +53,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Import(args) => wait(transfer::import(&client, *args)),
         Command::Export(args) => wait(transfer::export(&client, *args)),
         Command::Verify(args) => wait(transfer::verify(&client, *args)),
+        Command::Lock(args) => wait(locks::lock(&client, args)),
+        Command::Lease(args) => wait(locks::lease(&client, args.command)),
+        Command::Elect(args) => wait(locks::elect(&client, args)),
         Command::Where(args) => wait(admin::whereabouts(&client, args)),
         Command::Status => wait(admin::status(&client)),
         Command::Ring(args) => wait(admin::ring(&client, args)),

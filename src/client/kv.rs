@@ -101,6 +101,9 @@ pub struct WriteOptions {
     pub context: Option<String>,
     /// The value's type.
     pub content_type: Option<String>,
+    /// The fence of a lock that the writer holds: the write is refused if the key has seen a
+    /// higher one.
+    pub fence: Option<u64>,
     /// The operation id.
     pub op: OpMode,
     /// Ask for the consistency receipt.
@@ -314,6 +317,9 @@ impl WriteOptions {
         }
         if self.receipt {
             call = call.header("henge-receipt", "true")?;
+        }
+        if let Some(fence) = self.fence {
+            call = call.header("if-fence", &fence.to_string())?;
         }
         let op = match self.op {
             OpMode::Fresh => Client::new_op_id(),

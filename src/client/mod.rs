@@ -12,6 +12,7 @@
 
 mod error;
 mod kv;
+mod locks;
 mod node;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use kv::{
     ReadOptions, Sibling, Stored, WriteOptions, Written, encode_key, encode_text, key_text,
     text_bytes,
 };
+pub use locks::{Asked, Kept, Lease};
 pub use node::{Call, MAX_REPLY_BYTES, Node, Reply};
 
 use crate::types::OpId;
