@@ -680,7 +680,7 @@ mod tests {
             let mut changed = payload.to_vec();
             let at = at.index(changed.len());
             changed[at] = byte;
-            let sealed = crate::record::codec::reseal(3, &changed, b"place");
+            let sealed = crate::record::codec::reseal(1, 3, &changed, b"place");
             if let Ok(other) = Record::decode(&sealed, b"place") {
                 prop_assert_eq!(other.encode(b"place"), sealed, "one record, one form");
             }
