@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use henge::causality::{Context, ContextCodec};
 use henge::coordinator::{
-    ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Told, Whereabouts, WriteOp,
-    WriteOutcome,
+    LeaseOp, LeaseOutcome, ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome, Told,
+    Whereabouts, WriteOp, WriteOutcome,
 };
 use henge::env::{BoxFuture, tokio_env};
 use henge::meta::{Table, TableName, TableSettings};
@@ -77,6 +77,9 @@ impl Backend for Constant {
         Box::pin(async { Ok(ReadOutcome { record, now: WallMicros(2), receipt: None }) })
     }
     fn write(&self, _: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {
+        Box::pin(async { Err(OpError::NoSuchTable) })
+    }
+    fn lease(&self, _: LeaseOp) -> BoxFuture<'_, Result<LeaseOutcome, OpError>> {
         Box::pin(async { Err(OpError::NoSuchTable) })
     }
     fn list(&self, _: ListOp) -> BoxFuture<'_, Result<ListPage, OpError>> {
