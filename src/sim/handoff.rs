@@ -34,6 +34,8 @@ struct Kept {
     losses: u32,
     /// Hints that the node's present life has dropped as too old, or as purged since.
     expired: u64,
+    /// Since when its present life has served; one that does not drops nothing.
+    serves_since: Option<u64>,
     rows: BTreeMap<Bytes, Seen>,
 }
 
@@ -116,9 +118,16 @@ impl HintWatch {
                 Some((row, Seen { value, target_losses }))
             };
             let rows = rows.into_iter().filter_map(seen).collect();
-            *before = Kept { losses: site.losses, expired, rows };
+            let now = cluster.world().now();
+            let serves = site.life.as_ref().is_some_and(|life| {
+                let part = life.node.cluster();
+                part.may_serve(&part.state())
+            });
+            let serves_since = serves.then(|| before.serves_since.unwrap_or(now));
+            *before = Kept { losses: site.losses, expired, serves_since, rows };
             if let Some(life) = &site.life {
-                within_bounds(cluster, site.number, life);
+                let served = serves_since.map(|since| Duration::from_nanos(now - since));
+                within_bounds(cluster, site.number, life, served.unwrap_or_default());
             }
         }
     }
@@ -164,8 +173,8 @@ fn deleted(cluster: &SimCluster, sites: &[Site], holder: &Site, row: &Bytes, see
     }
 }
 
-/// I16 for one node.
-fn within_bounds(cluster: &SimCluster, n: u32, life: &Life) {
+/// I16 for one node, which has served for so long.
+fn within_bounds(cluster: &SimCluster, n: u32, life: &Life, served: Duration) {
     let hints = life.node.hints();
     let bounds = *hints.settings();
     let breach = |what: String| cluster.oracle().breach(cluster, Check::I16, "", what);
@@ -177,13 +186,12 @@ fn within_bounds(cluster: &SimCluster, n: u32, life: &Life) {
     let ages_count = !faults.iter().any(|name| {
         ["clock", "disk", "slow", "sync", "pause"].iter().any(|word| name.contains(word))
     });
-    let part = life.node.cluster();
     for target in hints.targets() {
         if target.bytes > bounds.max_target_bytes {
             breach(format!("node {n} keeps {} bytes of hints for one node", target.bytes));
         }
         let late = target.oldest > bounds.max_age + LATE;
-        if late && ages_count && part.may_serve(&part.state()) {
+        if late && ages_count && served > LATE {
             breach(format!("node {n} keeps a hint that is {:?} old", target.oldest));
         }
     }
