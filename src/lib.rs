@@ -9,8 +9,8 @@
 //!
 //! Reading order, from the bottom (pure) to the top (wiring):
 //! [`types`], [`binary`], [`causality`], [`record`], [`ring`], [`quorum`], [`paxos`], [`gossip`], [`cql`],
-//! [`meta`], [`merkle`], [`recipes`]; then [`env`] and [`storage`]; [`net`]; [`replica`], [`cluster`],
-//! [`coordinator`],
+//! [`meta`], [`merkle`], [`recipes`], [`overload`]; then [`env`] and [`storage`]; [`net`]; [`replica`],
+//! [`cluster`], [`coordinator`],
 //! [`repair`]; [`config`], [`server`], [`node`]; [`client`], [`cli`]. No module names one that
 //! comes later: `tests/layers.rs` has the whole map, and checks it.
 
@@ -29,6 +29,7 @@ pub mod meta;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod overload;
 pub mod paxos;
 pub mod plants;
 pub mod quorum;

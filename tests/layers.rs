@@ -25,6 +25,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("meta", &["cql", "record", "ring", "types"]),
     ("merkle", &["ring", "types"]),
     ("recipes", &["plants", "record", "types"]),
+    ("overload", &["types"]),
     // The seams, and what stands on them: storage knows no cluster, replicas know no client, the
     // coordinator knows neither sockets nor disks.
     ("env", &["types"]),
@@ -101,6 +102,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "env",
             "meta",
             "metrics",
+            "overload",
             "recipes",
             "record",
             "ring",
@@ -119,6 +121,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "meta",
             "metrics",
             "net",
+            "overload",
             "record",
             "repair",
             "replica",
