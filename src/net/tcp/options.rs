@@ -17,8 +17,10 @@ pub struct TcpOptions {
     /// Calls to one peer that may be without an answer; more are not sent. Also how many requests
     /// of one peer are served at a time; more are refused as overload.
     pub max_inflight_per_peer: usize,
-    /// Bytes that may wait to be written to one peer; also the bytes of one peer's requests that
-    /// are being served. A single frame may always go.
+    /// The same, of calls only, while the peer has answered none for half a second.
+    pub max_silent_inflight_per_peer: usize,
+    /// Bytes of calls to one peer that may be without an answer; also the bytes of one peer's
+    /// requests that are being served. A single frame may always go.
     pub max_queued_bytes_per_peer: usize,
     /// Connections that peers may hold open here.
     pub max_connections: usize,
@@ -43,6 +45,7 @@ impl Default for TcpOptions {
             listen: "127.0.0.1:7000".to_owned(),
             max_frame_bytes: DEFAULT_MAX_PAYLOAD_BYTES,
             max_inflight_per_peer: 16_384,
+            max_silent_inflight_per_peer: 128,
             max_queued_bytes_per_peer: 64 << 20,
             max_connections: 1024,
             max_handshakes: 256,

@@ -8,9 +8,13 @@
 //! - otherwise: *lost*, it may take effect.
 //!
 //! Invariants, under the lock: every frame in the queue belongs to a pending call (pings apart);
-//! a pending call is in the queue, in the batch that the connection is writing, or written; the
-//! queue holds at most `max_queued_bytes` and one frame; nothing is pending unless the link is
-//! connecting or up.
+//! a pending call is in the queue, in the batch that the connection is writing, or written; nothing
+//! is pending unless the link is connecting or up.
+//!
+//! **Credits.** A caller's operations hold on to what they have sent until it is answered, so what
+//! one peer may owe is bounded in calls and in bytes; a peer that answers nothing at all may owe
+//! less. A call beyond that is *not sent*, at once: the operation goes to another replica, or leaves
+//! a hint. So a slow peer takes a share of its callers that is known beforehand.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,8 +40,12 @@ pub(super) type Identity = (ActorId, Incarnation);
 /// The bounds that a peer keeps.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PeerLimits {
+    /// Calls without an answer.
     pub(super) inflight: usize,
-    pub(super) queued_bytes: usize,
+    /// The same, while the peer answers nothing at all.
+    pub(super) silent_inflight: usize,
+    /// Bytes of calls without an answer.
+    pub(super) bytes: usize,
     pub(super) min_backoff: Duration,
     pub(super) max_backoff: Duration,
 }
@@ -65,6 +73,10 @@ struct State {
     reported: Option<String>,
     queue: SendQueue,
     pending: BTreeMap<u64, Pending>,
+    /// Of all pending calls, written or not: so much is kept of them by this node's operations.
+    pending_bytes: usize,
+    /// When the peer was last heard to answer, or was asked while it owed nothing.
+    heard: Mono,
     counts: Counts,
 }
 
@@ -86,6 +98,7 @@ enum Link {
 #[derive(Debug)]
 struct Pending {
     answer: oneshot::Sender<Outcome>,
+    bytes: usize,
     since: Mono,
     is_read: bool,
 }
@@ -103,6 +116,10 @@ struct Counts {
     garbage: u64,
     mean_answer_ns: u64,
 }
+
+/// A peer that has answered nothing for so long, although it was asked, gets fewer calls: it may be
+/// frozen, and what waits for it holds memory and places here until the deadline of each.
+const SILENT: Duration = Duration::from_millis(500);
 
 /// What the end of a connection, or of an attempt to get one, is worth in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,6 +173,8 @@ impl Peer {
             reported: None,
             queue: SendQueue::default(),
             pending: BTreeMap::new(),
+            pending_bytes: 0,
+            heard: Mono(0),
             counts: Counts::default(),
         };
         Self {
@@ -233,8 +252,13 @@ impl Peer {
             state.link = Link::Connecting;
         }
         let (sender, answer) = oneshot::channel();
+        if state.pending.is_empty() {
+            state.heard = now;
+        }
+        let bytes = frame.len();
         state.queue.push(stream, frame);
-        state.pending.insert(stream, Pending { answer: sender, since: now, is_read });
+        state.pending_bytes += bytes;
+        state.pending.insert(stream, Pending { answer: sender, bytes, since: now, is_read });
         drop(state);
         self.queued.notify_one();
         Ok(Accepted { answer, must_connect })
@@ -250,7 +274,7 @@ impl Peer {
     /// The call's deadline has passed: takes it out of the queue, or else forgets its answer.
     pub(super) fn expire(&self, stream: u64) -> CallError {
         let mut state = self.lock();
-        state.pending.remove(&stream);
+        state.forget(stream);
         if state.queue.remove(stream) {
             state.counts.not_sent += 1;
             not_sent("the deadline passed while it was queued")
@@ -263,7 +287,7 @@ impl Peer {
     /// The caller is gone: as [`Peer::expire`], for nobody to hear. What was written stays written.
     pub(super) fn abandon(&self, stream: u64) {
         let mut state = self.lock();
-        if state.pending.remove(&stream).is_some() {
+        if state.forget(stream).is_some() {
             if state.queue.remove(stream) {
                 state.counts.not_sent += 1;
             } else {
@@ -291,7 +315,8 @@ impl Peer {
     ) {
         let mut state = self.lock();
         for (stream, outcome) in answers.drain(..) {
-            let Some(pending) = state.pending.remove(&stream) else {
+            state.heard = now;
+            let Some(pending) = state.forget(stream) else {
                 state.counts.late_answers += 1;
                 continue;
             };
@@ -392,14 +417,29 @@ impl State {
             let why = self.last_why.as_deref().unwrap_or("no connection");
             return Err(unreachable(format!("{why} (next attempt in {left_ms} ms)")));
         }
-        if self.pending.len() >= limits.inflight {
-            return Err(not_sent(format!("{} calls to that node are under way", limits.inflight)));
+        let calls = self.pending.len();
+        if calls >= limits.inflight {
+            return Err(not_sent(format!("{calls} calls to that node are under way")));
         }
-        let queued = self.queue.bytes();
-        if queued > 0 && queued + bytes > limits.queued_bytes {
-            return Err(not_sent(format!("{queued} bytes to that node are queued")));
+        let silent = now.since(self.heard);
+        if calls >= limits.silent_inflight && silent > SILENT {
+            let silent_ms = silent.as_millis();
+            return Err(not_sent(format!(
+                "it has answered none of {calls} calls for {silent_ms} ms"
+            )));
+        }
+        if self.pending_bytes > 0 && self.pending_bytes + bytes > limits.bytes {
+            let under_way = self.pending_bytes;
+            return Err(not_sent(format!("calls to that node hold {under_way} bytes")));
         }
         Ok(())
+    }
+
+    /// Takes a call out of those under way.
+    fn forget(&mut self, stream: u64) -> Option<Pending> {
+        let pending = self.pending.remove(&stream)?;
+        self.pending_bytes -= pending.bytes;
+        Some(pending)
     }
 
     fn news(&mut self, now: Mono, end: &LinkEnd) -> News {
@@ -415,6 +455,7 @@ impl State {
     }
 
     fn fail_all(&mut self, why: &str, untouched: &BTreeSet<u64>) {
+        self.pending_bytes = 0;
         for (stream, pending) in std::mem::take(&mut self.pending) {
             let error = if self.queue.contains(stream) || untouched.contains(&stream) {
                 self.counts.not_sent += 1;
@@ -448,7 +489,8 @@ mod tests {
     fn limits() -> PeerLimits {
         PeerLimits {
             inflight: 10,
-            queued_bytes: 1000,
+            silent_inflight: 4,
+            bytes: 1000,
             min_backoff: Duration::from_millis(50),
             max_backoff: Duration::from_secs(1),
         }
@@ -495,6 +537,39 @@ mod tests {
         let stats = peer.stats().expect("it has an address");
         assert_eq!((stats.lost, stats.not_sent, stats.in_flight), (2, 2, 0));
         assert_eq!(stats.queued_bytes, 0);
+    }
+
+    #[test]
+    fn what_a_peer_owes_is_bounded_in_bytes_written_or_not() {
+        let peer = peer();
+        let frame = Bytes::from(vec![0; 400]);
+        let enqueue = || {
+            let stream = peer.new_stream();
+            peer.enqueue(Mono(0), stream, frame.clone(), false).map(|call| (stream, call))
+        };
+        let (first, _call) = enqueue().expect("the first");
+        up(&peer);
+        peer.take(&mut Vec::new());
+        let (_, _other) = enqueue().expect("the second");
+        assert!(enqueue().is_err(), "1,200 bytes");
+        let header = Header { epoch: Epoch(1), hlc: Hlc(1), budget_ms: 0 };
+        peer.complete(Mono(0), &mut vec![(first, Ok((header, Response::Pong)))], |_| {});
+        assert!(enqueue().is_ok());
+    }
+
+    #[test]
+    fn a_peer_that_answers_nothing_gets_few_calls_until_it_answers() {
+        let peer = peer();
+        let late = Mono(0) + SILENT + Duration::from_millis(1);
+        let mut calls: Vec<(u64, Accepted)> = (0..4).map(|_| enqueue(&peer, Mono(0))).collect();
+        assert!(peer.begin(Mono(0)).is_ok());
+        assert!(peer.begin(late).is_err(), "four are unanswered, for too long");
+        let header = Header { epoch: Epoch(1), hlc: Hlc(1), budget_ms: 0 };
+        let (stream, _) = calls.remove(0);
+        peer.complete(late, &mut vec![(stream, Ok((header, Response::Pong)))], |_| {});
+        let more: Vec<_> = (0..3).map(|_| enqueue(&peer, late)).collect();
+        assert_eq!(calls.len() + more.len(), 6);
+        assert!(peer.begin(late + SILENT + Duration::from_millis(1)).is_err());
     }
 
     #[test]

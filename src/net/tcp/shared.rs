@@ -100,7 +100,8 @@ impl Shared {
     pub(super) fn peer_or_new(&self, node: NodeId) -> Arc<Peer> {
         let limits = PeerLimits {
             inflight: self.options.max_inflight_per_peer,
-            queued_bytes: self.options.max_queued_bytes_per_peer,
+            silent_inflight: self.options.max_silent_inflight_per_peer,
+            bytes: self.options.max_queued_bytes_per_peer,
             min_backoff: self.options.min_backoff,
             max_backoff: self.options.max_backoff,
         };
