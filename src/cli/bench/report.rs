@@ -19,6 +19,8 @@ const MAX_US: u64 = 60_000_000;
 pub struct Stats {
     /// Latency of successes, in microseconds, of each kind.
     latency: Vec<Histogram<u64>>,
+    /// Time from sending to `503 overloaded`, in microseconds: refused at once, or late?
+    refused: Histogram<u64>,
     /// Reads that found nothing.
     pub absent: u64,
     /// Errors by what they were, and how often.
@@ -36,6 +38,7 @@ impl Stats {
         };
         Self {
             latency: Kind::ALL.map(|_| empty()).into(),
+            refused: empty(),
             absent: 0,
             errors: BTreeMap::new(),
             said: BTreeMap::new(),
@@ -46,6 +49,13 @@ impl Stats {
     pub fn success(&mut self, kind: Kind, latency: Duration) {
         let micros = u64::try_from(latency.as_micros()).unwrap_or(MAX_US);
         self.latency[kind as usize].saturating_record(micros.max(1));
+    }
+
+    /// How long a request that the server had no room for took to hear that; counted as a failure
+    /// beside that.
+    pub fn refused(&mut self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(MAX_US);
+        self.refused.saturating_record(micros.max(1));
     }
 
     /// A failure. At most a hundred sorts are told apart.
@@ -68,6 +78,7 @@ impl Stats {
             // Both have the same bounds: it cannot fail.
             let _ = mine.add(theirs);
         }
+        let _ = self.refused.add(&other.refused);
         self.absent += other.absent;
         for (what, count) in &other.errors {
             *self.errors.entry(what.clone()).or_default() += count;
@@ -179,6 +190,12 @@ impl Report {
             "first_errors": self.stats.said,
             "client_cpu_us_per_op": self.client_us_per_op(),
             "latency": latency,
+            "refused": {
+                "count": self.stats.refused.len(),
+                "p50_us": self.stats.refused.value_at_quantile(0.5),
+                "p99_us": self.stats.refused.value_at_quantile(0.99),
+                "max_us": self.stats.refused.max(),
+            },
         })
     }
 
@@ -207,6 +224,16 @@ impl Report {
             self.time.as_secs_f64(),
             cpu.map(|us| format!("; the client used {us} µs of CPU for each")).unwrap_or_default()
         ))?;
+        let refused = &self.stats.refused;
+        if !refused.is_empty() {
+            output::line(format!(
+                "{} refused as overload, each told after p50 {} ms, p99 {} ms, at most {} ms",
+                grouped(refused.len()),
+                ms(refused.value_at_quantile(0.5)),
+                ms(refused.value_at_quantile(0.99)),
+                ms(refused.max())
+            ))?;
+        }
         if self.stats.absent > 0 {
             output::line(format!("{} reads found nothing", grouped(self.stats.absent)))?;
         }

@@ -211,6 +211,8 @@ struct Client<'a> {
     attempts: usize,
     request: Vec<u8>,
     value: Vec<u8>,
+    /// When the last request was sent.
+    sent: Instant,
 }
 
 impl<'a> Client<'a> {
@@ -228,6 +230,7 @@ impl<'a> Client<'a> {
             attempts: 0,
             request: Vec::with_capacity(512),
             value,
+            sent: Instant::now(),
         }
     }
 
@@ -326,8 +329,17 @@ impl<'a> Client<'a> {
         match failure {
             None => self.shared.stats(self.thread).success(kind, began.elapsed()),
             Some((what, said)) => {
-                self.shared.stats(self.thread).failure(what, said);
-                tokio::time::sleep(PAUSE).await;
+                let refused = what.ends_with(" overloaded");
+                let mut stats = self.shared.stats(self.thread);
+                if refused {
+                    stats.refused(self.sent.elapsed());
+                }
+                stats.failure(what, said);
+                drop(stats);
+                // An open loop asks at its rate, whatever it is told.
+                if broken || self.shared.task.job.args.rate.is_none() {
+                    tokio::time::sleep(PAUSE).await;
+                }
             }
         }
     }
@@ -395,6 +407,7 @@ impl<'a> Client<'a> {
                 none.insert(opened)
             }
         };
+        self.sent = Instant::now();
         tokio::time::timeout(PATIENCE, connection.exchange(&self.request, context)).await?
     }
 }
