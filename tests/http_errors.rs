@@ -3,10 +3,13 @@
 
 mod http_support;
 
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use henge::coordinator::{Fate, OpError};
 use henge::server::http::HttpLimits;
 use henge::server::http::problem::CATALOGUE;
-use henge::types::Consistency;
+use henge::types::{Consistency, Mono};
 use http_support::{Fake, World};
 
 const L: Consistency = Consistency::Quorum;
@@ -147,7 +150,7 @@ async fn an_unknown_address_and_a_wrong_method_are_problems_too() {
 }
 
 #[tokio::test]
-async fn an_unknown_bucket_is_named_with_the_nearest_known_one() {
+async fn an_unknown_bucket_is_named_with_the_nearest_knownoccupant() {
     let w = World::new();
     w.put("/v1/buckets/flights", &[], "").await;
     let json = w.put("/v1/kv/fligths/k", &[], "x").await.refused("bucket-not-found");
@@ -260,6 +263,27 @@ async fn too_many_requests_at_once_are_refused_and_the_node_stays_observable() {
     };
     assert_eq!(tokio::join!(writes, others).0, (201, 201));
     assert_eq!(w.door.under_way(), 0);
+}
+
+#[tokio::test]
+async fn a_node_with_too_much_to_do_refuses_operations_and_stays_observable() {
+    let w = World::with_bucket().await;
+    let busy = Duration::from_millis(30);
+    for ms in [1, 2, 3] {
+        w.fake.admission.observe(Mono(ms * 1_000_000), busy);
+    }
+    let occupant = w.fake.admission.enter().unwrap();
+    let refused = w.put("/v1/kv/b/k", &[], "x").await;
+    let problem = refused.refused("overloaded");
+    assert_eq!((&problem["limit"], &problem["wait_ms"]), (&1.into(), &30.into()));
+    assert_eq!(refused.headers["retry-after"], "1");
+    w.get("/v1/kv/b/k", &[]).await.problem("overloaded");
+    for path in ["/healthz", "/metrics", "/v1/cluster", "/v1/buckets/b"] {
+        assert_eq!(w.get(path, &[]).await.status, 200, "{path}");
+    }
+    drop(occupant);
+    assert_eq!(w.put("/v1/kv/b/k", &[], "x").await.status, 201);
+    assert_eq!(w.fake.writes.load(Ordering::SeqCst), 1, "what was refused was not begun");
 }
 
 #[tokio::test]

@@ -14,13 +14,14 @@ use henge::coordinator::{
 use henge::env::{BoxFuture, tokio_env};
 use henge::meta::{Table, TableName, TableSettings};
 use henge::metrics::Registry;
+use henge::overload::{Busy, Gate, Place, Settings};
 use henge::record::{Action, Mint, Mutation, Record, RecordKind, Value};
 use henge::server::http::backend::{
     Alteration, Backend, ClusterView, Creation, NotReady, RingView,
 };
 use henge::server::http::listen::Listener;
 use henge::server::http::{Door, HttpLimits};
-use henge::types::{ActorId, Dot, Epoch, Hlc, Key, OpId, PartitionId, TableId, WallMicros};
+use henge::types::{ActorId, Dot, Epoch, Hlc, Key, Mono, OpId, PartitionId, TableId, WallMicros};
 
 use crate::VALUE;
 
@@ -47,7 +48,9 @@ pub async fn door() -> SocketAddr {
     let dot = Dot { actor: ActorId(7), counter: 1 };
     let mint = Mint { dot, stamp: Hlc(1), now: WallMicros(1) };
     record.mint(mutation, mint).expect("a fresh dot");
-    let backend = Constant { table, record, codec: ContextCodec::new([1; 32]) };
+    let (target, interval) = (Duration::MAX, Duration::MAX);
+    let gate = Gate::new(Settings { target, interval, floor: 1, max: 1 << 20 }, Mono(0));
+    let backend = Constant { table, record, codec: ContextCodec::new([1; 32]), gate };
     let door = Door::new(Arc::new(backend), tokio_env(), HttpLimits::default(), Registry::new());
     let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a port");
     let address = listener.local_address().expect("an address");
@@ -60,9 +63,13 @@ struct Constant {
     table: Arc<Table>,
     record: Record,
     codec: ContextCodec,
+    gate: Arc<Gate>,
 }
 
 impl Backend for Constant {
+    fn enter(&self) -> Result<Place, Busy> {
+        self.gate.enter()
+    }
     fn table(&self, _: &str, _: &str) -> Option<Arc<Table>> {
         Some(self.table.clone())
     }

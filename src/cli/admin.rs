@@ -73,8 +73,29 @@ pub async fn status(client: &ClientArgs) -> Result<(), Failure> {
         nodes.sort_by_key(|node| node.get("name").map(cell));
         output::print(&output::table_of(&nodes, NODE_COLUMNS))?;
     }
+    load(document.get("load").unwrap_or(&Value::Null))?;
     hints(&document)?;
     repair(document.get("repair").unwrap_or(&Value::Null))
+}
+
+/// How much the node has to do, and what it refuses for that.
+fn load(load: &Value) -> Result<(), Failure> {
+    let number = |name: &str| load.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let wait = load.get("wait_ms").and_then(Value::as_f64).unwrap_or(0.0);
+    let under_way = number("under_way");
+    if load.get("shedding").and_then(Value::as_bool).unwrap_or(false) {
+        let limit = number("limit");
+        output::line(format!(
+            "\nload: shedding; {under_way} of {limit} requests under way, work waits {wait} ms"
+        ))?;
+    } else {
+        output::line(format!("\nload: {under_way} requests under way, work waits {wait} ms"))?;
+    }
+    let (shed, of_peers) = (number("shed"), number("shed_of_peers"));
+    if shed + of_peers > 0 {
+        output::line(format!("refused so far: {shed} requests of clients, {of_peers} of peers"))?;
+    }
+    Ok(())
 }
 
 /// What the node keeps for others, if it keeps something.

@@ -361,6 +361,21 @@ pub const KEYS: &[KeySpec] = &[
         ["Client requests under way at once (1 to 1000000). More are answered 503 at once."]
     ),
     key!(
+        limits.shed_wait_ms,
+        Node,
+        |v: &u64| within(*v, 0..=60_000),
+        [
+            "Milliseconds (0 to 60000) for which work may keep waiting for its turn (processor, disk)",
+            "before new requests are answered 503 at once. 0: they never are, for that reason.",
+        ]
+    ),
+    key!(
+        limits.shed_floor,
+        Node,
+        |v: &usize| within(*v, 1..=1_000_000),
+        ["Requests (1 to 1000000) that are let in at once, however long work waits."]
+    ),
+    key!(
         limits.max_body_memory_mb,
         Node,
         |v: &u64| within(*v, 1..=1_048_576),
@@ -385,7 +400,7 @@ pub const KEYS: &[KeySpec] = &[
         limits.peer_queue_mb,
         Node,
         |v: &u64| within(*v, 1..=65_536),
-        ["MiB (1 to 65536) waiting to be sent to one other node. More fail at once."]
+        ["MiB (1 to 65536) of calls under way to one other node. More fail at once."]
     ),
     key!(
         limits.max_frame_mb,

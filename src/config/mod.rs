@@ -178,13 +178,17 @@ pub struct Limits {
     pub request_timeout_ms: u64,
     /// Requests of clients under way at once.
     pub max_inflight_requests: usize,
+    /// Wait for its turn from which new work is refused, in milliseconds; 0: none is.
+    pub shed_wait_ms: u64,
+    /// Requests that are let in however long work waits.
+    pub shed_floor: usize,
     /// Memory for bodies of all requests under way, in MiB.
     pub max_body_memory_mb: u64,
     /// Open connections of clients.
     pub max_connections: usize,
     /// Calls under way to one peer.
     pub peer_inflight: usize,
-    /// Bytes waiting to be sent to one peer, in MiB.
+    /// Bytes of calls under way to one peer, in MiB.
     pub peer_queue_mb: u64,
     /// Largest message between nodes, in MiB.
     pub max_frame_mb: u64,
@@ -251,6 +255,8 @@ impl Default for Config {
                 max_value_bytes: 8 << 20,
                 request_timeout_ms: 5_000,
                 max_inflight_requests: 4_096,
+                shed_wait_ms: 20,
+                shed_floor: 64,
                 max_body_memory_mb: 256,
                 max_connections: 10_000,
                 peer_inflight: 4_096,

@@ -19,6 +19,12 @@ pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// to connect, and short for a client that is to hear that too few replicas can be reached.
 const TRY_FOR: Duration = Duration::from_secs(2);
 
+/// Whether nothing of a call has left this node, for a reason that may be over in a moment. Not if
+/// the reason is a bound of this node's own: what waits for the replica is enough already.
+pub(super) fn is_worth_another(result: &Result<Response, CallError>) -> bool {
+    matches!(result, Err(CallError::NotSent { unreachable: true, .. }))
+}
+
 impl Inner {
     /// Whether a call to `node` that was not sent is to be made again after a [`PAUSE`]; `begun` is
     /// the time of the first attempt.
@@ -38,8 +44,7 @@ impl Inner {
         loop {
             let call = self.peers.call_at(plan.epoch, node, request.clone(), plan.deadline);
             let result = call.await;
-            let unsent = matches!(result, Err(CallError::NotSent { .. }));
-            if !unsent || !self.may_try_again(plan, node, begun) {
+            if !is_worth_another(&result) || !self.may_try_again(plan, node, begun) {
                 return result;
             }
             self.env.sleep(PAUSE).await;

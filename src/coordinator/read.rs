@@ -13,7 +13,7 @@
 
 mod conclude;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -118,6 +118,22 @@ impl Shown {
     }
 }
 
+/// Why a replica has shown nothing.
+struct Failure {
+    said: String,
+    cause: Cause,
+}
+
+/// Causes that have consequences of their own.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Its copy is damaged.
+    Damaged,
+    /// It has too much to do, or too much is under way to it.
+    Busy,
+    Other,
+}
+
 type Answer = (NodeId, Want, Result<Response, CallError>);
 type Answers = FuturesUnordered<BoxFuture<'static, Answer>>;
 
@@ -151,6 +167,8 @@ pub(super) struct Reading<'a> {
     /// The purge generations that they were read at.
     generations: BTreeMap<NodeId, Generation>,
     failed: BTreeMap<NodeId, String>,
+    /// Of these, those that have too much to do.
+    busy: BTreeSet<NodeId>,
     /// What the receipt will say, if one is wanted.
     log: Option<BTreeMap<NodeId, ReplicaReceipt>>,
     hedged: u32,
@@ -172,6 +190,7 @@ impl<'a> Reading<'a> {
             shown: Vec::new(),
             generations: BTreeMap::new(),
             failed: BTreeMap::new(),
+            busy: BTreeSet::new(),
             log: None,
             hedged: 0,
             ready: VecDeque::new(),
@@ -325,7 +344,7 @@ impl<'a> Reading<'a> {
 
     async fn take(&mut self, answer: Answer) -> Result<(), Stop> {
         let (node, want, result) = answer;
-        let unsent = matches!(result, Err(CallError::NotSent { .. }));
+        let unsent = again::is_worth_another(&result);
         if let Ok(Response::Record(_, generation) | Response::Digest(_, generation)) = &result {
             let known = self.generations.entry(node).or_insert(*generation);
             // Of a digest and a record, the one that is kept may be the older.
@@ -343,11 +362,13 @@ impl<'a> Reading<'a> {
                 }
                 return Ok(());
             }
-            Err((why, damaged)) => {
-                if damaged {
-                    heal_later(self.inner, &self.plan, self.key, node);
+            Err(Failure { said, cause }) => {
+                match cause {
+                    Cause::Damaged => heal_later(self.inner, &self.plan, self.key, node),
+                    Cause::Busy => drop(self.busy.insert(node)),
+                    Cause::Other => drop(self.busy.remove(&node)),
                 }
-                why
+                said
             }
         };
         self.shown.retain(|(other, _)| *other != node);
@@ -386,15 +407,20 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What an answer shows, or why it shows nothing (and whether the copy is damaged).
+    /// What an answer shows, or why it shows nothing.
     async fn understand(
         &mut self,
         want: Want,
         result: Result<Response, CallError>,
-    ) -> Result<Result<Shown, (String, bool)>, Stop> {
+    ) -> Result<Result<Shown, Failure>, Stop> {
+        let failure = |said: String, cause| Err(Failure { said, cause });
         let response = match result {
             Ok(response) => response,
-            Err(error) => return Ok(Err((error.to_string(), false))),
+            Err(error) => {
+                let bound = matches!(error, CallError::NotSent { unreachable: false, .. });
+                let cause = if bound { Cause::Busy } else { Cause::Other };
+                return Ok(failure(error.to_string(), cause));
+            }
         };
         Ok(match (want, response) {
             (Want::Digest, Response::Digest(digest, _)) => Ok(Shown::Digest(digest)),
@@ -403,16 +429,23 @@ impl<'a> Reading<'a> {
                 let digest = record::stored_digest(&bytes);
                 match digest.and_then(|d| Ok((d, Record::decode(&bytes, &self.address)?))) {
                     Ok((digest, record)) => Ok(Shown::Record(digest, record, bytes)),
-                    Err(error) => Err((format!("refused: its record is damaged: {error}"), true)),
+                    Err(error) => {
+                        let said = format!("refused: its record is damaged: {error}");
+                        failure(said, Cause::Damaged)
+                    }
                 }
             }
             (_, Response::Refused(refusal)) => {
                 self.inner.follow(&self.plan, &refusal).await?;
-                let damaged = refusal == Refusal::Damaged;
-                Err((format!("refused: {refusal}"), damaged))
+                let cause = match refusal {
+                    Refusal::Damaged => Cause::Damaged,
+                    Refusal::Overloaded { .. } => Cause::Busy,
+                    _ => Cause::Other,
+                };
+                failure(format!("refused: {refusal}"), cause)
             }
-            (_, Response::Failed { why }) => Err((why, false)),
-            _ => Err(("refused: it answered something else".to_owned(), false)),
+            (_, Response::Failed { why }) => failure(why, Cause::Other),
+            _ => failure("refused: it answered something else".to_owned(), Cause::Other),
         })
     }
 
@@ -437,6 +470,10 @@ impl<'a> Reading<'a> {
     }
 
     fn too_few(&self) -> OpError {
+        let is_busy = |node| self.busy.contains(node);
+        if !self.failed.is_empty() && self.failed.keys().all(is_busy) {
+            return OpError::Overloaded { what: self.inner.reasons(by_node(&self.failed)) };
+        }
         OpError::TooFewReplicas {
             level: self.plan.level,
             required: self.plan.required(),

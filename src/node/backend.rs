@@ -15,11 +15,12 @@ use crate::gossip::Liveness;
 use crate::meta::{ClusterState, Command, NotDone, Table, TableName, TableSettings, Verdict};
 use crate::net::Refusal;
 use crate::node::Node;
+use crate::overload::{Busy, Place};
 use crate::repair::Apart;
 use crate::repair::purge::Blocked;
 use crate::server::http::backend::{
-    Alteration, ApartView, Backend, BlockedView, ClusterView, Creation, HintsView, NodeView,
-    NotReady, PartitionView, RepairView, RingView,
+    Alteration, ApartView, Backend, BlockedView, ClusterView, Creation, HintsView, LoadView,
+    NodeView, NotReady, PartitionView, RepairView, RingView,
 };
 use crate::types::{Consistency, Key, NodeId, OpId, PartitionId};
 
@@ -167,6 +168,18 @@ impl NodeBackend {
         }
     }
 
+    fn load(&self) -> LoadView {
+        let (clients, peers) = (&self.node.gates().clients, &self.node.gates().peers);
+        LoadView {
+            wait_ms: (clients.wait().as_secs_f64() * 10_000.0).round() / 10.0,
+            shedding: clients.is_narrowed(),
+            under_way: clients.under_way() as u64,
+            limit: clients.limit() as u64,
+            shed: clients.shed(),
+            shed_of_peers: peers.shed(),
+        }
+    }
+
     fn word(&self, node: NodeId, liveness: Liveness, filled: bool) -> String {
         let up = node == self.node.id() || is_up(liveness);
         match (up, filled) {
@@ -204,6 +217,10 @@ fn refused(refusal: &Refusal) -> OpError {
 }
 
 impl Backend for NodeBackend {
+    fn enter(&self) -> Result<Place, Busy> {
+        self.node.gates().clients.enter()
+    }
+
     fn table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>> {
         // Tables of rows are CQL's: here they are no buckets.
         self.state().table_of(keyspace, table).filter(|table| table.rows.is_none()).cloned()
@@ -341,6 +358,7 @@ impl Backend for NodeBackend {
             nodes: self.nodes(),
             hints: self.hints(),
             repair: self.repair(),
+            load: self.load(),
         }
     }
 

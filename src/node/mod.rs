@@ -7,6 +7,7 @@ mod backend;
 mod cql;
 mod high_water;
 mod numbers;
+mod pressure;
 mod refill;
 pub mod run;
 mod service;
@@ -37,6 +38,7 @@ use crate::types::{Addresses, NodeId};
 pub use admission::NodeAdmission;
 pub use backend::NodeBackend;
 pub use cql::NodeStore;
+pub use pressure::{Gates, Shedding};
 pub use service::{NodeService, SharedService};
 
 /// How long a graceful stop waits for writes under way.
@@ -73,6 +75,8 @@ pub struct NodeSettings {
     pub max_operations: usize,
     /// Requests of peers that may be under way at once.
     pub max_peer_requests: usize,
+    /// When new work is refused for the sake of what is under way; `None`: never.
+    pub shedding: Option<Shedding>,
     /// Where the note beside the store is kept, if there is one.
     pub high_water: Option<Arc<dyn HighWaterStore>>,
     /// How replicas are brought together.
@@ -188,6 +192,15 @@ impl Opened {
             hints.clone(),
             settings.repair.purge,
         );
+        let gates = Gates::new(
+            settings.shedding,
+            settings.max_operations,
+            settings.max_peer_requests,
+            env.mono(),
+        );
+        if settings.shedding.is_some() {
+            env.spawn("pressure", pressure::watch(env.clone(), committer.clone(), gates.clone()));
+        }
         let service = Arc::new(NodeService::new(
             env.clone(),
             identity.node,
@@ -196,6 +209,7 @@ impl Opened {
             repair.clone(),
             hints.clone(),
             purge.clone(),
+            gates.peers.clone(),
             settings.max_peer_requests,
         ));
         let answers: Arc<dyn PeerService> = Arc::new(SharedService(service.clone()));
@@ -252,6 +266,7 @@ impl Opened {
             answers,
             coordinator,
             hints,
+            gates,
             high_water,
         })
     }
@@ -273,6 +288,7 @@ pub struct Node {
     answers: Arc<dyn PeerService>,
     coordinator: Coordinator,
     hints: Arc<HintStore>,
+    gates: Gates,
     high_water: Option<Arc<dyn HighWaterStore>>,
 }
 
@@ -323,6 +339,12 @@ impl Node {
     #[must_use]
     pub fn hints(&self) -> &Arc<HintStore> {
         &self.hints
+    }
+
+    /// What lets new work in, of clients and of peers.
+    #[must_use]
+    pub fn gates(&self) -> &Gates {
+        &self.gates
     }
 
     /// The node's part in the cluster.

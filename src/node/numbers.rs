@@ -8,7 +8,7 @@ use crate::coordinator::{CoordinatorCounters, LwtCounters};
 use crate::gossip::Liveness;
 use crate::metrics::{Kind, Registry};
 use crate::net::{InboundStats, PeerStats, TcpTransport};
-use crate::node::Node;
+use crate::node::{Gates, Node};
 use crate::repair::hints::{HintCounters, TargetHints};
 use crate::repair::purge::{Blocked, PurgeCounters};
 use crate::repair::{Apart, RepairCounters};
@@ -270,6 +270,7 @@ pub(super) fn register(registry: &Registry, node: &Node, transport: &Arc<TcpTran
     repair_numbers(registry, node);
     blocked_numbers(registry, node);
     commit_numbers(registry, node);
+    load_numbers(registry, node);
 }
 
 fn cluster_numbers(registry: &Registry, node: &Node) {
@@ -375,6 +376,56 @@ fn blocked_numbers(registry: &Registry, node: &Node) {
         };
         blocked.iter().map(|blocked| (labels(blocked), blocked.since.as_secs_f64())).collect()
     });
+}
+
+/// How much there is to do, and what is refused for that.
+fn load_numbers(registry: &Registry, node: &Node) {
+    let rows: [(Kind, Number<Gates>); 6] = [
+        (
+            Kind::Gauge,
+            ("henge_work_wait_seconds", "How long work was last seen to wait for its turn.", |g| {
+                g.clients.wait().as_secs_f64()
+            }),
+        ),
+        (
+            Kind::Gauge,
+            ("henge_admission_limit", "Requests of clients that may be under way now.", |g| {
+                g.clients.limit() as f64
+            }),
+        ),
+        (
+            Kind::Gauge,
+            ("henge_admission_under_way", "Requests of clients under way.", |g| {
+                g.clients.under_way() as f64
+            }),
+        ),
+        (
+            Kind::Gauge,
+            (
+                "henge_peer_admission_limit",
+                "Requests by which peers begin operations here that may be under way now.",
+                |g| g.peers.limit() as f64,
+            ),
+        ),
+        (
+            Kind::Counter,
+            ("henge_shed_total", "Requests of clients refused because work waits too long.", |g| {
+                g.clients.shed() as f64
+            }),
+        ),
+        (
+            Kind::Counter,
+            (
+                "henge_peer_shed_total",
+                "Requests of peers refused because work waits too long.",
+                |g| g.peers.shed() as f64,
+            ),
+        ),
+    ];
+    for (kind, (name, help, of)) in rows {
+        let gates = node.gates().clone();
+        registry.read(kind, name, help, &[], move || of(&gates));
+    }
 }
 
 fn commit_numbers(registry: &Registry, node: &Node) {

@@ -18,7 +18,7 @@ use crate::node::admission::NodeAdmission;
 use crate::node::backend::NodeBackend;
 use crate::node::cql::NodeStore;
 use crate::node::numbers;
-use crate::node::{Node, NodeSettings, StartError};
+use crate::node::{Node, NodeSettings, Shedding, StartError};
 use crate::repair;
 use crate::repair::hints::HintSettings;
 use crate::replica::IdentityError;
@@ -387,6 +387,10 @@ fn settings(config: &Config, doors: (SocketAddr, SocketAddr)) -> NodeSettings {
         },
         max_operations: config.limits.max_inflight_requests,
         max_peer_requests: config.limits.peer_inflight,
+        shedding: (config.limits.shed_wait_ms > 0).then(|| Shedding {
+            target: Duration::from_millis(config.limits.shed_wait_ms),
+            floor: config.limits.shed_floor,
+        }),
         high_water: (config.storage.engine != EngineKind::Memory).then(|| {
             Arc::new(HighWaterFile::new(&config.node.data_dir)) as Arc<dyn HighWaterStore>
         }),

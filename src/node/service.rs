@@ -11,6 +11,7 @@ use crate::meta::{ClusterState, Table};
 use crate::net::messages::{Header, Keep, PageRequest, Read, Request, Response};
 use crate::net::paxos::{OpenRequest, PaxosStep};
 use crate::net::{PeerService, Refusal};
+use crate::overload::{self, Gate};
 use crate::record;
 use crate::repair::hints::{HintStore, NotKept};
 use crate::repair::purge::Purge;
@@ -28,6 +29,7 @@ pub struct NodeService {
     repair: Arc<Repair>,
     hints: Arc<HintStore>,
     purge: Arc<Purge>,
+    gate: Arc<Gate>,
     under_way: Arc<AtomicUsize>,
     max_under_way: usize,
 }
@@ -39,11 +41,48 @@ impl std::fmt::Debug for NodeService {
 }
 
 /// Counts one piece of work under way until it is dropped.
-struct Admission(Arc<AtomicUsize>);
+struct Admission(Arc<AtomicUsize>, Option<overload::Place>);
 
 impl Drop for Admission {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What a request is to the node that is asked, when it has more to do than it can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    /// An operation begins with it here: refused, it goes elsewhere or comes again, and nothing was
+    /// done in vain.
+    New,
+    /// It continues what has begun on other nodes. Refused, it would leave replicas apart or a
+    /// round of Paxos undecided, and make more work than it saves.
+    Continued,
+    /// It is not urgent.
+    Background,
+}
+
+impl Sort {
+    fn of(request: &Request) -> Self {
+        match request {
+            Request::Read(_) | Request::Mint(_) => Self::New,
+            Request::Page(page) if !page.refill => Self::New,
+            Request::Paxos(request) => match request.step {
+                PaxosStep::Peek | PaxosStep::Prepare { .. } => Self::New,
+                PaxosStep::Accept { .. } | PaxosStep::Commit { .. } | PaxosStep::Forget { .. } => {
+                    Self::Continued
+                }
+            },
+            Request::Handoff(_) | Request::Tree(_) => Self::Background,
+            Request::Apply(_)
+            | Request::Page(_)
+            | Request::Meta(_)
+            | Request::Gossip(_)
+            | Request::Ping
+            | Request::Keep(_)
+            | Request::Purge(_)
+            | Request::Open(_) => Self::Continued,
+        }
     }
 }
 
@@ -55,7 +94,7 @@ struct Located {
 
 impl NodeService {
     /// The service of node `me`. At most `max_under_way` data requests are worked on at once;
-    /// more are refused at once as overload.
+    /// more are refused at once as overload, and so is what `gate` does not let in.
     #[must_use]
     #[expect(clippy::too_many_arguments, reason = "what a node answers from, each once")]
     pub fn new(
@@ -66,20 +105,27 @@ impl NodeService {
         repair: Arc<Repair>,
         hints: Arc<HintStore>,
         purge: Arc<Purge>,
+        gate: Arc<Gate>,
         max_under_way: usize,
     ) -> Self {
         let under_way = Arc::default();
-        Self { env, me, cluster, replica, repair, hints, purge, under_way, max_under_way }
+        Self { env, me, cluster, replica, repair, hints, purge, gate, under_way, max_under_way }
     }
 
-    /// Background work is let in only while half of the places are free.
-    fn admit(&self, in_background: bool) -> Result<Admission, Refusal> {
-        let admission = Admission(self.under_way.clone());
-        let max = if in_background { self.max_under_way.div_ceil(2) } else { self.max_under_way };
+    /// Background work is let in only while half of the places are free. New work of others has to
+    /// pass the gate; this node's own has passed the one for clients.
+    fn admit(&self, from: NodeId, sort: Sort) -> Result<Admission, Refusal> {
+        let overloaded = |what: String| Refusal::Overloaded { what };
+        let mut admission = Admission(self.under_way.clone(), None);
+        let background = sort == Sort::Background;
+        let max = if background { self.max_under_way.div_ceil(2) } else { self.max_under_way };
         if self.under_way.fetch_add(1, Ordering::AcqRel) >= max {
-            return Err(Refusal::Overloaded {
-                what: format!("{} requests of peers are under way", self.max_under_way),
-            });
+            let max = self.max_under_way;
+            return Err(overloaded(format!("{max} requests of peers are under way")));
+        }
+        if sort == Sort::New && from != self.me {
+            let place = self.gate.enter().map_err(|busy| overloaded(busy.to_string()))?;
+            admission.1 = Some(place);
         }
         Ok(admission)
     }
@@ -184,7 +230,7 @@ impl NodeService {
         if header.budget_ms == 0 || self.env.mono() >= deadline {
             return Err(Refusal::Late);
         }
-        let _admission = self.admit(matches!(request, Request::Handoff(_) | Request::Tree(_)))?;
+        let _admission = self.admit(from, Sort::of(&request))?;
         let state = self.catch_up(&header, deadline).await?;
         match request {
             Request::Read(read) => self.read(&state, &header, &read),
@@ -316,7 +362,8 @@ impl NodeService {
         if header.budget_ms == 0 || state.epoch() < header.epoch {
             return None;
         }
-        Some(self.admit(false).and_then(|_admission| self.read(&state, header, read)))
+        let admission = self.admit(self.me, Sort::New);
+        Some(admission.and_then(|_admission| self.read(&state, header, read)))
     }
 
     /// This node's own digest of one partition of a table.

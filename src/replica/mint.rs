@@ -44,7 +44,8 @@ use crate::types::{Generation, Hlc, Mono, Token, WallMicros};
 
 impl Replica {
     /// Answers [`Mint`]: makes the operation's version under a fresh dot, or finds the one that it
-    /// made before; durable on return (law L2). Nothing is begun after `deadline`.
+    /// made before; durable on return (law L2). Nothing is begun after `deadline`, nor what the
+    /// disk cannot be expected to have stored by then: nobody would wait for it any more.
     ///
     /// # Errors
     /// A [`Refusal`]; nothing was changed.
@@ -61,7 +62,7 @@ impl Replica {
         let terms = Terms { heals: false, max_bytes: MAX_MINTED_BYTES, generation };
         let outcome = self
             .update(&place, terms, |record| {
-                if self.env.mono() >= deadline {
+                if self.env.mono() + self.committer.wait() >= deadline {
                     return Err(Refusal::Late);
                 }
                 let fed = match &known {

@@ -195,6 +195,7 @@ impl SimCluster {
             },
             max_operations: 1_024,
             max_peer_requests: 4_096,
+            shedding: None,
             high_water: None,
             repair: repair::Options {
                 interval: (!plan.hints_only).then_some(Duration::from_secs(2)),

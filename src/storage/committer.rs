@@ -191,6 +191,7 @@ impl fmt::Debug for Committer {
 }
 
 struct Shared {
+    env: Env,
     options: CommitterOptions,
     queue: Mutex<Queue>,
     wake: Notify,
@@ -211,9 +212,26 @@ struct Queue {
     closed: bool,
     /// A full disk is being reported: nothing is taken meanwhile.
     refusing: bool,
+    /// How long the first batch of the last group had waited for it.
+    last_wait: Duration,
+    /// The shortest time that a group took, forgotten slowly.
+    least_group: Duration,
     stopped: Option<StorageError>,
     trailer: Option<Arc<Trailer>>,
     rollback: Option<Arc<Rollback>>,
+}
+
+impl Queue {
+    fn head_wait(&self, now: Mono) -> Duration {
+        self.waiting.front().map_or(Duration::ZERO, |first| now.since(first.since))
+    }
+
+    /// Takes note of a group that took so long. A disk that became slow for good is known for that
+    /// after some thousands of groups.
+    fn took(&mut self, took: Duration) {
+        let remembered = self.least_group + self.least_group / 4096;
+        self.least_group = if self.groups_done == 0 { took } else { took.min(remembered) };
+    }
 }
 
 /// What is submitted.
@@ -230,6 +248,7 @@ struct Submitted {
     seq: u64,
     batch: Batch,
     bytes: usize,
+    since: Mono,
     /// The ticket asks for a sync even when syncs are periodic.
     flush: bool,
     done: oneshot::Sender<Result<(), StorageError>>,
@@ -240,6 +259,7 @@ impl Committer {
     #[must_use]
     pub fn start(env: Env, engine: Arc<dyn Engine>, options: CommitterOptions) -> Self {
         let shared = Arc::new(Shared {
+            env: env.clone(),
             options,
             queue: Mutex::default(),
             wake: Notify::new(),
@@ -336,6 +356,28 @@ impl Committer {
         queue.bytes < options.max_queue_bytes && queue.batches < options.max_queue_batches
     }
 
+    /// How long the batch at the head of the queue has waited for its group to begin; zero when
+    /// none waits. What is submitted now cannot be expected to be durable sooner than that.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        let queue = self.handle.shared.lock();
+        queue.head_wait(self.handle.shared.env.mono())
+    }
+
+    /// How much longer than two groups take on this disk when it has little to do the batches at
+    /// the head of the queue have to wait: the part of the wait that comes from too much work.
+    /// Groups grow with what waits for them, so a queue that empties with each group says nothing;
+    /// that groups have become longer than they need to be does.
+    #[must_use]
+    pub fn excess_wait(&self) -> Duration {
+        let queue = self.handle.shared.lock();
+        if queue.batches == 0 {
+            return Duration::ZERO;
+        }
+        let wait = queue.head_wait(self.handle.shared.env.mono()).max(queue.last_wait);
+        wait.saturating_sub(queue.least_group * 2)
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn stats(&self) -> CommitterStats {
@@ -377,7 +419,8 @@ impl Shared {
         queue.batches += 1;
         let seq = queue.last_seq;
         let flush = kind == Kind::Flush;
-        queue.waiting.push_back(Submitted { seq, batch, bytes, flush, done });
+        let since = self.env.mono();
+        queue.waiting.push_back(Submitted { seq, batch, bytes, since, flush, done });
         drop(queue);
         self.wake.notify_one();
         Ok(CommitTicket { seq, outcome })
@@ -460,6 +503,7 @@ impl Task {
     fn take_group(&self) -> Option<Group> {
         let mut queue = self.shared.lock();
         let mut group = Group::default();
+        queue.last_wait = queue.head_wait(self.env.mono());
         while let Some(next) = queue.waiting.front() {
             let full = group.bytes.saturating_add(next.bytes) > self.shared.options.max_group_bytes;
             if full && !group.tickets.is_empty() {
@@ -499,6 +543,7 @@ impl Task {
                 let _ = ticket.send(Ok(()));
             }
         }
+        let begun = self.env.mono();
         match self.on_disk(batch, sync).await {
             Ok(()) => {}
             Err(StorageError::Full) => {
@@ -521,7 +566,9 @@ impl Task {
             self.await_sync(last_seq);
         }
         self.shared.acked_seq.store(last_seq, Ordering::Release);
+        let took = self.env.mono().since(begun);
         let mut queue = self.shared.lock();
+        queue.took(took);
         queue.bytes -= bytes;
         queue.batches -= count;
         queue.groups_done += 1;

@@ -17,15 +17,17 @@ use henge::coordinator::{
 use henge::env::{BoxFuture, Env, tokio_env};
 use henge::meta::{ConflictMode, Table, TableName, TableSettings};
 use henge::metrics::Registry;
+use henge::overload::{Busy, Gate, Place, Settings};
 use henge::recipes::{Change, State};
 use henge::record::{Action, Mint, Mutation, OpMemory, Record, RecordKind, Value};
 use henge::ring::token_of;
 use henge::server::http::backend::{
-    Alteration, ClusterView, Creation, NodeView, NotReady, PartitionView, RepairView, RingView,
+    Alteration, ClusterView, Creation, LoadView, NodeView, NotReady, PartitionView, RepairView,
+    RingView,
 };
 use henge::server::http::{Backend, Door, HttpLimits};
 use henge::types::{
-    ActorId, Dot, Epoch, Hlc, Key, NodeId, OpId, PartitionId, TableId, Token, WallMicros,
+    ActorId, Dot, Epoch, Hlc, Key, Mono, NodeId, OpId, PartitionId, TableId, Token, WallMicros,
 };
 use http_body_util::BodyExt as _;
 use tower::ServiceExt as _;
@@ -49,6 +51,8 @@ pub struct Fake {
     pub not_ready: Mutex<Option<String>>,
     /// Writes wait until this many permits are given.
     pub gate: Option<tokio::sync::Semaphore>,
+    /// Lets operations in.
+    pub admission: Arc<Gate>,
     /// A listing's pages hold at most this many keys, whatever was asked.
     pub page_keys: AtomicU32,
     pub writes: AtomicU64,
@@ -70,6 +74,7 @@ impl Fake {
             counter: AtomicU64::new(0),
             epoch: AtomicU64::new(1),
             nodes: AtomicU32::new(3),
+            admission: wide_open(),
             next_error: Mutex::default(),
             last_read: Mutex::default(),
             last_write: Mutex::default(),
@@ -260,7 +265,17 @@ impl Fake {
     }
 }
 
+/// A gate that nothing narrows.
+fn wide_open() -> Arc<Gate> {
+    let (target, interval) = (Duration::ZERO, Duration::ZERO);
+    Gate::new(Settings { target, interval, floor: 1, max: usize::MAX }, Mono(0))
+}
+
 impl Backend for Fake {
+    fn enter(&self) -> Result<Place, Busy> {
+        self.admission.enter()
+    }
+
     fn table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>> {
         let name = TableName { keyspace: keyspace.to_owned(), table: table.to_owned() };
         self.tables.lock().unwrap().get(&name).cloned()
@@ -394,6 +409,7 @@ impl Backend for Fake {
             nodes: vec![node_view()],
             hints: Vec::new(),
             repair: RepairView::default(),
+            load: LoadView::default(),
         }
     }
 

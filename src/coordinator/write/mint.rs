@@ -260,9 +260,9 @@ impl Writing<'_> {
                     _ => MintAnswer::Refused,
                 })
             }
-            Err(error @ CallError::NotSent { .. }) => {
-                self.note_failure(node, "mint", error.to_string().into());
-                Ok(MintAnswer::NotSent)
+            Err(error @ CallError::NotSent { unreachable, .. }) => {
+                self.note_failure(node, "mint", Failure::from(&error));
+                Ok(if unreachable { MintAnswer::NotSent } else { MintAnswer::Refused })
             }
             Ok(Response::Failed { why }) => Ok(self.lost(node, why)),
             Ok(_) => Ok(self.lost(node, "it answered something else".to_owned())),

@@ -46,7 +46,7 @@ use crate::coordinator::{
     Fate, Inner, OpError, Receipt, ReplicaReceipt, StoodIn, WriteAction, WriteOp, WriteOutcome,
 };
 use crate::meta::ConflictMode;
-use crate::net::Refusal;
+use crate::net::{CallError, Refusal};
 use crate::plants::{Plant, planted};
 use crate::record::OpMemory;
 use crate::types::{Consistency, Dot, Generation, Hlc, Mono, NodeId, OpId, WallMicros};
@@ -226,6 +226,17 @@ impl From<&Refusal> for Failure {
             _ => Cause::Other,
         };
         Self { cause, said: format!("refused: {refusal}") }
+    }
+}
+
+impl From<&CallError> for Failure {
+    fn from(error: &CallError) -> Self {
+        let cause = match error {
+            // A bound on what is under way to that node.
+            CallError::NotSent { unreachable: false, .. } => Cause::Overloaded,
+            CallError::NotSent { .. } | CallError::Lost { .. } => Cause::Other,
+        };
+        Self { cause, said: error.to_string() }
     }
 }
 

@@ -14,6 +14,7 @@ mod locks;
 mod lwt;
 mod membership;
 mod outcomes;
+mod overload;
 mod purge;
 mod sloppy;
 mod town;

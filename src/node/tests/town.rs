@@ -19,7 +19,7 @@ use crate::meta::{Command, ConflictMode, MemberState, Table, TableName, TableSet
 use crate::net::messages::{Header, Read, Want};
 use crate::net::{CallError, Peers, Request, Response, Transport};
 use crate::node::admission::NodeAdmission;
-use crate::node::{self, Node, NodeSettings};
+use crate::node::{self, Node, NodeSettings, Shedding};
 use crate::record::{self, Record};
 use crate::repair;
 use crate::repair::hints::HintSettings;
@@ -226,6 +226,8 @@ pub(super) struct Town {
     sites: BTreeMap<String, Site>,
     /// How the nodes started from now on repair: not at all, unless a story is about it.
     pub(super) repair: repair::Options,
+    /// When they refuse new work.
+    pub(super) shedding: Option<Shedding>,
 }
 
 pub(super) fn id(name: &str) -> NodeId {
@@ -291,7 +293,7 @@ impl Town {
         let (script, hints) = (Script::default(), HintSettings::default());
         let repair =
             repair::Options { interval: None, scrub_percent: 0, ..repair::Options::default() };
-        Self { executor, world, net, script, hints, sites, repair }
+        Self { executor, world, net, script, hints, sites, repair, shedding: None }
     }
 
     /// A town whose nodes serve.
@@ -384,6 +386,7 @@ impl Town {
             hints: self.hints,
             max_operations: 1_024,
             max_peer_requests: 4_096,
+            shedding: self.shedding,
             high_water: self.sites[name].note.clone().map(|note| note as Arc<dyn HighWaterStore>),
             repair: self.repair,
         }
@@ -460,6 +463,11 @@ impl Town {
         self.life(name).node.renew().unwrap();
         self.kill(name);
         self.start(name);
+    }
+
+    /// All that the node has its disk do takes so long from now on.
+    pub(super) fn stall_disk(&self, name: &str, by: Duration) {
+        self.world.set_blocking(self.machine(name), by, by, (Ppm::NEVER, Duration::ZERO));
     }
 
     /// The node stands still, or goes on.

@@ -14,6 +14,7 @@ use crate::coordinator::{
 };
 use crate::env::BoxFuture;
 use crate::meta::{Table, TableName, TableSettings};
+use crate::overload::{Busy, Place};
 use crate::types::{Key, OpId, PartitionId};
 
 /// Why a node is not ready to serve.
@@ -81,6 +82,26 @@ pub struct ClusterView {
     pub hints: Vec<HintsView>,
     /// How far the data of the node that answers is from other replicas'.
     pub repair: RepairView,
+    /// How much work the node that answers has, and what it refuses for that.
+    pub load: LoadView,
+}
+
+/// How much a node has to do.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct LoadView {
+    /// How long work was last seen to wait for its turn, in milliseconds: for the processor, or for
+    /// the disk.
+    pub wait_ms: f64,
+    /// True while new requests are refused so that those under way are answered in time.
+    pub shedding: bool,
+    /// Requests of clients under way.
+    pub under_way: u64,
+    /// Requests of clients that may be under way now.
+    pub limit: u64,
+    /// Requests of clients refused because work waits too long, since the start.
+    pub shed: u64,
+    /// Requests of peers refused for the same reason, since the start.
+    pub shed_of_peers: u64,
 }
 
 /// What a node keeps for one other.
@@ -181,6 +202,12 @@ pub struct RingView {
 
 /// A node's services to its doors. Writes go on when the returned future is dropped.
 pub trait Backend: Send + Sync + 'static {
+    /// A place for one more operation among those under way, if the node can take it on. On the
+    /// path of every operation, before anything is done for it.
+    ///
+    /// # Errors
+    /// [`Busy`]: it has more to do than it can do in time.
+    fn enter(&self) -> Result<Place, Busy>;
     /// The table `table` of `keyspace`. On the path of every request: no IO, no lock held.
     fn table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>>;
     /// All tables, by name.

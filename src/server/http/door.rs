@@ -16,6 +16,7 @@ use tower::ServiceExt as _;
 use crate::env::Env;
 use crate::meta::Table;
 use crate::metrics::Registry;
+use crate::overload;
 use crate::server::Principal;
 use crate::server::http::backend::Backend;
 use crate::server::http::body::{DoorBody, drain};
@@ -57,10 +58,14 @@ impl std::fmt::Debug for Inner {
     }
 }
 
+/// The places that a request holds while it is under way: among all requests, and, if it is an
+/// operation, among what the node can do in time.
+type Places = (Option<Share>, Option<overload::Place>);
+
 /// A request under way. Its end is when the last byte of the answer has been handed over.
 pub(super) struct UnderWay {
     inner: Arc<Inner>,
-    _place: Option<Share>,
+    _places: Places,
     route: RouteId,
     started: Mono,
 }
@@ -142,15 +147,15 @@ impl Door {
         let started = inner.env.mono();
         let head = request.method() == Method::HEAD;
         let is_http1 = request.version() <= Version::HTTP_11;
-        let (mut response, route, place) = match inner.admit(&request) {
+        let (mut response, route, places) = match inner.admit(&request) {
             Err((problem, route)) => {
                 let write = kv::is_write(request.method());
                 refuse_body(inner, request);
-                (problem.into_response(write), route, None)
+                (problem.into_response(write), route, Places::default())
             }
-            Ok(place) => {
+            Ok(places) => {
                 let (response, route) = self.dispatch(request).await;
-                (response, route, place)
+                (response, route, places)
             }
         };
         inner.numbers.answered(route, response.status(), response.body().len_hint());
@@ -166,7 +171,7 @@ impl Door {
         if is_http1 && inner.is_draining() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let guard = UnderWay { inner: inner.clone(), _place: place, route, started };
+        let guard = UnderWay { inner: inner.clone(), _places: places, route, started };
         response.map(|body| body.with_request_guard(guard))
     }
 
@@ -257,7 +262,7 @@ impl tower::Service<Request> for Door {
 impl Inner {
     /// A place among the requests under way, unless a bound is met. Requests about the node
     /// itself need none: an overloaded node must still be observable.
-    fn admit<B>(&self, request: &Request<B>) -> Result<Option<Share>, (Problem, RouteId)> {
+    fn admit<B>(&self, request: &Request<B>) -> Result<Places, (Problem, RouteId)> {
         let refuse = |problem| Err((problem, UNROUTED));
         let path = request.uri().path();
         let length = path.len() + request.uri().query().map_or(0, |query| query.len() + 1);
@@ -293,7 +298,7 @@ impl Inner {
             ));
         }
         if matches!(path, "/healthz" | "/readyz" | "/metrics") {
-            return Ok(None);
+            return Ok(Places::default());
         }
         if self.is_stopping() {
             return refuse(Problem::new(
@@ -301,15 +306,25 @@ impl Inner {
                 "this node is shutting down; use another one",
             ));
         }
-        match Share::take(&self.requests, 1) {
-            Some(place) => Ok(Some(place)),
-            None => refuse(Problem::new(
+        let Some(share) = Share::take(&self.requests, 1) else {
+            return refuse(Problem::new(
                 Kind::Overloaded,
                 format!(
                     "{} requests are under way (limits.max_inflight_requests)",
                     self.requests.max()
                 ),
-            )),
+            ));
+        };
+        if !path.starts_with("/v1/kv/") {
+            return Ok((Some(share), None));
+        }
+        match self.backend.enter() {
+            Ok(place) => Ok((Some(share), Some(place))),
+            Err(busy) => refuse(
+                Problem::new(Kind::Overloaded, format!("{busy} (limits.shed_wait_ms)"))
+                    .with("limit", busy.limit)
+                    .with("wait_ms", u64::try_from(busy.wait.as_millis()).unwrap_or(u64::MAX)),
+            ),
         }
     }
 

@@ -201,7 +201,7 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
             locks::AcquireJson, locks::RenewJson, locks::LockJson,
             elections::StandJson, elections::StoodJson, elections::LeaderJson,
             nodes::WhereJson, nodes::DigestJson, nodes::StatusJson,
-            backend::ClusterView, backend::HintsView, backend::RepairView, backend::ApartView, backend::BlockedView,
+            backend::ClusterView, backend::HintsView, backend::RepairView, backend::ApartView, backend::BlockedView, backend::LoadView,
             backend::RingView, backend::PartitionView, backend::NodeView,
         ),
         responses(ProblemResponse),

@@ -123,7 +123,7 @@ kinds! {
         cause "This version has no serial level as a bucket's default, and no condition on a batch as a whole."
         cure "The detail says what is missing. Conditions on single writes and on items of a batch, and strong buckets, are there."
     Overloaded "overloaded" 503 "The node has too much to do"
-        cause "A bound on requests, bytes or queued work was met. The request was not carried out."
+        cause "A bound on requests, bytes or queued work was met, or work keeps waiting for its turn for longer than limits.shed_wait_ms. The request was not carried out."
         cure "Wait as Retry-After says, then try again, with growing pauses. If it lasts: add nodes, or raise the bound that the detail names."
     Unavailable "unavailable" 503 "Too few replicas are alive"
         cause "The consistency level needs more replicas of this key than are alive, as far as this node knows. Nothing was sent to any of them."
