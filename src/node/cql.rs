@@ -7,6 +7,7 @@ use crate::coordinator::{OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage}
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Command, Verdict};
 use crate::node::{Node, NodeBackend};
+use crate::overload::{Busy, Place};
 use crate::server::cql::{PeerView, Store};
 use crate::server::http::backend::Backend as _;
 use crate::types::{Epoch, WallMicros};
@@ -36,6 +37,10 @@ fn address_of(published: &str) -> (IpAddr, u16) {
 }
 
 impl Store for NodeStore {
+    fn enter(&self) -> Result<Option<Place>, Busy> {
+        self.backend.enter().map(Some)
+    }
+
     fn state(&self) -> Arc<ClusterState> {
         self.node.cluster().state()
     }

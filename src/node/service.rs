@@ -75,6 +75,7 @@ impl Sort {
             },
             Request::Handoff(_) | Request::Tree(_) => Self::Background,
             Request::Apply(_)
+            | Request::ApplyRows(_)
             | Request::Page(_)
             | Request::Meta(_)
             | Request::Gossip(_)

@@ -15,7 +15,7 @@ use crate::cql::value;
 use crate::meta::{Command, NotDone, Table, Verdict};
 use crate::record::{Record, Row};
 use crate::server::cql::ddl;
-use crate::server::cql::error::{BOOTSTRAPPING, CqlError, PROTOCOL, SERVER};
+use crate::server::cql::error::{BOOTSTRAPPING, CqlError, OVERLOADED, PROTOCOL, SERVER};
 use crate::server::cql::reads::{self, Ask, TIMEOUT};
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
 use crate::server::cql::response::{Answer, Rows};
@@ -72,6 +72,13 @@ impl CqlService {
 
     /// Answers one request of a connection that has started up.
     pub(super) async fn answer(&self, session: &Session, request: Request) -> Answer {
+        let works =
+            matches!(request, Request::Query { .. } | Request::Execute { .. } | Request::Batch(_));
+        // Held until the answer is there; before anything is done for it.
+        let _place = match works.then(|| self.store.enter()).transpose() {
+            Ok(place) => place,
+            Err(busy) => return Answer::Error(CqlError::new(OVERLOADED, busy.to_string())),
+        };
         let done = match request {
             Request::Options => Ok(Answer::Supported),
             Request::Prepare { text } => self.prepare(session, &text),

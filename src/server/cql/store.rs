@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::coordinator::{OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage};
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Command, Verdict};
+use crate::overload::{Busy, Place};
 use crate::types::{Epoch, NodeId, Token, WallMicros};
 
 /// A member as clients see it.
@@ -29,6 +30,13 @@ pub struct PeerView {
 
 /// The node behind the door.
 pub trait Store: Send + Sync + std::fmt::Debug {
+    /// A place for one more statement or batch among what is under way, where that is judged.
+    ///
+    /// # Errors
+    /// [`Busy`]: the node has more to do than it can do in time.
+    fn enter(&self) -> Result<Option<Place>, Busy> {
+        Ok(None)
+    }
     /// What the cluster has agreed on.
     fn state(&self) -> Arc<ClusterState>;
     /// All members, this node first.
