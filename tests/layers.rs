@@ -148,6 +148,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "node",
             "paxos",
             "plants",
+            "recipes",
             "record",
             "repair",
             "replica",

@@ -134,7 +134,7 @@ struct PlantArgs {
 }
 
 /// The planted bugs, with the checks of the test plan of which one must name each.
-const PLANTS: [(&str, &[Check]); 30] = [
+const PLANTS: [(&str, &[Check]); 31] = [
     ("P01", &[Check::W1]),
     ("P02", &[Check::W1, Check::I7]),
     ("P03", &[Check::W1, Check::I7]),
@@ -164,6 +164,7 @@ const PLANTS: [(&str, &[Check]); 30] = [
     ("P31", &[Check::W5Lost]),
     ("P32", &[Check::W5Invented, Check::I2]),
     ("P33", &[Check::W12]),
+    ("P34", &[Check::W7]),
     ("P36", &[Check::W9, Check::I22]),
 ];
 

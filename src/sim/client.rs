@@ -22,6 +22,7 @@ use crate::record::{Record, version_etag};
 use crate::sim::cluster::SimCluster;
 use crate::sim::hang_up::until_await;
 use crate::sim::history::{Action, History, Mark, Operation, Outcome, Shown, Workload, WriteId};
+use crate::sim::lockers::LockLog;
 use crate::sim::plan::{Step, Verb, key_name};
 use crate::types::{Consistency, Key, OpId, WallMicros};
 
@@ -42,7 +43,9 @@ pub struct Bench {
     pub strong: Arc<Table>,
     /// What happened.
     pub history: Mutex<History>,
-    /// Clients that are done.
+    /// What lockers were answered.
+    pub locks: Mutex<LockLog>,
+    /// Clients and lockers that are done.
     pub done: AtomicU32,
 }
 
@@ -56,6 +59,11 @@ impl Bench {
     /// The history.
     pub fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What lockers were answered.
+    pub fn locks(&self) -> MutexGuard<'_, LockLog> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self, workload: Workload) -> &Arc<Table> {
@@ -113,7 +121,7 @@ struct Held {
 }
 
 /// How one request ended.
-enum Answer<T> {
+pub(super) enum Answer<T> {
     Got(Result<T, OpError>),
     /// No byte was sent: the node was down.
     Refused,
@@ -123,13 +131,16 @@ enum Answer<T> {
 
 /// When a client hangs up, if before the answer.
 #[derive(Clone, Copy)]
-struct HangUp {
+pub(super) struct HangUp {
     after_us: Option<u32>,
     /// At this await of its request.
     awaits: u32,
 }
 
 impl HangUp {
+    /// The client waits as long as it has patience.
+    pub(super) const NEVER: Self = Self { after_us: None, awaits: u32::MAX };
+
     fn of(step: &Step) -> Self {
         Self { after_us: step.hang_up_us, awaits: step.hang_up_awaits.unwrap_or(u32::MAX) }
     }
@@ -432,7 +443,7 @@ impl Client {
     }
 
     /// Runs a request on node `n`, as long as the client waits.
-    async fn request<T, F>(
+    pub(super) async fn request<T, F>(
         &self,
         n: u32,
         hang_up: HangUp,

@@ -116,6 +116,9 @@ fn let_others_stand_in(swarm: &mut Swarm, rng: &mut Rng) {
     swarm.sloppy = true;
 }
 
+/// One seed in so many has clients that take turns by locks.
+const LOCKS: u64 = 5;
+
 /// The plan of `seed`.
 #[must_use]
 pub fn generate(seed: u64, size: Size) -> Plan {
@@ -174,6 +177,9 @@ pub fn generate(seed: u64, size: Size) -> Plan {
     }
     faults.extend(outage);
     faults.sort_by_key(|planned| planned.at_ms);
+    let mut lock_rng = Rng::stream(seed, 0, "plan/locks");
+    let has_locks = !swarm.hints_only && !swarm.sloppy && lock_rng.below(LOCKS) == 0;
+    let lockers = if has_locks { lock_rng.between(2, 4) as u32 } else { 0 };
     Plan {
         henge_plan: PLAN_FORMAT,
         seed,
@@ -192,6 +198,7 @@ pub fn generate(seed: u64, size: Size) -> Plan {
         hint_max_age_ms: hints.max_age.as_millis() as u64,
         faults,
         grace_s,
+        lockers,
         script,
     }
 }

@@ -22,6 +22,7 @@ pub mod handoff;
 pub mod hang_up;
 pub mod history;
 pub mod inject;
+pub mod lockers;
 pub mod net;
 pub mod oracle;
 pub mod plan;

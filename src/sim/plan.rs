@@ -335,6 +335,9 @@ pub struct Plan {
     /// For how long tombstones are kept at least, in seconds.
     #[serde(default = "ten_days")]
     pub grace_s: u64,
+    /// Clients that take turns by locks, beside the script (see [`crate::sim::lockers`]).
+    #[serde(default)]
+    pub lockers: u32,
     /// What the clients do, each in this order.
     pub script: Vec<Step>,
     /// What goes wrong, by time.

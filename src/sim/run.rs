@@ -17,6 +17,7 @@ use crate::sim::executor::{Executor, MachineId, Schedule, Stuck};
 use crate::sim::handoff::HintWatch;
 use crate::sim::history::{History, Outcome, Workload};
 use crate::sim::inject::{self, Effects};
+use crate::sim::lockers;
 use crate::sim::plan::{Picking, Plan, Step};
 use crate::sim::trace::{TraceEvent, TraceKind};
 
@@ -101,6 +102,9 @@ pub fn run_with(plan: Plan, keep_all: bool) -> Report {
     running.report(stuck)
 }
 
+/// Process numbers of lockers begin here: above those of clients and below the last reader's.
+const FIRST_LOCKER: u32 = 800;
+
 struct Running {
     executor: Executor,
     cluster: SimCluster,
@@ -157,6 +161,7 @@ impl Running {
             registers,
             strong,
             history: Mutex::new(history),
+            locks: Mutex::default(),
             done: AtomicU32::new(0),
         });
         self.bench = Some(bench.clone());
@@ -247,6 +252,12 @@ impl Running {
             let client = Client::new(bench.clone(), self.clients.1.clone(), number);
             self.clients.1.spawn("client", client.run(steps));
         }
+        let lockers = self.cluster.plan().lockers;
+        for number in 0..lockers {
+            let (bench, env) = (bench.clone(), self.clients.1.clone());
+            self.clients.1.spawn("locker", lockers::run(bench, env, FIRST_LOCKER + number));
+        }
+        let count = count + lockers;
         self.executor.run_while(LONGEST_RUN, |_| bench.done.load(Ordering::Relaxed) < count)?;
         if bench.done.load(Ordering::Relaxed) < count {
             let what = "clients still wait and nothing happens any more".to_owned();
@@ -327,8 +338,11 @@ impl Running {
 
     fn report(self, halt: Option<Halt>) -> Report {
         let Self { executor, cluster, bench, effects, .. } = self;
+        let locks = bench.as_ref().map(|bench| lockers::check(bench.locks().events()));
+        let locks = locks.unwrap_or_default();
         let history = bench.map_or_else(History::default, |bench| bench.history().clone());
         let mut violations = cluster.oracle().violations();
+        violations.extend(locks);
         if let Some(Halt::Stuck(stuck)) = halt {
             let (check, what) = (Check::Livelock, stuck.to_string());
             violations.push(Violation { check, key: String::new(), what, operations: vec![] });

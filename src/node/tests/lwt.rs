@@ -280,3 +280,81 @@ fn many_operations_on_one_key_share_rounds() {
     });
     assert!(prepares <= 4 && accepts <= 8, "{prepares} prepares, {accepts} accepts");
 }
+
+/// Aerospike 3.99: "did not succeed" though it had; requests that the network repeats make dirty
+/// reads.
+#[test]
+fn r07_lost_answers_are_never_called_failures_and_repeated_requests_change_nothing() {
+    for (seed, mode) in (100..).zip(MODES) {
+        let (mut town, table) = Town::with_table(seed, mode);
+        let op = op_id(&town, 1);
+        let all_lost = |_: NodeId, _: NodeId, request: &Request| is_accept(request);
+        town.script.add(Fate::LoseAnswer, u32::MAX, all_lost);
+        let lost = Write { op: Some(op), ..create() };
+        let error = town.put("a", &table, "k", "v", lost.clone()).unwrap_err();
+        assert_eq!(error.fate(), crate::coordinator::Fate::Unknown, "{mode}: {error:?}");
+        town.script.clear();
+        // Everything arrives twice from here on, the second time late.
+        let later = Fate::Repeat(SECOND);
+        let twice = town.script.add(later, u32::MAX, |_, _, request| step_of(request).is_some());
+        let again = town.put("b", &table, "k", "v", lost).unwrap();
+        assert!(again.created, "{mode}: its first and only outcome");
+        let next = town.put("c", &table, "k", "w", matching(&again)).unwrap();
+        assert!(town.put("a", &table, "k", "late", matching(&again)).is_err());
+        town.run(3 * SECOND);
+        assert!(town.script.hits(twice) > 0);
+        for name in ABC {
+            assert_eq!(serial(&mut town, name, &table).unwrap(), ["w"], "{mode} through {name}");
+        }
+        assert!(town.put("b", &table, "k", "x", matching(&next)).is_ok(), "one version of each");
+    }
+}
+
+/// Cassandra: an insert by a transaction and a plain delete have two clocks, and the delete of a
+/// node that is behind is ignored.
+#[test]
+fn r10_a_plain_delete_from_a_node_that_is_behind_deletes_what_a_transaction_wrote() {
+    for (seed, mode) in (110..).zip(MODES) {
+        for behind_ms in [500, 5_000] {
+            let (mut town, table) = Town::with_table(seed + behind_ms as u64, mode);
+            town.world.jump_wall(town.machine("b"), -behind_ms * 1_000);
+            town.put("a", &table, "k", "inserted", create()).unwrap();
+            town.delete("b", &table, "k", Write::default()).unwrap();
+            for name in ABC {
+                assert!(serial(&mut town, name, &table).unwrap().is_empty(), "{mode}: {name}");
+            }
+            // And the other way round: a transaction after a plain write from a node that is ahead.
+            town.world.jump_wall(town.machine("c"), behind_ms * 1_000);
+            town.put("c", &table, "k", "plain", Write::default()).unwrap();
+            let replace = Write::on(Condition::Exists);
+            town.put("b", &table, "k", "replaced", replace).unwrap();
+            for name in ABC {
+                assert_eq!(serial(&mut town, name, &table).unwrap(), ["replaced"], "{mode}");
+            }
+        }
+    }
+}
+
+/// NATS 2.12.1, Scylla 1222, etcd 14370: acknowledged before it was synced.
+#[test]
+fn r43_no_acknowledged_transaction_is_lost_with_the_power_of_all_machines() {
+    for (seed, mode) in (120..).zip(MODES) {
+        let (mut town, table) = Town::with_table(seed, mode);
+        let mut last = town.put("a", &table, "k", "0", create()).unwrap();
+        for round in 1..6 {
+            let body = round.to_string();
+            let name = ABC[round % 3];
+            last = town.put(name, &table, "k", &body, matching(&last)).unwrap();
+            // At the very moment of the acknowledgement.
+            for name in ABC {
+                town.lose_power(name);
+            }
+            for name in ABC {
+                town.start(name);
+            }
+            town.until(30, "all serve", |town| ABC.iter().all(|name| town.serves(name)));
+            let reader = ABC[(round + 1) % 3];
+            assert_eq!(serial(&mut town, reader, &table).unwrap(), [body], "{mode}");
+        }
+    }
+}

@@ -49,6 +49,8 @@ pub enum Check {
     W5DotReuse,
     /// One read shows a value together with another that had superseded it.
     W5Bound,
+    /// A lock was granted twice under one number, or a write was taken that a later holder had shut out.
+    W7,
     /// A client does not find its own acknowledged write.
     W9,
     /// Reads of a register went back in time.
@@ -107,7 +109,7 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 36] = [
         Self::W1,
         Self::I6,
         Self::I7,
@@ -118,6 +120,7 @@ impl Check {
         Self::W5Backwards,
         Self::W5DotReuse,
         Self::W5Bound,
+        Self::W7,
         Self::W9,
         Self::W10,
         Self::W11,
@@ -159,6 +162,7 @@ impl Check {
             Self::W5Backwards => "W5.4",
             Self::W5DotReuse => "W5.5",
             Self::W5Bound => "W5.6",
+            Self::W7 => "W7",
             Self::W9 => "W9",
             Self::W10 => "W10",
             Self::W11 => "W11",
