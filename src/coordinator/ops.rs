@@ -90,8 +90,8 @@ pub struct WriteOp {
     /// The fence of a lock that the writer holds: refused if the record knows a higher one, else
     /// remembered there. Judged by Paxos, whatever the conflict mode.
     pub fence: Option<u64>,
-    /// What the writer had read, if it said so. Not looked at where Paxos decides: the condition
-    /// says what may be replaced.
+    /// What the writer had read, if it said so. Not looked at where a condition says what may be
+    /// replaced, nor in a `strong` table. A fenced write without one replaces all that stands.
     pub context: Option<Context>,
     /// How many replicas must hold it before the answer.
     pub level: Consistency,

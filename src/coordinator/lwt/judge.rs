@@ -4,6 +4,7 @@
 //! Each operation sees what those before it did, in the same round; so a refusal may rest on a
 //! neighbour, and no answer leaves before what it rests on is decided.
 
+use crate::causality::Context;
 use crate::coordinator::lwt::lease::{self, LeaseOutcome};
 use crate::coordinator::{Condition, OpError, WriteAction};
 use crate::recipes;
@@ -20,11 +21,25 @@ pub(super) enum Ask {
     /// The same; and whatever was met, and if it was nothing, is decided once more.
     Settle,
     /// A change, if the condition holds, and no later fence than this one has been seen.
-    Write { action: WriteAction, condition: Condition, fence: Option<u64> },
+    Write {
+        action: WriteAction,
+        condition: Condition,
+        fence: Option<u64>,
+        /// What it supersedes; `None`: all that stands there.
+        seen: Option<Seen>,
+    },
     /// A change of a lock.
     Lease(recipes::Request),
     /// What became of an operation; if it has not run, it never will.
     Verdict(OpId),
+}
+
+/// What a writer has read, where values that it has not read must stay beside its own.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) context: Context,
+    /// The table's bound; 0: none.
+    pub(super) max_siblings: u32,
 }
 
 /// An operation as the judge sees it.
@@ -122,7 +137,7 @@ pub(super) fn judge(
         Ask::Read | Ask::Settle => Verdict::Shown(record.clone()),
         Ask::Verdict(op) => tell(record, *op, events),
         Ask::Lease(request) => lease::judge(record, case, request, events),
-        Ask::Write { action, condition, fence } => {
+        Ask::Write { action, condition, fence, seen } => {
             let (own, highest) = (fence.unwrap_or(u64::MAX), record.fence());
             match record.find_op(case.op, case.request) {
                 OpMemory::Applied(entry) => {
@@ -161,7 +176,8 @@ pub(super) fn judge(
                 }
                 return Verdict::Refused { current: record.clone(), replayed: false };
             }
-            apply(record, case, (action, *fence), events, room)
+            let limits = (*fence, seen.as_ref());
+            apply(record, case, action, limits, events, room)
         }
     }
 }
@@ -169,7 +185,8 @@ pub(super) fn judge(
 fn apply(
     record: &mut Record,
     case: &Case<'_>,
-    (action, fence): (&WriteAction, Option<u64>),
+    action: &WriteAction,
+    (fence, seen): (Option<u64>, Option<&Seen>),
     events: &mut Events,
     room: &mut usize,
 ) -> Verdict {
@@ -201,12 +218,22 @@ fn apply(
             record::Action::Delete
         }
     };
-    // All that is there is what its writer has put the condition on.
-    let mutation =
-        Mutation { op: case.op, request: case.request, context: record.context(), action };
+    // All that is there is what its writer has put the condition on, unless it says what it has read.
+    let context = seen.map_or_else(|| record.context(), |seen| seen.context.clone());
+    let before = seen.map(|_| record.clone());
+    let mutation = Mutation { op: case.op, request: case.request, context, action };
     let at = Mint { dot: events.dot(), stamp: events.stamp_above(record), now: case.now };
     match record.mint(mutation, at) {
         Ok(minted) => {
+            if let (Some(seen), Some(before)) = (seen, before) {
+                let count = before.view(case.now).versions.len();
+                let max = seen.max_siblings;
+                if max > 0 && minted.siblings > count && minted.siblings > max as usize {
+                    *record = before;
+                    let siblings = u32::try_from(count).unwrap_or(u32::MAX);
+                    return Verdict::Failed(OpError::TooManySiblings { siblings, max });
+                }
+            }
             record.raise_fence(fence.unwrap_or(0));
             Verdict::Applied {
                 dot: Some(minted.dot),
@@ -287,7 +314,7 @@ mod tests {
     }
 
     fn write(action: WriteAction, condition: Condition) -> Ask {
-        Ask::Write { action, condition, fence: None }
+        Ask::Write { action, condition, fence: None, seen: None }
     }
 
     fn run(record: &mut Record, time: u64, op: u64, ask: &Ask) -> Verdict {

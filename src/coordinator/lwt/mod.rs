@@ -42,20 +42,22 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{Notify, oneshot};
 
+use crate::causality::Context;
 use crate::coordinator::plan::Plan;
 use crate::coordinator::{Condition, Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, WriteOp};
 use crate::coordinator::{WriteOutcome, write};
 use crate::env::Env;
-use crate::meta::Table;
+use crate::meta::{ConflictMode, Table};
 use crate::net::paxos::{PaxosAnswer, PaxosRequest, PaxosStep};
 use crate::net::{Request, Response};
 use crate::plants::{Plant, planted};
+use crate::record::Record;
 use crate::types::{
-    ActorId, Ballot, Consistency, Hlc, Key, Mono, NodeId, OpId, TableId, WallMicros,
+    ActorId, Ballot, Consistency, Dot, Hlc, Key, Mono, NodeId, OpId, TableId, WallMicros,
 };
 
 pub use judge::Told;
-use judge::{Ask, Verdict};
+use judge::{Ask, Seen, Verdict};
 pub use lease::LeaseOutcome;
 pub(super) use lease::lease;
 
@@ -306,7 +308,8 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
         let table_ttl = settings.ttl_s;
         *ttl = ttl.or((table_ttl > 0).then(|| Duration::from_secs(table_ttl)));
     }
-    let ask = Ask::Write { action, condition, fence: op.fence };
+    let seen = seen(op);
+    let ask = Ask::Write { action, condition, fence: op.fence, seen: seen.clone() };
     match inner.decide(&errand, ask, (op.op, request)).await? {
         Verdict::Applied { dot, created, replayed, after } => {
             let siblings = after.view(inner.env.wall()).versions.len();
@@ -314,7 +317,7 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
                 dot,
                 created,
                 siblings: u32::try_from(siblings).unwrap_or(u32::MAX),
-                context: after.context(),
+                context: seen_after(seen, dot, &after),
                 replayed,
                 receipt: op.receipt.then(|| receipt("write")),
             })
@@ -330,6 +333,26 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
         }
         other => Err(strange(&other)),
     }
+}
+
+/// What a fenced write is to replace, if it says what it has read: nothing else then, as with any
+/// plain write. In a `strong` table there is never anything else; and a condition says itself what
+/// it is about.
+fn seen(op: &WriteOp) -> Option<Seen> {
+    let settings = &op.table.settings;
+    let says = settings.conflict != ConflictMode::Strong && op.condition == Condition::None;
+    let context = op.context.clone().filter(|_| says)?;
+    Some(Seen { context, max_siblings: settings.max_siblings })
+}
+
+/// What a writer has seen after its write: never a value that it has not read.
+fn seen_after(seen: Option<Seen>, dot: Option<Dot>, after: &Record) -> Context {
+    let Some(Seen { mut context, .. }) = seen else { return after.context() };
+    if let Some(dot) = dot {
+        context.insert(dot);
+    }
+    context.meet(after.max_stamp());
+    context
 }
 
 /// What became of an operation that went through Paxos. If it has not run, it never will.

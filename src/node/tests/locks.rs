@@ -96,6 +96,28 @@ fn a_fence_and_a_condition_must_both_hold() {
     assert_eq!(refused, OpError::FenceTooOld { fence: 3, highest: 4, replayed: false });
 }
 
+#[test]
+fn a_fenced_write_that_says_what_it_has_read_replaces_nothing_else() {
+    let (mut town, _) = Town::with_table(8, ConflictMode::Lww);
+    let table = town.create("s", |settings| settings.max_siblings = 2);
+    town.put("a", &table, "k", "read", Write::default()).unwrap();
+    let seen = town.read("a", &table, "k", Consistency::Quorum).unwrap().record.context();
+    town.put("b", &table, "k", "unread", Write::default()).unwrap();
+    let how = Write { context: Some(seen.clone()), ..fenced(1) };
+    let outcome = town.put("c", &table, "k", "mine", how.clone()).unwrap();
+    let mut values = town.values("a", &table, "k");
+    values.sort();
+    assert_eq!(values, ["mine", "unread"]);
+    let unread = town.record("a", &table, "k").unwrap();
+    let unread = unread.versions().find(|version| version.value.body == "unread").unwrap().dot;
+    assert!(!outcome.context.covers(unread), "it has not read it");
+    let too_many = town.put("c", &table, "k", "again", how).unwrap_err();
+    assert!(matches!(too_many, OpError::TooManySiblings { .. }), "{too_many:?}");
+    // Who holds the lock and says nothing of what it has read replaces what stands.
+    town.put("a", &table, "k", "all mine", fenced(2)).unwrap();
+    assert_eq!(town.values("b", &table, "k"), ["all mine"]);
+}
+
 /// A deletion of nothing is remembered if it brings a fence: the older holder may still be about
 /// to write.
 #[test]
