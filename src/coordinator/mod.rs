@@ -43,9 +43,9 @@ use heal::Healing;
 use latency::Latencies;
 pub use lwt::{LeaseOutcome, LwtCounters, Told};
 pub use ops::{
-    Condition, Fate, LeaseOp, ListOp, ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt,
-    ReplicaReceipt, RowsOp, ScanOp, ScanPage, StoodIn, Whereabouts, WriteAction, WriteOp,
-    WriteOutcome,
+    Condition, ConditionalOp, ConditionalOutcome, Fate, LeaseOp, ListOp, ListPage, ListedKey,
+    OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt, RowsJudge, RowsOp, ScanOp, ScanPage,
+    StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 
 /// Counts of what a coordinator has done; for `/metrics`.
@@ -279,6 +279,23 @@ impl Coordinator {
             rows::write(&inner, &op).await
         };
         let driven = self.inner.env.run("write-rows", drive);
+        driven.await.unwrap_or(Err(OpError::Stopped))
+    }
+
+    /// Changes rows of one partition if they are as they must be. Goes on if the returned future is
+    /// dropped.
+    ///
+    /// # Errors
+    /// See [`OpError`]; [`OpError::fate`] tells what became of the write.
+    pub async fn write_rows_if(&self, op: ConditionalOp) -> Result<ConditionalOutcome, OpError> {
+        let under_way = self.admit()?;
+        self.inner.counters.writes.fetch_add(1, Ordering::Relaxed);
+        let (inner, owed) = (self.inner.clone(), self.inner.hints.owe());
+        let drive = async move {
+            let _guards = (under_way, owed);
+            lwt::write_rows(&inner, &op).await
+        };
+        let driven = self.inner.env.run("write-rows-if", drive);
         driven.await.unwrap_or(Err(OpError::Stopped))
     }
 

@@ -1,5 +1,6 @@
 //! What a door asks of a coordinator, and what it gets.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde::Serialize;
 use crate::causality::Context;
 use crate::meta::{ConflictMode, Table, TableName};
 use crate::recipes;
-use crate::record::Record;
+use crate::record::{Record, Row};
 use crate::types::{Consistency, Dot, Epoch, Key, NodeId, OpId, PartitionId, Token, WallMicros};
 
 /// Read one key.
@@ -227,6 +228,51 @@ pub struct RowsOp {
     pub timeout: Duration,
 }
 
+/// What a conditional write of rows does to the rows as they are. It may be asked more than once,
+/// and must then say the same of the same rows.
+pub trait RowsJudge: Send + Sync + std::fmt::Debug {
+    /// The rows to merge in, all with `stamp`, which is above all that is there. `None`: its
+    /// conditions do not hold. `rows` are those that the operation names, by key, blank ones too,
+    /// and perhaps others; `now` decides what has expired.
+    ///
+    /// # Errors
+    /// A sentence for the client: it cannot be run at all.
+    fn judge(
+        &self,
+        rows: &BTreeMap<Key, Row>,
+        stamp: i64,
+        now: WallMicros,
+    ) -> Result<Option<Vec<(Key, Row)>>, String>;
+}
+
+/// Change rows of one partition, if they are as they must be: by Paxos.
+#[derive(Clone, Debug)]
+pub struct ConditionalOp {
+    /// The table, which holds rows.
+    pub table: Arc<Table>,
+    /// The key of the partition's head.
+    pub head: Key,
+    /// The other rows that are looked at or changed; all of that partition.
+    pub rows: Vec<Key>,
+    /// What is to become of them.
+    pub judge: Arc<dyn RowsJudge>,
+    /// `Serial` or `LocalSerial`.
+    pub level: Consistency,
+    /// Time until the operation gives up.
+    pub timeout: Duration,
+}
+
+/// What a conditional write of rows did.
+#[derive(Clone, Debug)]
+pub struct ConditionalOutcome {
+    /// Its conditions held, and it took effect.
+    pub applied: bool,
+    /// The rows that it was judged on; none, if its answer had been lost between nodes.
+    pub rows: BTreeMap<Key, Row>,
+    /// The instant that decided what of them had expired.
+    pub now: WallMicros,
+}
+
 /// Where a key lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Whereabouts {
@@ -426,6 +472,9 @@ pub enum OpError {
         /// The operation had been refused before.
         replayed: bool,
     },
+    /// The operation makes no sense for what stands there.
+    #[error("{0}")]
+    Invalid(String),
     /// The operation id was used before with another request.
     #[error("this operation id was used before with another request")]
     OperationReused,
@@ -461,6 +510,7 @@ impl OpError {
             Self::Unavailable { .. }
             | Self::ConditionFailed { .. }
             | Self::FenceTooOld { .. }
+            | Self::Invalid(_)
             | Self::BadLevel(_)
             | Self::Reserved(_)
             | Self::NotSupported(_)

@@ -9,6 +9,7 @@
 //! allocates by what the text claims, only by what it holds.
 
 pub mod ast;
+pub mod conditions;
 pub mod functions;
 mod lexer;
 pub mod modify;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::cql::ast::{Conditions, Delete, Insert, Statement, Target, Term, Update, Using};
+use crate::cql::ast::{Delete, Insert, Statement, Target, Term, Update, Using};
+use crate::cql::conditions::If;
 use crate::cql::relations::{MarkerType, Where, component, markers, partition_bytes};
 use crate::cql::rows::{Reader, field_path};
 use crate::cql::schema::{Column, Role, Schema};
@@ -52,6 +53,7 @@ pub struct Modify {
     /// By place.
     changes: Vec<(usize, Change)>,
     using: Using,
+    condition: If,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -91,15 +93,8 @@ impl Modify {
         Ok(modify)
     }
 
-    fn no_conditions(conditions: &Conditions) -> Result<(), String> {
-        match conditions {
-            Conditions::None => Ok(()),
-            _ => Err("Conditional writes (IF) are not supported yet over CQL".to_owned()),
-        }
-    }
-
     fn insert(schema: &Schema, table: &str, insert: &Insert) -> Result<Self, String> {
-        Self::no_conditions(&insert.conditions)?;
+        let condition = If::resolve(schema, table, &insert.conditions)?;
         let mut changes: Vec<(usize, Change)> = Vec::new();
         for (name, term) in insert.columns.iter().zip(&insert.values) {
             let place = place(schema, table, name)?;
@@ -109,11 +104,11 @@ impl Modify {
             changes.push((place, Change::Set(term.clone())));
         }
         let wheres = Where::resolve(schema, table, &[])?;
-        Ok(Self { kind: Kind::Insert, wheres, changes, using: insert.using.clone() })
+        Ok(Self { kind: Kind::Insert, wheres, changes, using: insert.using.clone(), condition })
     }
 
     fn update(schema: &Schema, table: &str, update: &Update) -> Result<Self, String> {
-        Self::no_conditions(&update.conditions)?;
+        let condition = If::resolve(schema, table, &update.conditions)?;
         let mut changes = Vec::new();
         for (target, term) in &update.assignments {
             let (place, change) = assignment(schema, table, target, term)?;
@@ -124,11 +119,11 @@ impl Modify {
             changes.push((place, change));
         }
         let wheres = Where::resolve(schema, table, &update.relations)?;
-        Ok(Self { kind: Kind::Update, wheres, changes, using: update.using.clone() })
+        Ok(Self { kind: Kind::Update, wheres, changes, using: update.using.clone(), condition })
     }
 
     fn delete(schema: &Schema, table: &str, delete: &Delete) -> Result<Self, String> {
-        Self::no_conditions(&delete.conditions)?;
+        let condition = If::resolve(schema, table, &delete.conditions)?;
         let mut changes = Vec::new();
         for target in &delete.targets {
             let (place, change) = assignment(schema, table, target, &Term::Null)?;
@@ -144,7 +139,13 @@ impl Modify {
             return Err("a DELETE has no TTL".to_owned());
         }
         let wheres = Where::resolve(schema, table, &delete.relations)?;
-        Ok(Self { kind: Kind::Delete, wheres, changes, using: delete.using.clone() })
+        Ok(Self { kind: Kind::Delete, wheres, changes, using: delete.using.clone(), condition })
+    }
+
+    /// True when it changes a static column.
+    #[must_use]
+    pub fn writes_static(&self, schema: &Schema) -> bool {
+        self.changes.iter().any(|(at, _)| schema.columns()[*at].role == Role::Static)
     }
 
     fn only_static(&self, schema: &Schema) -> bool {
@@ -165,6 +166,14 @@ impl Modify {
     }
 
     fn check(&self, schema: &Schema) -> Result<(), String> {
+        if self.condition.is_some() {
+            if self.using.timestamp.is_some() {
+                return Err("Cannot provide custom timestamp for conditional updates".to_owned());
+            }
+            if self.kind != Kind::Insert && self.condition.is_not_exists() {
+                return Err("IF NOT EXISTS belongs to an INSERT".to_owned());
+            }
+        }
         if self.kind == Kind::Insert {
             for (place, column) in schema.columns().iter().enumerate() {
                 let given = self.changes.iter().any(|(at, _)| *at == place);
@@ -239,8 +248,15 @@ impl Modify {
                 },
             }
         }
+        self.condition.bind_types(schema, &mut out);
         out.extend(using_types(&self.using));
         out
+    }
+
+    /// What must hold for it.
+    #[must_use]
+    pub fn condition(&self) -> &If {
+        &self.condition
     }
 
     /// True when the rows that it changes must be read first: it names places of a list.
@@ -258,14 +274,21 @@ impl Modify {
     /// A sentence for the client.
     pub fn keys(&self, schema: &Schema, binds: Binds<'_>) -> Result<Vec<RowKey>, String> {
         let partitions = self.partitions(schema, binds)?;
-        let (prefixes, _) = self.clusterings(schema, binds)?;
+        let (prefixes, whole) = self.clusterings(schema, binds)?;
+        if !whole {
+            return Ok(Vec::new());
+        }
         let pairs = partitions
             .iter()
             .flat_map(|p| prefixes.iter().map(move |(c, _)| (p.clone(), c.clone())));
         Ok(pairs.collect())
     }
 
-    fn partitions(&self, schema: &Schema, binds: Binds<'_>) -> Result<Vec<Vec<u8>>, String> {
+    /// The keys of the partitions that it writes.
+    ///
+    /// # Errors
+    /// A sentence for the client.
+    pub fn partitions(&self, schema: &Schema, binds: Binds<'_>) -> Result<Vec<Vec<u8>>, String> {
         if self.kind != Kind::Insert {
             let tests = self.wheres.bind(schema, binds)?;
             return Ok(tests.partitions(schema)?.unwrap_or_default());

@@ -427,7 +427,8 @@ pub(crate) fn markers(
     }
 }
 
-fn in_markers(values: &InValues, name: &str, kind: &CqlType, out: &mut Vec<MarkerType>) {
+/// Finds the bind markers of the values of an IN.
+pub(crate) fn in_markers(values: &InValues, name: &str, kind: &CqlType, out: &mut Vec<MarkerType>) {
     let name = format!("in({name})");
     match values {
         InValues::Bind(at) => out.push((*at, name, list_of(kind.clone()), None)),
@@ -473,7 +474,8 @@ fn known(term: &Term, kind: &CqlType, name: &str, binds: Binds<'_>) -> Result<Ve
     }
 }
 
-fn in_values(
+/// The values of an IN; null is refused.
+pub(crate) fn in_values(
     values: &InValues,
     kind: &CqlType,
     name: &str,

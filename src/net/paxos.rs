@@ -1,13 +1,38 @@
 //! What a proposer of a lightweight transaction says to the voters of one key
 //! ([`crate::paxos`], [`crate::replica`]). States travel as records' stored bytes.
+//!
+//! In a table of rows a register stands for a whole partition, under the key of its head. What is
+//! proposed there is a *set of rows* ([`put_rows`]): the head, which remembers the operations, and
+//! all rows that the decision rests on.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::binary::{self, SealError};
 use crate::types::{Ballot, Generation, Key, PartitionId, TableId};
 
 /// The most keys in one [`PaxosAnswer::Open`].
 pub const MAX_OPEN_KEYS: usize = 1_024;
+
+/// The most rows of a partition that one round may look at.
+pub const MAX_ROUND_ROWS: usize = 4_096;
+
+/// Format byte of a set of rows. Predecessors: none.
+const ROWS_FORMAT: u8 = 1;
+
+/// The stored bytes of a set of rows: keys and records' stored bytes, the head first.
+#[must_use]
+pub fn put_rows(rows: &[(Key, Bytes)]) -> Bytes {
+    binary::seal(ROWS_FORMAT, &rows).into()
+}
+
+/// Reads what [`put_rows`] wrote.
+///
+/// # Errors
+/// [`SealError`].
+pub fn read_rows(bytes: &Bytes) -> Result<Vec<(Key, Bytes)>, SealError> {
+    binary::unseal("a set of rows", ROWS_FORMAT, bytes)
+}
 
 /// A step of one key's Paxos. Answered only at the sender's own epoch (law L5): two rounds of
 /// different epochs may count different voters.
@@ -30,12 +55,14 @@ pub enum PaxosStep {
     Prepare {
         /// The ballot.
         ballot: Ballot,
+        /// Rows of the key's partition that are to be shown too, [`MAX_ROUND_ROWS`] at most.
+        rows: Vec<Key>,
     },
     /// Vote for this record.
     Accept {
         /// The ballot.
         ballot: Ballot,
-        /// The record.
+        /// The record, or the set of rows.
         record: Bytes,
         /// Promise this one too, if the vote is cast.
         next: Option<Ballot>,
@@ -44,7 +71,7 @@ pub enum PaxosStep {
     Commit {
         /// The ballot at which it was chosen.
         ballot: Ballot,
-        /// The record.
+        /// The record, or the set of rows.
         record: Bytes,
         /// The least purge generation of the records that it was made from.
         generation: Generation,
@@ -78,6 +105,8 @@ pub enum PaxosAnswer {
         committed: Ballot,
         /// What readers see of the key; at least as new as `committed`.
         record: Option<Bytes>,
+        /// Of the rows that were asked for, in that order.
+        rows: Vec<Option<Bytes>>,
         /// The purge generation that it was read at.
         generation: Generation,
     },

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 
-use crate::coordinator::{OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage};
+use crate::coordinator::{
+    ConditionalOp, ConditionalOutcome, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage,
+};
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Command, Verdict};
 use crate::node::{Node, NodeBackend};
@@ -89,6 +91,10 @@ impl Store for NodeStore {
 
     fn write(&self, op: RowsOp) -> BoxFuture<'_, Result<(), OpError>> {
         Box::pin(self.node.coordinator().write_rows(op))
+    }
+
+    fn write_if(&self, op: ConditionalOp) -> BoxFuture<'_, Result<ConditionalOutcome, OpError>> {
+        Box::pin(self.node.coordinator().write_rows_if(op))
     }
 
     fn append(&self, command: Command) -> BoxFuture<'_, Result<Verdict, OpError>> {

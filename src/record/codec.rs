@@ -23,7 +23,7 @@
 //! version:  dot, op, flags (1 content type, 2 expiry), written_at, [expires_at], [content type],
 //!           meta, body
 //! op:       op, dot, request [8], flags (1 created, 2 delete, 4 refused, 8 barred)
-//! row:      see [`crate::record::rows`]
+//! row:      see [`crate::record::rows`], and if it remembers operations: actors, ops
 //! ```
 //!
 //! Numbers are for ever: a new kind takes a new kind byte, a new form a new format byte, and
@@ -142,7 +142,10 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => put_siblings(&mut out, siblings),
             Body::Lww(lww) => put_lww(&mut out, lww),
-            Body::Row(row) => put_row(&mut out, row),
+            Body::Row(row, ops) => {
+                put_row(&mut out, row);
+                put_row_ops(&mut out, ops, self.fence > 0);
+            }
         }
         if self.fence > 0 {
             put_varint(&mut out, self.fence);
@@ -171,7 +174,10 @@ impl Record {
         let body = match RecordKind::from_byte(header[1])? {
             RecordKind::Siblings => Body::Siblings(read_siblings(&mut reader, bytes)?),
             RecordKind::Lww => Body::Lww(read_lww(&mut reader, bytes)?),
-            RecordKind::Row => Body::Row(read_row(&mut reader, bytes)?),
+            RecordKind::Row => {
+                let row = read_row(&mut reader, bytes)?;
+                Body::Row(row, read_row_ops(&mut reader, header[0] == FENCED)?)
+            }
         };
         let fence = if header[0] == FENCED { reader.varint()? } else { 0 };
         reader.end()?;
@@ -188,7 +194,7 @@ impl Record {
             Body::Siblings(s) => (s.values.iter().map(|v| &v.value).collect(), &s.ops),
             Body::Lww(Lww { cell: Some(LwwCell::Live(v)), ops }) => (vec![&v.value], ops),
             Body::Lww(Lww { ops, .. }) => (Vec::new(), ops),
-            Body::Row(_) => (Vec::new(), OpLog::EMPTY),
+            Body::Row(_, ops) => (Vec::new(), ops),
         };
         let values: usize = values.iter().map(|v| v.body.len() + 96).sum();
         128 + values + ops.entries().len() * 32
@@ -258,10 +264,7 @@ fn lww_actors(lww: &Lww) -> Vec<ActorId> {
 
 fn put_lww(out: &mut Vec<u8>, lww: &Lww) {
     let actors = lww_actors(lww);
-    put_len(out, actors.len());
-    for actor in &actors {
-        out.extend_from_slice(&actor.0.to_be_bytes());
-    }
+    put_actors(out, &actors);
     match &lww.cell {
         None => out.push(0),
         Some(LwwCell::Live(version)) => {
@@ -279,11 +282,7 @@ fn put_lww(out: &mut Vec<u8>, lww: &Lww) {
 }
 
 fn read_lww(reader: &mut Reader<'_>, bytes: &Bytes) -> Result<Lww, RecordError> {
-    let count = reader.count(8)?;
-    let mut actors = Vec::with_capacity(count);
-    for _ in 0..count {
-        actors.push(ActorId(u64::from_be_bytes(reader.array()?)));
-    }
+    let actors = read_actors(reader)?;
     let cell = match reader.byte()? {
         0 => None,
         1 => Some(LwwCell::Live(read_version(reader, bytes, &actors)?)),
@@ -299,6 +298,51 @@ fn read_lww(reader: &mut Reader<'_>, bytes: &Bytes) -> Result<Lww, RecordError> 
         return Err(RecordError::Malformed("actors are not exactly those of the dots, in order"));
     }
     Ok(lww)
+}
+
+fn op_actors(ops: &OpLog) -> Vec<ActorId> {
+    let mut actors: Vec<_> = ops.entries().iter().map(|entry| entry.dot.actor).collect();
+    actors.sort_unstable();
+    actors.dedup();
+    actors
+}
+
+/// Few rows remember operations: those that do not have no byte for them, unless something follows.
+fn put_row_ops(out: &mut Vec<u8>, ops: &OpLog, fenced: bool) {
+    if ops.is_empty() && !fenced {
+        return;
+    }
+    let actors = op_actors(ops);
+    put_actors(out, &actors);
+    put_ops(out, &actors, ops);
+}
+
+fn read_row_ops(reader: &mut Reader<'_>, fenced: bool) -> Result<OpLog, RecordError> {
+    if reader.remaining() == 0 && !fenced {
+        return Ok(OpLog::default());
+    }
+    let actors = read_actors(reader)?;
+    let ops = read_ops(reader, &actors)?;
+    if (ops.is_empty() && !fenced) || op_actors(&ops) != actors {
+        return Err(RecordError::Malformed("actors are not exactly those of the operations"));
+    }
+    Ok(ops)
+}
+
+fn put_actors(out: &mut Vec<u8>, actors: &[ActorId]) {
+    put_len(out, actors.len());
+    for actor in actors {
+        out.extend_from_slice(&actor.0.to_be_bytes());
+    }
+}
+
+fn read_actors(reader: &mut Reader<'_>) -> Result<Vec<ActorId>, RecordError> {
+    let count = reader.count(8)?;
+    let mut actors = Vec::with_capacity(count);
+    for _ in 0..count {
+        actors.push(ActorId(u64::from_be_bytes(reader.array()?)));
+    }
+    Ok(actors)
 }
 
 fn put_version(out: &mut Vec<u8>, actors: &[ActorId], version: &Version) {

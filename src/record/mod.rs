@@ -79,6 +79,7 @@ use crate::types::{ActorId, Dot, Hlc, OpId, WallMicros};
 
 pub use codec::{RecordError, address, stored_digest, verify};
 use lww::Lww;
+use ops::OpLog;
 pub use ops::{OP_LOG_LEN, OpEntry, OpMemory, OpVerdict};
 pub use rows::{Cell, Column, Content, Expiry, Liveness, RangeDeletion, Row};
 use siblings::Siblings;
@@ -125,7 +126,8 @@ pub struct Record {
 enum Body {
     Siblings(Siblings),
     Lww(Lww),
-    Row(Row),
+    /// A row, and the conditional writes that a partition's head remembers.
+    Row(Row, OpLog),
 }
 
 /// What a merge did.
@@ -161,7 +163,7 @@ impl Record {
         let body = match kind {
             RecordKind::Siblings => Body::Siblings(Siblings::default()),
             RecordKind::Lww => Body::Lww(Lww::default()),
-            RecordKind::Row => Body::Row(Row::default()),
+            RecordKind::Row => Body::Row(Row::default(), OpLog::default()),
         };
         Self { body, fence: 0 }
     }
@@ -181,14 +183,21 @@ impl Record {
     /// The record that a row is.
     #[must_use]
     pub fn of_row(row: Row) -> Self {
-        Self { body: Body::Row(row), fence: 0 }
+        Self { body: Body::Row(row, OpLog::default()), fence: 0 }
+    }
+
+    /// Joins `row` into the row that this record is; nothing if it is none.
+    pub fn merge_row(&mut self, row: &Row) {
+        if let Body::Row(own, _) = &mut self.body {
+            own.join(row);
+        }
     }
 
     /// The row that this record is, if it is one.
     #[must_use]
     pub fn row(&self) -> Option<&Row> {
         match &self.body {
-            Body::Row(row) => Some(row),
+            Body::Row(row, _) => Some(row),
             Body::Siblings(_) | Body::Lww(_) => None,
         }
     }
@@ -199,7 +208,7 @@ impl Record {
         match self.body {
             Body::Siblings(_) => RecordKind::Siblings,
             Body::Lww(_) => RecordKind::Lww,
-            Body::Row(_) => RecordKind::Row,
+            Body::Row(..) => RecordKind::Row,
         }
     }
 
@@ -209,7 +218,7 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => siblings.seen.is_empty(),
             Body::Lww(lww) => lww.cell.is_none() && lww.ops.is_empty(),
-            Body::Row(row) => row.is_blank(),
+            Body::Row(row, ops) => row.is_blank() && ops.is_empty(),
         }
     }
 
@@ -226,7 +235,7 @@ impl Record {
         match &mut self.body {
             Body::Siblings(siblings) => siblings.mint(m, at),
             Body::Lww(lww) => lww.mint(m, at),
-            Body::Row(_) => Err(MintError::NotMinted),
+            Body::Row(..) => Err(MintError::NotMinted),
         }
     }
 
@@ -234,7 +243,7 @@ impl Record {
     /// an event of its own, so that no two records differ under the same events.
     ///
     /// # Errors
-    /// [`MintError::DotReused`]; [`MintError::NotMinted`] in a row, which remembers none.
+    /// [`MintError::DotReused`].
     pub fn note(&mut self, entry: OpEntry) -> Result<(), MintError> {
         let known = self.max_counter(entry.dot.actor);
         if entry.dot.counter <= known {
@@ -248,7 +257,9 @@ impl Record {
             Body::Lww(lww) => {
                 lww.ops.add(entry);
             }
-            Body::Row(_) => return Err(MintError::NotMinted),
+            Body::Row(_, ops) => {
+                ops.add(entry);
+            }
         }
         Ok(())
     }
@@ -261,8 +272,15 @@ impl Record {
         let mut merged = match (&mut self.body, &other.body) {
             (Body::Siblings(this), Body::Siblings(other)) => this.merge(other),
             (Body::Lww(this), Body::Lww(other)) => this.merge(other),
-            (Body::Row(this), Body::Row(other)) => this.merge(other),
-            (Body::Siblings(_) | Body::Lww(_) | Body::Row(_), _) => {
+            (Body::Row(this, ops), Body::Row(other, other_ops)) => {
+                let equal = ops == other_ops;
+                let remembers = ops.join(other_ops);
+                let rows = this.merge(other);
+                let changed = rows.changed || remembers;
+                let (incoming_dominated, equal) = (!changed, rows.equal && equal);
+                Merged { changed, incoming_dominated, equal, ..rows }
+            }
+            (Body::Siblings(_) | Body::Lww(_) | Body::Row(..), _) => {
                 return Err(KindMismatch { this: self.kind(), other: other.kind() });
             }
         };
@@ -281,7 +299,7 @@ impl Record {
             Body::Siblings(siblings) => siblings.shown(now),
             Body::Lww(lww) => lww.shown(now).into_iter().collect(),
             // Rows have no versions: their own door reads them ([`Record::row`]).
-            Body::Row(_) => Vec::new(),
+            Body::Row(..) => Vec::new(),
         };
         let tombstone = versions.is_empty() && !self.is_blank();
         View { versions, context: self.context(), tombstone }
@@ -295,7 +313,7 @@ impl Record {
                 (&[][..], Some(version))
             }
             // Rows have no versions: their own door reads them ([`Record::row`]).
-            Body::Lww(_) | Body::Row(_) => (&[][..], None),
+            Body::Lww(_) | Body::Row(..) => (&[][..], None),
         };
         many.iter().chain(one)
     }
@@ -311,7 +329,7 @@ impl Record {
                 context.meet(cell.stamp());
                 context
             }),
-            Body::Row(_) => Context::default(),
+            Body::Row(..) => Context::default(),
         }
     }
 
@@ -327,11 +345,11 @@ impl Record {
         self.ops().entries()
     }
 
-    fn ops(&self) -> &ops::OpLog {
+    fn ops(&self) -> &OpLog {
         match &self.body {
             Body::Siblings(siblings) => &siblings.ops,
             Body::Lww(lww) => &lww.ops,
-            Body::Row(_) => ops::OpLog::EMPTY,
+            Body::Row(_, ops) => ops,
         }
     }
 
@@ -341,7 +359,7 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => siblings.values.len(),
             Body::Lww(lww) => usize::from(matches!(lww.cell, Some(lww::LwwCell::Live(_)))),
-            Body::Row(row) => row.value_count(),
+            Body::Row(row, _) => row.value_count(),
         }
     }
 
@@ -356,7 +374,7 @@ impl Record {
             Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => {
                 Some(of_value(version))
             }
-            Body::Lww(_) | Body::Row(_) => None,
+            Body::Lww(_) | Body::Row(..) => None,
         };
         let written = self.op_entries().iter().map(|entry| entry.op.unix_millis());
         let written = WallMicros(written.max().unwrap_or(0).saturating_mul(1_000));
@@ -376,7 +394,7 @@ impl Record {
         let values: Vec<&mut Version> = match &mut self.body {
             Body::Siblings(siblings) => siblings.values.iter_mut().collect(),
             Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => vec![version],
-            Body::Lww(_) | Body::Row(_) => Vec::new(),
+            Body::Lww(_) | Body::Row(..) => Vec::new(),
         };
         for version in values {
             if let Some(at) = &mut version.value.expires_at {
@@ -397,7 +415,7 @@ impl Record {
             }
             Body::Lww(_) => false,
             // Rows are not purged yet: what one deletes may lie in other records.
-            Body::Row(_) => true,
+            Body::Row(..) => true,
         }
     }
 
@@ -408,7 +426,7 @@ impl Record {
             Body::Siblings(s) => s.values.iter().map(|version| version.value.written_at).max(),
             Body::Lww(lww) => lww.cell.as_ref().map(lww::LwwCell::stamp),
             // Cells' stamps may be the clients' own: no clock follows them.
-            Body::Row(_) => None,
+            Body::Row(..) => None,
         };
         stamp.unwrap_or_default()
     }
@@ -424,7 +442,7 @@ impl Record {
             Body::Lww(lww) => {
                 lww.cell.as_ref().filter(|cell| cell.op() == op).map(lww::LwwCell::stamp)
             }
-            Body::Row(_) => None,
+            Body::Row(..) => None,
         }
     }
 
@@ -435,7 +453,10 @@ impl Record {
         match &self.body {
             Body::Siblings(siblings) => siblings.seen.max_counter(actor),
             Body::Lww(lww) => lww.max_counter(actor),
-            Body::Row(_) => 0,
+            Body::Row(_, ops) => {
+                let own = ops.entries().iter().filter(|entry| entry.dot.actor == actor);
+                own.map(|entry| entry.dot.counter).max().unwrap_or(0)
+            }
         }
     }
 }

@@ -63,9 +63,6 @@ pub(crate) struct OpLog {
 }
 
 impl OpLog {
-    /// The log of a record that remembers none.
-    pub(crate) const EMPTY: &'static Self = &Self { entries: Vec::new() };
-
     /// Takes entries that must be strictly ascending by (op, dot), and few enough.
     pub(crate) fn from_sorted(entries: Vec<OpEntry>) -> Option<Self> {
         let sorted = entries.is_sorted_by(|a, b| (a.op, a.dot) < (b.op, b.dot));

@@ -331,6 +331,21 @@ impl Row {
         Merged { changed, incoming_dominated: !changed, ..Merged::default() }
     }
 
+    /// The greatest stamp inside, in microseconds; `None` of a blank row. A write that is to win
+    /// over all that is here needs a greater one.
+    #[must_use]
+    pub fn max_stamp(&self) -> Option<i64> {
+        let column = |column: &Column| match column {
+            Column::Cell(cell) => Some(cell.stamp),
+            Column::Elements { deleted, cells } => {
+                cells.values().map(|cell| cell.stamp).max().max(*deleted)
+            }
+        };
+        let columns = self.columns.values().filter_map(column).max();
+        let ranges = self.ranges.iter().map(|range| range.stamp).max();
+        columns.max(ranges).max(self.deleted).max(self.liveness.map(|liveness| liveness.stamp))
+    }
+
     /// Values stored, expired ones included.
     pub(crate) fn value_count(&self) -> usize {
         let is_value = |cell: &&Cell| matches!(cell.content, Content::Value { .. });

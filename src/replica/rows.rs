@@ -54,7 +54,8 @@ impl Replica {
         }))
     }
 
-    async fn merge_rows(&self, incoming: &[(Place, Record)]) -> Result<bool, Stop> {
+    /// Merges all rows in; durable on return. True if they brought nothing new.
+    pub(super) async fn merge_rows(&self, incoming: &[(Place, Record)]) -> Result<bool, Stop> {
         let Some((first, _)) = incoming.first() else { return Ok(true) };
         let (dominated, wait) = self.stage_rows(first, incoming)?;
         if let Some(ticket) = wait {

@@ -24,13 +24,16 @@ use bytes::Bytes;
 
 use crate::binary;
 use crate::meta::Table;
-use crate::net::paxos::{MAX_OPEN_KEYS, OpenRequest, PaxosAnswer, PaxosRequest, PaxosStep};
+use crate::net::paxos::{
+    MAX_OPEN_KEYS, MAX_ROUND_ROWS, OpenRequest, PaxosAnswer, PaxosRequest, PaxosStep, read_rows,
+};
 use crate::net::{Refusal, Response};
 use crate::paxos::{AcceptReply, Durable, Forgotten, PrepareReply, Voter};
 use crate::plants::{Plant, planted};
-use crate::record::{self, Record};
+use crate::record::{self, Record, RecordKind};
 use crate::replica::update::{Change, MAX_RECORD_BYTES, Stop, Terms, answer, refuse_submit};
 use crate::replica::{Place, Replica, SHARDS, TokenSpan, shard_of};
+use crate::ring::token_in;
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Batch, CommitTicket, KeyRange, StorageError, SubmitError};
 use crate::types::{Ballot, Epoch, Generation, Key, TableId, Token};
@@ -137,12 +140,26 @@ impl Replica {
         };
         let outcome = match request.step {
             PaxosStep::Peek => self.peek(&place, &seat, epoch).await,
-            PaxosStep::Prepare { ballot } => self.prepare(&place, &seat, epoch, ballot).await,
+            PaxosStep::Prepare { ballot, rows } => {
+                let rows = self.places_of(table, token, &rows)?;
+                self.prepare(&place, &seat, epoch, (ballot, &rows)).await
+            }
             PaxosStep::Accept { ballot, record, next } => {
-                self.accept(&place, &seat, epoch, (ballot, record, next)).await
+                if place.kind == RecordKind::Row {
+                    self.rows_of_set(table, token, &record)?;
+                } else {
+                    record::verify(&record, &place.address)
+                        .map_err(|e| Refusal::BadRequest { what: format!("record: {e}") })?;
+                }
+                self.accept(&seat, epoch, (ballot, record, next)).await
             }
             PaxosStep::Commit { ballot, record, generation } => {
-                self.commit(&place, &seat, ballot, (&record, generation)).await
+                if place.kind == RecordKind::Row {
+                    let rows = self.rows_of_set(table, token, &record)?;
+                    self.commit_rows(&seat, ballot, &rows).await
+                } else {
+                    self.commit(&place, &seat, ballot, (&record, generation)).await
+                }
             }
             PaxosStep::Forget { ballot } => {
                 self.forget_votes(&seat, ballot).map(|()| PaxosAnswer::Done).map_err(Stop::Refused)
@@ -155,7 +172,7 @@ impl Replica {
         // Nothing is promised, and yet the vote that is shown must be on the disk.
         let keep = |_: &mut Voter<Bytes>| Durable::new((), false);
         let ((), voter) = self.vote(seat, Some(epoch), true, keep).await?;
-        Ok(self.show(place, &voter)?)
+        Ok(self.show(place, &[], &voter)?)
     }
 
     async fn prepare(
@@ -163,42 +180,97 @@ impl Replica {
         place: &Place,
         seat: &Seat,
         epoch: Epoch,
-        ballot: Ballot,
+        (ballot, rows): (Ballot, &[Place]),
     ) -> Result<PaxosAnswer, Stop> {
         let waits = !planted(Plant::P02);
         let prepare = |voter: &mut Voter<Bytes>| voter.on_prepare(ballot);
         let (reply, voter) = self.vote(seat, Some(epoch), waits, prepare).await?;
         match reply {
-            PrepareReply::Promise { .. } => Ok(self.show(place, &voter)?),
+            PrepareReply::Promise { .. } => Ok(self.show(place, rows, &voter)?),
             PrepareReply::Reject { promised, .. } => Ok(PaxosAnswer::Reject { promised }),
         }
     }
 
-    /// The vote, and then the record: in this order.
-    fn show(&self, place: &Place, voter: &Voter<Bytes>) -> Result<PaxosAnswer, Refusal> {
+    /// The vote, and then the records: in this order.
+    fn show(
+        &self,
+        place: &Place,
+        rows: &[Place],
+        voter: &Voter<Bytes>,
+    ) -> Result<PaxosAnswer, Refusal> {
         let generation = self.generation(place.leaf.tree).map_err(|e| self.refuse_storage(&e))?;
-        let record = self.shown(place).map_err(|e| self.refuse_storage(&e))?;
-        if let Some(bytes) = &record {
-            record::verify(bytes, &place.address)
-                .map_err(|e| self.refuse_damaged(&place.row, &e))?;
-        }
+        let sound = |place: &Place| {
+            let record = self.shown(place).map_err(|e| self.refuse_storage(&e))?;
+            if let Some(bytes) = &record {
+                record::verify(bytes, &place.address)
+                    .map_err(|e| self.refuse_damaged(&place.row, &e))?;
+            }
+            Ok(record)
+        };
         Ok(PaxosAnswer::Shown {
             accepted: voter.accepted().cloned(),
             committed: voter.committed(),
-            record,
+            record: sound(place)?,
+            rows: rows.iter().map(sound).collect::<Result<_, Refusal>>()?,
             generation,
         })
     }
 
+    /// Where rows are that a round is to look at.
+    fn places_of(&self, table: &Table, token: Token, keys: &[Key]) -> Result<Vec<Place>, Refusal> {
+        let bad = |what: &str| Refusal::BadRequest { what: what.to_owned() };
+        if keys.len() > MAX_ROUND_ROWS {
+            return Err(bad("too many rows for one round"));
+        }
+        if keys.iter().any(|key| token_in(table.id, key) != token) {
+            return Err(bad("a row of another partition"));
+        }
+        Ok(keys.iter().map(|key| self.place(table, token, key)).collect())
+    }
+
+    /// The rows of a set, each with its place.
+    fn rows_of_set(
+        &self,
+        table: &Table,
+        token: Token,
+        set: &Bytes,
+    ) -> Result<Vec<(Place, Record)>, Refusal> {
+        let bad = |what: String| Refusal::BadRequest { what };
+        let rows = read_rows(set).map_err(|e| bad(e.to_string()))?;
+        let mut out = Vec::with_capacity(rows.len());
+        for (key, bytes) in rows {
+            if token_in(table.id, &key) != token {
+                return Err(bad("a row of another partition".to_owned()));
+            }
+            let place = self.place(table, token, &key);
+            let record = Record::decode(&bytes, &place.address);
+            let record = record.map_err(|e| bad(format!("record: {e}")))?;
+            if record.kind() != RecordKind::Row {
+                return Err(bad("a record of another kind".to_owned()));
+            }
+            out.push((place, record));
+        }
+        Ok(out)
+    }
+
+    /// As [`Replica::commit`], for the rows of a partition: all of them in one commit.
+    async fn commit_rows(
+        &self,
+        seat: &Seat,
+        ballot: Ballot,
+        rows: &[(Place, Record)],
+    ) -> Result<PaxosAnswer, Stop> {
+        self.merge_rows(rows).await?;
+        self.flush_if_periodic(None).await?;
+        self.end_vote(seat, ballot).await
+    }
+
     async fn accept(
         &self,
-        place: &Place,
         seat: &Seat,
         epoch: Epoch,
         (ballot, record, next): (Ballot, Bytes, Option<Ballot>),
     ) -> Result<PaxosAnswer, Stop> {
-        record::verify(&record, &place.address)
-            .map_err(|e| Refusal::BadRequest { what: format!("record: {e}") })?;
         let waits = !planted(Plant::P03);
         let accept = |voter: &mut Voter<Bytes>| voter.on_accept(ballot, record, next);
         match self.vote(seat, Some(epoch), waits, accept).await?.0 {
@@ -230,6 +302,11 @@ impl Replica {
         };
         self.update(place, terms, merge).await?;
         self.flush_if_periodic(None).await?;
+        self.end_vote(seat, ballot).await
+    }
+
+    /// What was decided at `ballot` is stored as data: a vote on it is none any more.
+    async fn end_vote(&self, seat: &Seat, ballot: Ballot) -> Result<PaxosAnswer, Stop> {
         let ended = |voter: &mut Voter<Bytes>| {
             let news = voter.on_commit(ballot);
             Durable::new((), news)
@@ -404,7 +481,7 @@ impl Replica {
     ) -> Result<Response, Refusal> {
         let mut range = keys::token_rows(Kind::Paxos, request.table, span.first, span.last);
         if let Some(key) = &request.after {
-            let token = crate::ring::token_in(request.table, key);
+            let token = token_in(request.table, key);
             let mut after = keys::row(Kind::Paxos, request.table, token, key, b"").to_vec();
             after.push(0);
             range.start = range.start.max(after.into());
@@ -499,7 +576,7 @@ impl Replica {
     /// Moves the promise of a row that holds nothing else into the floor, if it still is one.
     pub(crate) fn drop_promise(&self, row: &VoteRow) {
         let address = record::address(row.table, &row.key);
-        let token = crate::ring::token_in(row.table, &row.key);
+        let token = token_in(row.table, &row.key);
         let seat = Seat {
             row: row.row.clone(),
             shard: shard_of(token),

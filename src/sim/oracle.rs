@@ -666,7 +666,7 @@ fn voter_has_synced(
     response: &Response,
 ) {
     let ballot = match (&request.step, response) {
-        (PaxosStep::Prepare { ballot }, Response::Paxos(PaxosAnswer::Shown { .. }))
+        (PaxosStep::Prepare { ballot, .. }, Response::Paxos(PaxosAnswer::Shown { .. }))
         | (PaxosStep::Accept { ballot, .. }, Response::Paxos(PaxosAnswer::Done)) => *ballot,
         _ => return,
     };

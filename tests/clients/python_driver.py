@@ -244,6 +244,7 @@ def types(s, cluster):
 
 def in_flight(s, cluster):
     """Hundreds of requests at a time, and all they wrote is paged through."""
+    s.execute("TRUNCATE t")
     insert = s.prepare("INSERT INTO t (k, v) VALUES (?, ?)")
     count, waiting = 10_000, []
     for i in range(count):
@@ -259,6 +260,73 @@ def in_flight(s, cluster):
     assert s.execute("SELECT count(*) FROM t").one()[0] == count
 
 
+def conditional(s, cluster):
+    """Of sixteen writers that all begin at once one wins, and all the others see it."""
+    insert = s.prepare("INSERT INTO t (k, v) VALUES (?, ?) IF NOT EXISTS")
+    for k in range(100_000, 100_005):
+        futures = [s.execute_async(insert, (k, "w%d" % i)) for i in range(16)]
+        answers = [future.result().one() for future in futures]
+        assert sum(answer.applied for answer in answers) == 1, answers
+        winner = s.execute("SELECT v FROM t WHERE k = %s", (k,)).one().v
+        assert all(answer.applied or answer.v == winner for answer in answers), (winner, answers)
+    serial = SimpleStatement(
+        "SELECT v FROM t WHERE k = 100000", consistency_level=ConsistencyLevel.SERIAL
+    )
+    assert s.execute(serial).one().v.startswith("w")
+    # Compare and set, as often as it takes: nothing is lost or counted twice.
+    s.execute("INSERT INTO w (a, b, c, d, v) VALUES (7, 'cas', 0, 0, '0')")
+    swap = s.prepare("UPDATE w SET v = ? WHERE a = 7 AND b = 'cas' AND c = 0 AND d = 0 IF v = ?")
+    known, done = ["0"] * 4, 0
+    while done < 12:
+        futures = [s.execute_async(swap, (str(int(v) + 1), v)) for v in known]
+        for at, future in enumerate(futures):
+            answer = future.result().one()
+            done += answer.applied
+            known[at] = str(int(known[at]) + 1) if answer.applied else answer.v
+    found = s.execute("SELECT v FROM w WHERE a = 7 AND b = 'cas' AND c = 0 AND d = 0").one().v
+    assert int(found) == done, (found, done)
+    batch = BatchStatement()
+    for c in range(3):
+        batch.add(
+            SimpleStatement(
+                "INSERT INTO w (a, b, c, d, v) VALUES (8, 'all', %s, 0, 'x') IF NOT EXISTS"
+            ),
+            (c,),
+        )
+    assert s.execute(batch).one().applied
+    again = rows(s, batch)
+    assert len(again) == 3 and not any(row.applied for row in again), again
+
+
+def dying_nodes(s, cluster):
+    """Quorum goes on while each node in turn is killed, and prepared statements survive it."""
+    careful = connect(ENDPOINTS, retry_policy=NextHost())
+    session = careful.connect("shop")
+    insert = session.prepare("INSERT INTO t (k, v) VALUES (?, ?)")
+    select = session.prepare("SELECT v FROM t WHERE k = ?")
+    insert.is_idempotent = select.is_idempotent = True
+    written = 0
+
+    def some(count):
+        nonlocal written
+        for _ in range(count):
+            futures = [session.execute_async(insert, (200_000 + written + i, "d")) for i in range(10)]
+            for future in futures:
+                future.result()
+            written += 10
+            assert session.execute(select, (200_000 + written - 1,)).one().v == "d"
+
+    for node in range(s.nodes):
+        some(10)
+        ask("kill %d" % node)
+        some(20)
+        ask("start %d" % node)
+        some(10)
+    for i in range(written):
+        assert session.execute(select, (200_000 + i,)).one() is not None, i
+    careful.shutdown()
+
+
 TESTS = [
     metadata,
     columns,
@@ -270,9 +338,11 @@ TESTS = [
     errors,
     altered_tables,
     types,
+    conditional,
     in_flight,
 ]
-DRIVEN = []
+DRIVEN = [dying_nodes]
+ENDPOINTS = [arg for arg in sys.argv[1:] if not arg.startswith("--")][0].split(",")
 
 
 def schema(session, nodes):
@@ -298,8 +368,7 @@ def schema(session, nodes):
 
 def main():
     driven = "--drive" in sys.argv
-    endpoints = [arg for arg in sys.argv[1:] if not arg.startswith("--")][0].split(",")
-    cluster = connect(endpoints)
+    cluster = connect(ENDPOINTS)
     session = cluster.connect()
     session.nodes = len(cluster.metadata.all_hosts())
     print("protocol version", cluster.protocol_version, flush=True)

@@ -4,14 +4,18 @@
 //! Each operation sees what those before it did, in the same round; so a refusal may rest on a
 //! neighbour, and no answer leaves before what it rests on is decided.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use crate::causality::Context;
 use crate::coordinator::lwt::lease::{self, LeaseOutcome};
-use crate::coordinator::{Condition, OpError, WriteAction};
+use crate::coordinator::{Condition, OpError, RowsJudge, WriteAction};
 use crate::recipes;
 use crate::record::{
-    self, Mint, Mutation, OP_LOG_LEN, OpEntry, OpMemory, OpVerdict, Record, RecordKind, Value, View,
+    self, Mint, Mutation, OP_LOG_LEN, OpEntry, OpMemory, OpVerdict, Record, RecordKind, Row, Value,
+    View,
 };
-use crate::types::{ActorId, Ballot, Dot, Hlc, OpId, WallMicros};
+use crate::types::{ActorId, Ballot, Dot, Hlc, Key, OpId, WallMicros};
 
 /// What one waiting operation asks for.
 #[derive(Clone, Debug)]
@@ -30,6 +34,9 @@ pub(super) enum Ask {
     },
     /// A change of a lock.
     Lease(recipes::Request),
+    /// A change of rows of a partition, if what the judge looks at allows it. The register is that
+    /// of the partition's head; `rows` are the other rows to look at.
+    Rows { rows: Vec<Key>, judge: Arc<dyn RowsJudge> },
     /// What became of an operation; if it has not run, it never will.
     Verdict(OpId),
 }
@@ -65,6 +72,9 @@ pub(super) enum Verdict {
     Fenced { fence: u64, highest: u64, replayed: bool },
     /// To [`Ask::Lease`].
     Leased(LeaseOutcome),
+    /// What became of a write of rows, and the rows that it was judged on (none, if an earlier round
+    /// had judged it).
+    Rows { applied: bool, seen: BTreeMap<Key, Row> },
     /// The record.
     Shown(Record),
     /// To [`Ask::Verdict`].
@@ -99,6 +109,13 @@ impl Events {
     /// Events of the round at `ballot`; `stamp` is a fresh reading of the clock.
     pub(super) fn of(ballot: Ballot, stamp: Hlc) -> Self {
         Self { next: ballot.time, stamp }
+    }
+
+    /// A stamp for rows, in microseconds: above `newest`, by two, as what replaces a collection
+    /// deletes it one before it writes it anew.
+    pub(super) fn row_stamp(&self, newest: Option<i64>) -> i64 {
+        let own = i64::try_from(self.stamp.0).unwrap_or(i64::MAX);
+        newest.map_or(own, |newest| own.max(newest.saturating_add(2)))
     }
 
     pub(super) fn dot(&mut self) -> Dot {
@@ -136,6 +153,8 @@ pub(super) fn judge(
     match case.ask {
         Ask::Read | Ask::Settle => Verdict::Shown(record.clone()),
         Ask::Verdict(op) => tell(record, *op, events),
+        // Rows are judged with their partition (`state`).
+        Ask::Rows { .. } => Verdict::Failed(OpError::NotSupported("rows of a bucket".to_owned())),
         Ask::Lease(request) => lease::judge(record, case, request, events),
         Ask::Write { action, condition, fence, seen } => {
             let (own, highest) = (fence.unwrap_or(u64::MAX), record.fence());

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::coordinator::lwt::round::{Electors, Standing};
+use crate::coordinator::lwt::state::records_of;
 use crate::coordinator::lwt::{Job, Lane, MAX_COMBINED};
 use crate::coordinator::plan::Plan;
 use crate::coordinator::{Fate, Inner, OpError};
@@ -15,7 +16,6 @@ use crate::meta::{ConflictMode, Table};
 use crate::net::paxos::{PaxosAnswer, PaxosRequest, PaxosStep};
 use crate::net::{CallError, Request, Response};
 use crate::plants::{Plant, planted};
-use crate::record;
 use crate::types::{Ballot, Consistency, Generation, Key, Mono, NodeId};
 
 /// The first pause after a round that did not come to its end; it doubles from there.
@@ -57,7 +57,6 @@ pub(super) struct Drive<'a> {
     pub(super) inner: &'a Arc<Inner>,
     pub(super) table: Arc<Table>,
     pub(super) key: Key,
-    pub(super) address: Bytes,
     lane: Arc<Lane>,
     /// In the present round.
     pub(super) jobs: Vec<Job>,
@@ -70,12 +69,10 @@ pub(super) struct Drive<'a> {
 
 impl<'a> Drive<'a> {
     pub(super) fn new(inner: &'a Arc<Inner>, table: Arc<Table>, key: Key, lane: Arc<Lane>) -> Self {
-        let address = record::address(table.id, &key);
         Self {
             inner,
             table,
             key,
-            address,
             lane,
             jobs: Vec::new(),
             above: Ballot::ZERO,
@@ -228,6 +225,7 @@ impl<'a> Drive<'a> {
         let step = PaxosStep::Commit { ballot, record: record.clone(), generation };
         let mut calls = self.ask_all(&plan, &step, deadline);
         let (inner, table, key) = (self.inner.clone(), self.table.id, self.key.clone());
+        let records = records_of(&self.table, &key, &record);
         let owed = inner.hints.owe();
         self.inner.env.spawn("commit a decision", async move {
             use futures_util::StreamExt as _;
@@ -241,7 +239,9 @@ impl<'a> Drive<'a> {
                         let _ = sender.send(());
                     }
                 } else {
-                    inner.hints.leave(node, table, &key, &record, generation).await;
+                    for (key, record) in &records {
+                        inner.hints.leave(node, table, key, record, generation).await;
+                    }
                 }
             }
             let everywhere = done == plan.replicas.len();

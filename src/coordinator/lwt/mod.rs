@@ -15,6 +15,8 @@
 //!   to the data path as any write does, and every decision contains all that came before it.
 //! - A version made here has the dot (`PAXOS`, time of the ballot), so that whoever finishes a
 //!   round makes the same version (rule 10). Its stamp lies above all that the round has seen.
+//! - In a table of rows one register stands for a partition ([`state`]): operations on its rows are
+//!   one queue, and see each other.
 //! - *Lanes*: operations on one key wait in one queue, and all that wait are judged in order inside
 //!   one round (at most [`MAX_COMBINED`]). No answer leaves before what it rests on is decided.
 //! - In a `strong` table nothing but Paxos writes, so the state that this proposer had chosen last
@@ -33,6 +35,7 @@ mod lane;
 mod lease;
 mod peek;
 mod round;
+mod state;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -44,8 +47,10 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::causality::Context;
 use crate::coordinator::plan::Plan;
-use crate::coordinator::{Condition, Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, WriteOp};
-use crate::coordinator::{WriteOutcome, write};
+use crate::coordinator::{
+    Condition, ConditionalOp, ConditionalOutcome, Fate, Inner, OpError, ReadOp, ReadOutcome,
+    Receipt, WriteOp, WriteOutcome, write,
+};
 use crate::env::Env;
 use crate::meta::{ConflictMode, Table};
 use crate::net::paxos::{PaxosAnswer, PaxosRequest, PaxosStep};
@@ -353,6 +358,26 @@ fn seen_after(seen: Option<Seen>, dot: Option<Dot>, after: &Record) -> Context {
     }
     context.meet(after.max_stamp());
     context
+}
+
+/// A conditional write of rows of one partition.
+pub(super) async fn write_rows(
+    inner: &Arc<Inner>,
+    op: &ConditionalOp,
+) -> Result<ConditionalOutcome, OpError> {
+    only_one_serial_domain(inner, op.level)?;
+    let (started, now) = (inner.env.mono(), inner.env.wall());
+    let errand = Errand { table: &op.table, key: &op.head, timeout: op.timeout, started };
+    let ask = Ask::Rows { rows: op.rows.clone(), judge: op.judge.clone() };
+    match inner.decide(&errand, ask, (None, 0)).await? {
+        Verdict::Rows { applied, seen } => {
+            if !applied {
+                inner.lwt.counters.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(ConditionalOutcome { applied, rows: seen, now })
+        }
+        other => Err(strange(&other)),
+    }
 }
 
 /// What became of an operation that went through Paxos. If it has not run, it never will.

@@ -10,9 +10,10 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::coordinator::OpError;
 use crate::coordinator::heal::heal_if_damaged;
-use crate::coordinator::lwt::judge::{Ask, Case, Events, Verdict, judge, merge_all};
+use crate::coordinator::lwt::judge::{Ask, Case, Events, Verdict, judge};
 use crate::coordinator::lwt::lane::{After, Answer, Decision, Drive};
 use crate::coordinator::lwt::stamp;
+use crate::coordinator::lwt::state::{Shown, State, judge_rows};
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::Stop;
 use crate::env::BoxFuture;
@@ -21,8 +22,8 @@ use crate::net::Response;
 use crate::net::paxos::{PaxosAnswer, PaxosStep};
 use crate::paxos::{Electorate, Found, Promise, Round, RoundStep};
 use crate::plants::{Plant, planted};
-use crate::record::Record;
-use crate::types::{ActorId, Ballot, Consistency, Epoch, Generation, NodeId, VoterId};
+use crate::record::RecordKind;
+use crate::types::{ActorId, Ballot, Consistency, Epoch, Generation, Key, NodeId, VoterId};
 
 /// The least time that voters have for one step.
 const MIN_PATIENCE: Duration = Duration::from_millis(100);
@@ -67,18 +68,18 @@ pub(super) fn enough_voters(plan: &Plan) -> Result<(), OpError> {
     Err(OpError::Unavailable { level: Consistency::Serial, required, alive })
 }
 
-/// A majority's promise for the next ballot, given with their votes for `record`.
+/// A majority's promise for the next ballot, given with their votes for `state`.
 #[derive(Debug)]
 pub(super) struct Standing {
     ballot: Ballot,
     epoch: Epoch,
-    record: Record,
+    state: State,
     generation: Generation,
 }
 
 /// The newest state, and what is known of it.
 struct Base {
-    record: Record,
+    state: State,
     /// The least purge generation of what was shown.
     generation: Generation,
     /// Nothing undecided was met, and all voters show the same.
@@ -114,10 +115,10 @@ impl Drive<'_> {
         counters.rounds.fetch_add(1, Ordering::Relaxed);
         let standing = self.standing.take().filter(|standing| standing.epoch == plan.epoch);
         let (mut round, base, is_standing) = match standing {
-            Some(Standing { ballot, record, generation, .. }) => {
+            Some(Standing { ballot, state, generation, .. }) => {
                 counters.standing.fetch_add(1, Ordering::Relaxed);
                 let round = Round::standing(ballot, electors.electorate.clone());
-                (round, Base { record, generation, settled: true }, true)
+                (round, Base { state, generation, settled: true }, true)
             }
             None => match self.prepare(&plan, &electors).await {
                 Ok((round, base)) => (round, base, false),
@@ -127,16 +128,18 @@ impl Drive<'_> {
         // Whoever comes after the promises may rest on the state only once it is chosen again.
         let changes = |ask: &Ask| matches!(ask, Ask::Write { .. } | Ask::Lease(_));
         let writes = |drive: &Self| drive.jobs.iter().any(|job| changes(&job.ask));
-        let late = (is_standing || writes(self)) && self.top_up();
+        // (Of rows, only those were shown that were asked for.)
+        let may_join = self.table.record_kind() != RecordKind::Row;
+        let late = may_join && (is_standing || writes(self)) && self.top_up();
         let must_propose = is_standing || late || !base.settled;
         let ballot = round.ballot();
-        let (record, verdicts, propose) = self.judge(&base, ballot, must_propose);
+        let (state, verdicts, propose) = self.judge(&base, ballot, must_propose);
         if !propose {
             self.answer(verdicts);
             self.forget(&plan, Ballot::ZERO);
             return After::Answered;
         }
-        let bytes = record.encode(&self.address);
+        let bytes = state.encode(&self.table, &self.key);
         if bytes.len() > MAX_DECIDED_BYTES {
             let (max, got) = (MAX_DECIDED_BYTES as u64, bytes.len() as u64);
             return After::Impossible(OpError::RecordTooLarge { max, got });
@@ -149,7 +152,7 @@ impl Drive<'_> {
         let decision = Decision { ballot, record: bytes, generation };
         if let Some(next) = next {
             let epoch = plan.epoch;
-            self.standing = Some(Standing { ballot: next, epoch, record, generation });
+            self.standing = Some(Standing { ballot: next, epoch, state, generation });
             self.uncommitted = Some((plan, electors, decision));
             self.answer(verdicts);
             return After::Answered;
@@ -184,17 +187,25 @@ impl Drive<'_> {
         base: &Base,
         ballot: Ballot,
         must_propose: bool,
-    ) -> (Record, Vec<Verdict>, bool) {
+    ) -> (State, Vec<Verdict>, bool) {
+        let key = &self.key;
+        let judge =
+            |state: &mut State, case: &Case<'_>, events: &mut Events, room: &mut usize| match case
+                .ask
+            {
+                Ask::Rows { judge, .. } => judge_rows(state, key, &**judge, case, events),
+                _ => judge(&mut state.head, case, events, room),
+            };
         loop {
-            let mut record = base.record.clone();
+            let mut state = base.state.clone();
             let mut events = Events::of(ballot, stamp(self.inner));
             let mut room = MAX_DECIDED_BYTES;
             let mut verdicts = Vec::with_capacity(self.jobs.len());
             for job in &mut self.jobs {
-                let mut verdict = judge(&mut record, &job.case(), &mut events, &mut room);
+                let mut verdict = judge(&mut state, &job.case(), &mut events, &mut room);
                 if let Verdict::Rename(oldest) = verdict {
                     job.op = self.inner.new_op_id(Some(oldest));
-                    verdict = judge(&mut record, &job.case(), &mut events, &mut room);
+                    verdict = judge(&mut state, &job.case(), &mut events, &mut room);
                 }
                 verdicts.push(verdict);
             }
@@ -204,20 +215,37 @@ impl Drive<'_> {
             let settles = self.jobs.iter().any(|job| matches!(job.ask, Ask::Settle));
             let mut propose = must_propose
                 || settles
-                || record != base.record
+                || state != base.state
                 || self.jobs.iter().any(was_proposed);
             if planted(Plant::P06) {
                 propose &= verdicts.iter().any(|v| !matches!(v, Verdict::Refused { .. }));
             }
             if !propose {
-                return (record, verdicts, false);
+                return (state, verdicts, false);
             }
             let all = self.jobs.len();
             self.jobs.retain(|job| matches!(job.ask, Ask::Read | Ask::Settle) || job.propose());
             if self.jobs.len() == all {
-                return (record, verdicts, true);
+                return (state, verdicts, true);
             }
         }
+    }
+
+    /// The rows that the waiting operations are about, beside the head.
+    fn rows_asked(&self) -> Vec<Key> {
+        let mut rows: Vec<Key> = self
+            .jobs
+            .iter()
+            .filter_map(|job| match &job.ask {
+                Ask::Rows { rows, .. } => Some(rows),
+                _ => None,
+            })
+            .flatten()
+            .cloned()
+            .collect();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
     }
 
     fn note_interruption(&self, interrupted: bool) {
@@ -245,15 +273,17 @@ impl Drive<'_> {
         self.above = self.above.max(ballot);
         let mut round = Round::new(ballot, electors.electorate.clone());
         let deadline = self.inner.env.mono() + self.patience(plan);
-        let mut calls = self.ask_all(plan, &PaxosStep::Prepare { ballot }, deadline);
+        let rows = self.rows_asked();
+        let step = PaxosStep::Prepare { ballot, rows: rows.clone() };
+        let mut calls = self.ask_all(plan, &step, deadline);
         let (mut shown, mut interrupted) = (Vec::new(), false);
         let mut generation = Generation(u64::MAX);
         let found = loop {
             let (node, answer) = self.next(plan, &mut calls).await?;
             let Some(voter) = electors.voter(node) else { continue };
             let step = match answer {
-                Some(PaxosAnswer::Shown { accepted, committed, record, generation: at }) => {
-                    shown.push(record);
+                Some(PaxosAnswer::Shown { accepted, committed, record, rows, generation: at }) => {
+                    shown.push(Shown { record, rows });
                     generation = generation.min(at);
                     round.on_promise(voter, ballot, Promise { accepted, committed })
                 }
@@ -274,8 +304,8 @@ impl Drive<'_> {
             }
         };
         self.inner.finish_later("late promises", calls);
-        let base = self.base(shown, found, generation).ok_or(After::Again)?;
-        let latest = base.record.max_counter(ActorId::PAXOS);
+        let base = self.base(&rows, shown, found, generation).ok_or(After::Again)?;
+        let latest = base.state.head.max_counter(ActorId::PAXOS);
         if latest >= ballot.time {
             self.above = self.above.max(Ballot { time: latest, actor: ballot.actor });
             return Err(After::Again);
@@ -286,7 +316,8 @@ impl Drive<'_> {
     /// The newest state that a majority shows. `None`: some of it cannot be read.
     fn base(
         &self,
-        mut shown: Vec<Option<Bytes>>,
+        rows: &[Key],
+        mut shown: Vec<Shown>,
         mut found: Found<Bytes>,
         generation: Generation,
     ) -> Option<Base> {
@@ -294,20 +325,16 @@ impl Drive<'_> {
             shown.truncate(1);
             found.value = found.value.filter(|_| false);
         }
-        let same = shown.iter().all(|record| *record == shown[0]) && found.value.is_none();
-        if let Some((_, vote)) = found.value {
-            if !found.settled {
-                self.inner.lwt.counters.finished.fetch_add(1, Ordering::Relaxed);
-            }
-            shown.push(Some(vote));
+        let same = shown.iter().all(|one| *one == shown[0]) && found.value.is_none();
+        if found.value.is_some() && !found.settled {
+            self.inner.lwt.counters.finished.fetch_add(1, Ordering::Relaxed);
         }
-        let decode = |bytes: &Bytes| Record::decode(bytes, &self.address).ok();
-        let records: Option<Vec<Record>> = shown.iter().flatten().map(decode).collect();
-        let record = merge_all(self.table.record_kind(), records?.iter())?;
+        let vote = found.value.as_ref().map(|(_, vote)| vote);
+        let state = State::merged(&self.table, &self.key, rows, &shown, vote)?;
         // Where others read the data alone, what is shown must be in the data of a majority: a
         // plain write may be on its way, and a vote is not there yet. Else a quorum read that
         // follows this answer could show less.
-        Some(Base { record, generation, settled: found.settled && (same || self.is_strong()) })
+        Some(Base { state, generation, settled: found.settled && (same || self.is_strong()) })
     }
 
     async fn accept(

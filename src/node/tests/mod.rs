@@ -12,6 +12,7 @@ mod hints;
 mod listing;
 mod locks;
 mod lwt;
+mod lwt_rows;
 mod membership;
 mod outcomes;
 mod overload;

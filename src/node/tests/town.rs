@@ -13,9 +13,11 @@ use crate::cluster::FounderName;
 use crate::coordinator::{
     Condition, Coordinator, OpError, ReadOp, ReadOutcome, WriteAction, WriteOp, WriteOutcome,
 };
+use crate::cql::schema::{Role, Schema};
+use crate::cql::types::CqlType;
 use crate::env::{BoxFuture, Env};
 use crate::gossip;
-use crate::meta::{Command, ConflictMode, MemberState, Table, TableName, TableSettings};
+use crate::meta::{Command, ConflictMode, Keyspace, MemberState, Table, TableName, TableSettings};
 use crate::net::messages::{Header, Read, Want};
 use crate::net::{CallError, Peers, Request, Response, Transport};
 use crate::node::admission::NodeAdmission;
@@ -313,6 +315,36 @@ impl Town {
         (town, table)
     }
 
+    /// A town with a table of rows of three replicas.
+    pub(super) fn with_rows(seed: u64) -> (Self, Arc<Table>) {
+        let mut town = Self::founded(seed, &ABC);
+        let keyspace = Keyspace {
+            name: "ks".to_owned(),
+            replication: TableSettings::bucket(3).replication,
+            durable_writes: true,
+            types: BTreeMap::new(),
+        };
+        let columns = vec![
+            ("p".to_owned(), CqlType::Blob, Role::Partition(0)),
+            ("c".to_owned(), CqlType::Blob, Role::Clustering { at: 0, descending: false }),
+            ("v".to_owned(), CqlType::Int, Role::Regular),
+        ];
+        let name: TableName = "ks.rows".parse().unwrap();
+        let schema = Arc::new(Schema::new(columns, [7; 16]));
+        for command in [
+            Command::CreateKeyspace(Arc::new(keyspace)),
+            Command::CreateRows { name: name.clone(), schema },
+        ] {
+            let life = town.life("a");
+            let (cluster, deadline) = (life.node.cluster().clone(), life.env.mono() + 10 * SECOND);
+            let slot = town.begin("a", async move { cluster.append(command, deadline).await });
+            town.wait(&slot).expect("a majority is there");
+        }
+        let state = town.life("a").node.cluster().state();
+        let table = state.table_named(&name).expect("it was created").clone();
+        (town, table)
+    }
+
     pub(super) fn serves(&self, name: &str) -> bool {
         let cluster = self.life(name).node.cluster().clone();
         cluster.may_serve(&cluster.state())
@@ -542,7 +574,7 @@ impl Town {
         state.table_named(&table_name).expect("it was created").clone()
     }
 
-    fn coordinator(&self, name: &str) -> Coordinator {
+    pub(super) fn coordinator(&self, name: &str) -> Coordinator {
         self.life(name).node.coordinator().clone()
     }
 

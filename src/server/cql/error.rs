@@ -92,6 +92,16 @@ impl CqlError {
                 };
                 Self { code, message, fields: fields.0 }
             }
+            OpError::Contended { fate: Fate::Unknown, .. } => {
+                fields.short(usize::from(level_code(Consistency::Serial)));
+                fields.int(0);
+                fields.int(1);
+                let code = timeout_tail(&mut fields, write);
+                Self { code, message, fields: fields.0 }
+            }
+            // Nothing has happened: another node may be asked.
+            OpError::Contended { .. } => Self::new(OVERLOADED, message),
+            OpError::Invalid(_) => Self::invalid(message),
             OpError::Overloaded { .. } | OpError::DiskFull => Self::new(OVERLOADED, message),
             OpError::ShuttingDown => Self::new(BOOTSTRAPPING, message),
             OpError::BadLevel(_) | OpError::NotSupported(_) => Self::invalid(message),

@@ -14,6 +14,7 @@
 //! Not here yet: version 5's framing, compression, authentication, tracing, logged batches over
 //! several partitions, conditional writes, counters.
 
+mod conditional;
 mod ddl;
 mod error;
 mod frame;

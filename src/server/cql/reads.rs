@@ -224,6 +224,34 @@ pub(super) fn select_from(ask: &Ask<'_>, rows: Vec<Vec<Option<Bytes>>>) -> Resul
     collector.finish()
 }
 
+/// The level at which a serial read reads what has been decided; `None`: it is no serial read.
+fn serial(level: Consistency) -> Option<Consistency> {
+    match level {
+        Consistency::Serial => Some(Consistency::Quorum),
+        Consistency::LocalSerial => Some(Consistency::LocalQuorum),
+        _ => None,
+    }
+}
+
+/// Finishes what is undecided on a partition. Every decision up to now is then on a majority of
+/// its replicas, where a quorum read finds it.
+async fn settle(
+    ask: &Ask<'_>,
+    store: &dyn Store,
+    table: &Arc<Table>,
+    partition: &[u8],
+) -> Result<(), CqlError> {
+    let op = ReadOp {
+        table: table.clone(),
+        key: key_of(partition, &[])?,
+        level: ask.level,
+        timeout: TIMEOUT,
+        receipt: false,
+        local: false,
+    };
+    store.read(op).await.map(|_| ()).map_err(|error| CqlError::of_operation(&error, None))
+}
+
 /// Answers from the store.
 pub(super) async fn select(
     ask: &Ask<'_>,
@@ -233,6 +261,21 @@ pub(super) async fn select(
     let tests = ask.query.wheres.bind(ask.schema, ask.binds).map_err(CqlError::invalid)?;
     let resumed = resumed(ask)?;
     let partitions = tests.partitions(ask.schema).map_err(CqlError::invalid)?;
+    let plain;
+    let ask = match serial(ask.level) {
+        None => ask,
+        Some(level) => {
+            let Some([partition]) = partitions.as_deref() else {
+                return Err(CqlError::invalid(
+                    "SERIAL/LOCAL_SERIAL consistency may only be requested for one partition at a \
+                     time",
+                ));
+            };
+            settle(ask, store, table, partition).await?;
+            plain = Ask { level, ..*ask };
+            &plain
+        }
+    };
     let many = partitions.as_ref().is_some_and(|all| all.len() > 1);
     if many && !ask.query.order_by.is_empty() && ask.page_size.is_some() {
         return Err(CqlError::invalid(

@@ -32,6 +32,8 @@ pub(super) struct Parameters {
     /// Rows of a page; `None`: all.
     pub(super) page_size: Option<u32>,
     pub(super) paging_state: Option<Vec<u8>>,
+    /// Of conditional writes.
+    pub(super) serial: Consistency,
     /// The client's stamp, in microseconds.
     pub(super) timestamp: Option<i64>,
 }
@@ -49,6 +51,7 @@ pub(super) struct BatchRequest {
     pub(super) kind: BatchKind,
     pub(super) items: Vec<BatchItem>,
     pub(super) level: Consistency,
+    pub(super) serial: Consistency,
     pub(super) timestamp: Option<i64>,
 }
 
@@ -109,6 +112,7 @@ fn parameters(reader: &mut Reader<'_>) -> Result<Parameters, CqlError> {
         skip_metadata: flags & flag::SKIP_METADATA != 0,
         page_size: None,
         paging_state: None,
+        serial: Consistency::Serial,
         timestamp: None,
     };
     if flags & flag::VALUES != 0 {
@@ -134,7 +138,7 @@ fn parameters(reader: &mut Reader<'_>) -> Result<Parameters, CqlError> {
         out.paging_state = reader.bytes()?.map(<[u8]>::to_vec);
     }
     if flags & flag::SERIAL != 0 {
-        serial(reader)?;
+        out.serial = serial(reader)?;
     }
     if flags & flag::TIMESTAMP != 0 {
         out.timestamp = Some(stamp(reader)?);
@@ -142,9 +146,9 @@ fn parameters(reader: &mut Reader<'_>) -> Result<Parameters, CqlError> {
     Ok(out)
 }
 
-fn serial(reader: &mut Reader<'_>) -> Result<(), CqlError> {
+fn serial(reader: &mut Reader<'_>) -> Result<Consistency, CqlError> {
     match level_of(reader.short()?)? {
-        Consistency::Serial | Consistency::LocalSerial => Ok(()),
+        level @ (Consistency::Serial | Consistency::LocalSerial) => Ok(level),
         other => Err(CqlError::invalid(format!(
             "Invalid consistency for conditional update: {other}. Must be one of SERIAL or LOCAL_SERIAL"
         ))),
@@ -183,9 +187,7 @@ fn batch(reader: &mut Reader<'_>) -> Result<BatchRequest, CqlError> {
     if flags & flag::NAMES != 0 {
         return Err(CqlError::new(PROTOCOL, "values of a batch cannot be bound by name"));
     }
-    if flags & flag::SERIAL != 0 {
-        serial(reader)?;
-    }
+    let serial = if flags & flag::SERIAL != 0 { serial(reader)? } else { Consistency::Serial };
     let timestamp = if flags & flag::TIMESTAMP != 0 { Some(stamp(reader)?) } else { None };
-    Ok(BatchRequest { kind, items, level, timestamp })
+    Ok(BatchRequest { kind, items, level, serial, timestamp })
 }

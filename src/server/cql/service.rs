@@ -14,6 +14,7 @@ use crate::cql::types::CqlType;
 use crate::cql::value;
 use crate::meta::{Command, NotDone, Table, Verdict};
 use crate::record::{Record, Row};
+use crate::server::cql::conditional::{Conditional, Write};
 use crate::server::cql::ddl;
 use crate::server::cql::error::{BOOTSTRAPPING, CqlError, OVERLOADED, PROTOCOL, SERVER};
 use crate::server::cql::reads::{self, Ask, TIMEOUT};
@@ -184,6 +185,11 @@ impl CqlService {
                     paging_state: page.paging_state,
                 }))
             }
+            Work::Modify(target, modify) if modify.condition().is_some() => {
+                let write = self.write_of(modify, given.binds.clone());
+                let all = Conditional::new(vec![(target.clone(), write)], false)?;
+                self.write_if(all, parameters.serial).await
+            }
             Work::Modify(target, modify) => {
                 let stamp = parameters.timestamp;
                 let mut writes = Writes::default();
@@ -192,6 +198,19 @@ impl CqlService {
                 Ok(Answer::Void)
             }
             Work::Batch { kind, using, writes: all } => {
+                if all.iter().any(|(_, modify)| modify.condition().is_some()) {
+                    if using.timestamp.is_some() {
+                        return Err(CqlError::invalid(
+                            "Cannot provide custom timestamp for conditional BATCH",
+                        ));
+                    }
+                    // All of them share the batch's bind markers.
+                    let write = |(target, modify): &(Target, Modify)| {
+                        (target.clone(), self.write_of(modify, given.binds.clone()))
+                    };
+                    let all = Conditional::new(all.iter().map(write).collect(), true)?;
+                    return self.write_if(all, parameters.serial).await;
+                }
                 let mut stamp = parameters.timestamp;
                 if let Some(term) = &using.timestamp
                     && let Bound::Value(bytes) =
@@ -255,8 +274,7 @@ impl CqlService {
     }
 
     async fn batch(&self, session: &Session, batch: &BatchRequest) -> Result<Answer, CqlError> {
-        let stamp = Some(batch.timestamp.unwrap_or_else(|| self.stamp()));
-        let mut writes = Writes::default();
+        let mut all = Vec::with_capacity(batch.items.len());
         for item in &batch.items {
             let (ready, values) = match item {
                 BatchItem::Text(text, values) => {
@@ -270,11 +288,32 @@ impl CqlService {
                 ));
             };
             let bound = ready.bind(values, None)?;
-            let moment = Now::new(self.store.wall().0, self.store.random());
-            let binds = Binds { values: &bound, now: &moment };
-            self.gather(&mut writes, target, modify, binds, (stamp, batch.level)).await?;
+            all.push((target.clone(), self.write_of(modify, bound)));
+        }
+        if all.iter().any(|(_, write)| write.modify.condition().is_some()) {
+            return self.write_if(Conditional::new(all, true)?, batch.serial).await;
+        }
+        let stamp = Some(batch.timestamp.unwrap_or_else(|| self.stamp()));
+        let mut writes = Writes::default();
+        for (target, write) in &all {
+            let moment = write.now();
+            let binds = write.binds(&moment);
+            self.gather(&mut writes, target, &write.modify, binds, (stamp, batch.level)).await?;
         }
         self.write_batch(batch.kind, writes, batch.level).await
+    }
+
+    /// A statement with its values, at this moment.
+    fn write_of(&self, modify: &Modify, values: Vec<Bound>) -> Write {
+        Write { modify: modify.clone(), values, at: (self.store.wall(), self.store.random()) }
+    }
+
+    /// Has statements with conditions decided.
+    async fn write_if(&self, all: Conditional, level: Consistency) -> Result<Answer, CqlError> {
+        let all = Arc::new(all);
+        let outcome = self.store.write_if(all.operation(level)?).await;
+        let outcome = outcome.map_err(|error| CqlError::of_operation(&error, Some("CAS")))?;
+        Ok(Answer::Rows(if outcome.applied { all.applied() } else { all.refusal(&outcome)? }))
     }
 
     async fn write_batch(

@@ -297,7 +297,9 @@ impl From<OpError> for Problem {
             // The node goes down in the middle: the client is left as after a timeout.
             OpError::Timeout { .. } | OpError::Stopped => Kind::Timeout,
             OpError::TooFewReplicas { .. } => Kind::TooFewReplicasAnswered,
-            OpError::BadLevel(_) | OpError::BadOperationId(_) => Kind::BadRequest,
+            OpError::BadLevel(_) | OpError::BadOperationId(_) | OpError::Invalid(_) => {
+                Kind::BadRequest
+            }
             OpError::Reserved(_) => Kind::Forbidden,
             OpError::NotSupported(_) => Kind::NotSupported,
             OpError::NotAReplica { .. } => Kind::NotAReplica,
@@ -349,6 +351,7 @@ impl From<OpError> for Problem {
             OpError::BadLevel(_)
             | OpError::BadOperationId(_)
             | OpError::Reserved(_)
+            | OpError::Invalid(_)
             | OpError::NotSupported(_)
             | OpError::NotAReplica { .. }
             | OpError::Overloaded { .. }

@@ -27,6 +27,7 @@ fn parameters(values: Vec<Value>) -> Parameters {
         skip_metadata: false,
         page_size: None,
         paging_state: None,
+        serial: Consistency::Serial,
         timestamp: None,
     }
 }
@@ -205,7 +206,8 @@ async fn a_logged_batch_is_one_partition_or_none() {
     let insert =
         |p, c| BatchItem::Text(format!("INSERT INTO t (p, c) VALUES ({p}, {c})"), Vec::new());
     let batch = |kind, items| {
-        Request::Batch(BatchRequest { kind, items, level: Consistency::Quorum, timestamp: None })
+        let (level, serial) = (Consistency::Quorum, Consistency::Serial);
+        Request::Batch(BatchRequest { kind, items, level, serial, timestamp: None })
     };
     let one = batch(BatchKind::Logged, vec![insert(1, 1), insert(1, 2)]);
     assert_eq!(client.service.answer(&client.session, one).await, Answer::Void);
@@ -225,7 +227,10 @@ async fn what_is_wrong_is_told_by_its_code() {
         ("SELECT * FROM nope", 0x2200),
         ("SELECT * FROM t WHERE v = 'x'", 0x2200),
         ("INSERT INTO t (k) VALUES ('x')", 0x2200),
-        ("INSERT INTO t (k, v) VALUES (1, 'x') IF NOT EXISTS", 0x2200),
+        ("INSERT INTO t (k) VALUES (1) IF NOT EXISTS USING TIMESTAMP 5", 0x2200),
+        ("UPDATE t SET v = 'x' WHERE k IN (1, 2) IF EXISTS", 0x2200),
+        ("UPDATE t SET v = 'x' WHERE k = 1 IF NOT EXISTS", 0x2200),
+        ("UPDATE t SET v = 'x' WHERE k = 1 IF k = 1", 0x2200),
         ("INSERT INTO t (k) VALUES (1) USING TIMESTAMP 9000000000000000", 0x2200),
         ("CREATE TABLE t (k int PRIMARY KEY)", 0x2400),
         ("CREATE TABLE system.x (k int PRIMARY KEY)", 0x2100),
@@ -270,4 +275,44 @@ async fn a_dropped_column_that_is_added_again_starts_empty() {
     assert_eq!(client.show("SELECT k, v FROM t").await, ["1 null"]);
     client.run("TRUNCATE t").await;
     assert!(client.show("SELECT k FROM t").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_conditional_write_says_whether_it_took_effect_and_if_not_what_stands_there() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (k int, c int, v text, s int static, PRIMARY KEY (k, c))").await;
+    let insert = "INSERT INTO t (k, c, v) VALUES (1, 1, 'x') IF NOT EXISTS";
+    assert_eq!(client.show(insert).await, ["true"]);
+    assert_eq!(client.show(insert).await, ["false 1 1 null x"]);
+    let update = "UPDATE t SET v = 'y' WHERE k = 1 AND c = 1 IF v = 'x'";
+    assert_eq!(client.show(update).await, ["true"]);
+    assert_eq!(client.show(update).await, ["false y"]);
+    let absent = "UPDATE t SET v = 'y' WHERE k = 1 AND c = 2 IF v = 'x'";
+    assert_eq!(client.show(absent).await, ["false"]);
+    assert_eq!(client.show("DELETE FROM t WHERE k = 1 AND c = 2 IF EXISTS").await, ["false"]);
+    assert_eq!(client.show("UPDATE t SET s = 1 WHERE k = 1 IF s = null").await, ["true"]);
+    assert_eq!(client.show("UPDATE t SET s = 9 WHERE k = 1 IF s = 7").await, ["false 1"]);
+    assert_eq!(client.show("DELETE FROM t WHERE k = 1 AND c = 1 IF v IN ('y')").await, ["true"]);
+    assert_eq!(client.show("SELECT v FROM t WHERE k = 1 AND c = 1").await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_conditional_batch_takes_effect_whole_or_not_at_all() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (k int, c int, v int, s int static, PRIMARY KEY (k, c))").await;
+    let batch = |version: i32, c: i32| {
+        format!(
+            "BEGIN BATCH UPDATE t SET s = {} WHERE k = 1 IF s = {version} \
+             INSERT INTO t (k, c, v) VALUES (1, {c}, {c}) IF NOT EXISTS APPLY BATCH",
+            version + 1
+        )
+    };
+    client.run("INSERT INTO t (k, s) VALUES (1, 0)").await;
+    assert_eq!(client.show(&batch(0, 5)).await, ["true"]);
+    assert_eq!(client.show(&batch(0, 6)).await, ["false 1 null 1 null"]);
+    assert_eq!(client.show(&batch(1, 5)).await, ["false 1 null 1 null", "false 1 5 null 5"]);
+    assert_eq!(client.show("SELECT c, v, s FROM t WHERE k = 1").await, ["5 5 1"]);
+    let two = "BEGIN BATCH UPDATE t SET v = 1 WHERE k = 1 AND c = 5 IF v = 5 \
+               UPDATE t SET v = 1 WHERE k = 2 AND c = 5 APPLY BATCH";
+    assert_eq!(client.refused(two).await, 0x2200);
 }

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::coordinator::{OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage};
+use crate::coordinator::{
+    ConditionalOp, ConditionalOutcome, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage,
+};
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Command, Founder, LogEntry, Verdict};
-use crate::record::{Record, RecordKind};
+use crate::record::{Record, RecordKind, Row};
 use crate::ring::{Member, token_in};
 use crate::server::cql::{PeerView, Store};
 use crate::types::{
@@ -149,6 +151,27 @@ impl Store for MemStore {
                 let _ = own.merge(&record);
             }
             Ok(())
+        })
+    }
+
+    fn write_if(&self, op: ConditionalOp) -> BoxFuture<'_, Result<ConditionalOutcome, OpError>> {
+        Box::pin(async move {
+            let mut rows = lock(&self.rows);
+            let place = |key: &Key| (op.table.id, token_in(op.table.id, key), key.clone());
+            let row = |key: &Key| rows.get(&place(key))?.row().cloned();
+            let seen: BTreeMap<Key, Row> = std::iter::once(&op.head)
+                .chain(&op.rows)
+                .map(|key| (key.clone(), row(key).unwrap_or_default()))
+                .collect();
+            let (now, newest) = (self.env.wall(), seen.values().filter_map(Row::max_stamp).max());
+            let stamp = i64::try_from(now.0).unwrap().max(newest.unwrap_or(0) + 2);
+            let writes = op.judge.judge(&seen, stamp, now).map_err(OpError::Invalid)?;
+            let applied = writes.is_some();
+            for (key, row) in writes.into_iter().flatten() {
+                let own = rows.entry(place(&key));
+                own.or_insert_with(|| Record::empty(RecordKind::Row)).merge_row(&row);
+            }
+            Ok(ConditionalOutcome { applied, rows: seen, now })
         })
     }
 
