@@ -159,43 +159,46 @@ impl Conditional {
     /// The answer to one that did not take effect.
     pub(super) fn refusal(&self, outcome: &ConditionalOutcome) -> Result<Rows, CqlError> {
         let current = self.current(&outcome.rows).map_err(CqlError::invalid)?;
-        let mut shown: Vec<(Vec<usize>, RowView)> = Vec::new();
+        let (mut shown, mut places) = (Vec::new(), Vec::new());
         for write in &self.writes {
             let condition = write.modify.condition();
+            if !condition.is_some() {
+                continue;
+            }
+            if condition.is_not_exists() || (self.is_batch && condition.is_about_existence()) {
+                places.extend(0..self.schema.columns().len());
+            }
+            places.extend(condition.places());
             for key in self.keys(write).map_err(CqlError::invalid)? {
-                let (Some(mut view), exists) = self.view(&key, &current, outcome.now) else {
+                let (view, exists) = self.view(&key, &current, outcome.now);
+                let Some(mut view) =
+                    view.filter(|_| exists || condition.is_about_statics(&self.schema))
+                else {
                     continue;
                 };
-                if !condition.is_some() || !(exists || condition.is_about_statics(&self.schema)) {
-                    continue;
-                }
-                let all = || (0..self.schema.columns().len()).collect();
-                let places = match (self.is_batch, condition.is_about_existence()) {
-                    (false, true) if !condition.is_not_exists() => continue,
-                    (_, true) => all(),
-                    (_, false) => condition.places(),
-                };
-                if !write.modify.writes_static(&self.schema) && condition.is_not_exists() {
+                if condition.is_not_exists() && !write.modify.writes_static(&self.schema) {
                     for (place, column) in self.schema.columns().iter().enumerate() {
                         if column.role == Role::Static {
                             view.values[place] = None;
                         }
                     }
                 }
-                shown.push((places, view));
+                shown.push(view);
             }
         }
-        let mut places: Vec<usize> = shown.iter().flat_map(|(places, _)| places.clone()).collect();
-        if self.is_batch && !places.is_empty() {
-            let keys = self.schema.partition_key().len() + self.schema.clustering_key().len();
-            places.extend(0..keys);
+        if self.is_batch {
+            places
+                .extend(0..self.schema.partition_key().len() + self.schema.clustering_key().len());
+        }
+        if shown.is_empty() {
+            places.clear();
         }
         places.sort_unstable();
         places.dedup();
         let applied = Some(Bytes::from_static(&[0]));
         let mut rows: Vec<Vec<Option<Bytes>>> = shown
             .into_iter()
-            .map(|(_, view)| {
+            .map(|view| {
                 let values = places.iter().map(|at| view.values[*at].clone());
                 std::iter::once(applied.clone()).chain(values).collect()
             })
