@@ -14,8 +14,12 @@ use crate::types::{Ballot, Generation, Key, PartitionId, TableId};
 /// The most keys in one [`PaxosAnswer::Open`].
 pub const MAX_OPEN_KEYS: usize = 1_024;
 
-/// The most rows of a partition that one round may look at.
-pub const MAX_ROUND_ROWS: usize = 4_096;
+/// The most rows of a partition that one round may look at: of as many operations as a round may
+/// combine.
+pub const MAX_ROUND_ROWS: usize = 64 * MAX_OPERATION_ROWS;
+
+/// The most rows of a partition that one operation may look at.
+pub const MAX_OPERATION_ROWS: usize = 256;
 
 /// Format byte of a set of rows. Predecessors: none.
 const ROWS_FORMAT: u8 = 1;

@@ -18,7 +18,13 @@ import uuid
 from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
 from cassandra.connection import DefaultEndPoint
-from cassandra.policies import DCAwareRoundRobinPolicy, RetryPolicy, TokenAwarePolicy
+from cassandra.policies import (
+    DCAwareRoundRobinPolicy,
+    HostFilterPolicy,
+    RetryPolicy,
+    RoundRobinPolicy,
+    TokenAwarePolicy,
+)
 from cassandra.query import BatchStatement, BatchType, SimpleStatement
 from cassandra.util import Date, Duration, Time
 
@@ -45,14 +51,14 @@ class NextHost(RetryPolicy):
         return self._next(retry_num)
 
 
-def connect(endpoints, **options):
+def connect(endpoints, policy=None, **options):
     points = []
     for endpoint in endpoints:
         host, port = endpoint.rsplit(":", 1)
         points.append(DefaultEndPoint(host, int(port)))
     profile = ExecutionProfile(
         consistency_level=ConsistencyLevel.QUORUM,
-        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy()),
+        load_balancing_policy=policy or TokenAwarePolicy(DCAwareRoundRobinPolicy()),
         request_timeout=20,
         **options,
     )
@@ -298,6 +304,38 @@ def conditional(s, cluster):
     assert len(again) == 3 and not any(row.applied for row in again), again
 
 
+def prepared_everywhere(s, cluster):
+    """A statement has one id on all nodes, and a client that prepared it on one may use any."""
+    ids, text = set(), "SELECT v FROM shop.t WHERE k = ?"
+    for host in cluster.metadata.all_hosts():
+        own = "%s:%d" % (host.endpoint.address, host.endpoint.port)
+        alone = connect([own], policy=HostFilterPolicy(RoundRobinPolicy(), host.__eq__))
+        ids.add(bytes(alone.connect().prepare(text).query_id))
+        alone.shutdown()
+    assert len(ids) == 1, ids
+
+
+def schema_events(s, cluster):
+    """A client hears of tables that others make, alter and drop."""
+    other = connect(ENDPOINTS)
+    session = other.connect("shop")
+    tables = lambda: cluster.metadata.keyspaces["shop"].tables
+
+    def heard(what):
+        until = time.time() + 30
+        while not what():
+            assert time.time() < until
+            time.sleep(0.05)
+
+    session.execute("CREATE TABLE news (k int PRIMARY KEY)")
+    heard(lambda: "news" in tables())
+    session.execute("ALTER TABLE news ADD v int")
+    heard(lambda: "v" in tables()["news"].columns)
+    session.execute("DROP TABLE news")
+    heard(lambda: "news" not in tables())
+    other.shutdown()
+
+
 def dying_nodes(s, cluster):
     """Quorum goes on while each node in turn is killed, and prepared statements survive it."""
     careful = connect(ENDPOINTS, retry_policy=NextHost())
@@ -338,6 +376,8 @@ TESTS = [
     errors,
     altered_tables,
     types,
+    prepared_everywhere,
+    schema_events,
     conditional,
     in_flight,
 ]

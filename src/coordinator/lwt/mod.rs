@@ -53,7 +53,7 @@ use crate::coordinator::{
 };
 use crate::env::Env;
 use crate::meta::{ConflictMode, Table};
-use crate::net::paxos::{PaxosAnswer, PaxosRequest, PaxosStep};
+use crate::net::paxos::{MAX_OPERATION_ROWS, PaxosAnswer, PaxosRequest, PaxosStep};
 use crate::net::{Request, Response};
 use crate::plants::{Plant, planted};
 use crate::record::Record;
@@ -366,6 +366,12 @@ pub(super) async fn write_rows(
     op: &ConditionalOp,
 ) -> Result<ConditionalOutcome, OpError> {
     only_one_serial_domain(inner, op.level)?;
+    if op.rows.len() > MAX_OPERATION_ROWS {
+        let (max, got) = (MAX_OPERATION_ROWS, op.rows.len());
+        return Err(OpError::Invalid(format!(
+            "a conditional write may name {max} rows at most, and this one names {got}"
+        )));
+    }
     let (started, now) = (inner.env.mono(), inner.env.wall());
     let errand = Errand { table: &op.table, key: &op.head, timeout: op.timeout, started };
     let ask = Ask::Rows { rows: op.rows.clone(), judge: op.judge.clone() };
