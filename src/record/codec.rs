@@ -176,7 +176,7 @@ impl Record {
             RecordKind::Lww => Body::Lww(read_lww(&mut reader, bytes)?),
             RecordKind::Row => {
                 let row = read_row(&mut reader, bytes)?;
-                Body::Row(row, read_row_ops(&mut reader, header[0] == FENCED)?)
+                Body::Row(Box::new(row), read_row_ops(&mut reader, header[0] == FENCED)?)
             }
         };
         let fence = if header[0] == FENCED { reader.varint()? } else { 0 };

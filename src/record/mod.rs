@@ -127,7 +127,7 @@ enum Body {
     Siblings(Siblings),
     Lww(Lww),
     /// A row, and the conditional writes that a partition's head remembers.
-    Row(Row, OpLog),
+    Row(Box<Row>, OpLog),
 }
 
 /// What a merge did.
@@ -163,7 +163,7 @@ impl Record {
         let body = match kind {
             RecordKind::Siblings => Body::Siblings(Siblings::default()),
             RecordKind::Lww => Body::Lww(Lww::default()),
-            RecordKind::Row => Body::Row(Row::default(), OpLog::default()),
+            RecordKind::Row => Body::Row(Box::default(), OpLog::default()),
         };
         Self { body, fence: 0 }
     }
@@ -183,7 +183,7 @@ impl Record {
     /// The record that a row is.
     #[must_use]
     pub fn of_row(row: Row) -> Self {
-        Self { body: Body::Row(row, OpLog::default()), fence: 0 }
+        Self { body: Body::Row(Box::new(row), OpLog::default()), fence: 0 }
     }
 
     /// Joins `row` into the row that this record is; nothing if it is none.
