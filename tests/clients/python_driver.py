@@ -16,7 +16,7 @@ import traceback
 import uuid
 
 from cassandra import ConsistencyLevel
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.connection import DefaultEndPoint
 from cassandra.policies import (
     DCAwareRoundRobinPolicy,
@@ -25,6 +25,7 @@ from cassandra.policies import (
     RoundRobinPolicy,
     TokenAwarePolicy,
 )
+from cassandra.protocol import OverloadedErrorMessage
 from cassandra.query import BatchStatement, BatchType, SimpleStatement
 from cassandra.util import Date, Duration, Time
 
@@ -73,6 +74,24 @@ def connect(endpoints, policy=None, **options):
 def ask(command):
     print("@" + command, flush=True)
     assert sys.stdin.readline().strip() == "done", command
+
+
+def result_of(begin, future=None):
+    """The result of the request that `begin` begins; begun again while the nodes say that they have
+    too much to do and have done nothing of it."""
+    until = time.time() + 60
+    while True:
+        try:
+            return (future or begin()).result()
+        except NoHostAvailable as busy:
+            overloaded = (isinstance(e, OverloadedErrorMessage) for e in busy.errors.values())
+            if time.time() > until or not all(overloaded):
+                raise
+        except OverloadedErrorMessage:
+            if time.time() > until:
+                raise
+        future = None
+        time.sleep(0.05)
 
 
 def fails(session, statement, kind, *args):
@@ -254,13 +273,14 @@ def in_flight(s, cluster):
     insert = s.prepare("INSERT INTO t (k, v) VALUES (?, ?)")
     count, waiting = 10_000, []
     for i in range(count):
-        waiting.append(s.execute_async(insert, (i, "v%d" % i)))
+        begin = lambda i=i: s.execute_async(insert, (i, "v%d" % i))
+        waiting.append((begin, begin()))
         if len(waiting) >= 400:
-            for future in waiting[:200]:
-                future.result()
+            for request in waiting[:200]:
+                result_of(*request)
             waiting = waiting[200:]
-    for future in waiting:
-        future.result()
+    for request in waiting:
+        result_of(*request)
     keys = [row.k for row in s.execute(SimpleStatement("SELECT k FROM t", fetch_size=1000))]
     assert len(keys) == count and set(keys) == set(range(count)), len(keys)
     assert s.execute("SELECT count(*) FROM t").one()[0] == count
@@ -270,8 +290,9 @@ def conditional(s, cluster):
     """Of sixteen writers that all begin at once one wins, and all the others see it."""
     insert = s.prepare("INSERT INTO t (k, v) VALUES (?, ?) IF NOT EXISTS")
     for k in range(100_000, 100_005):
-        futures = [s.execute_async(insert, (k, "w%d" % i)) for i in range(16)]
-        answers = [future.result().one() for future in futures]
+        begins = [lambda i=i: s.execute_async(insert, (k, "w%d" % i)) for i in range(16)]
+        requests = [(begin, begin()) for begin in begins]
+        answers = [result_of(*request).one() for request in requests]
         assert sum(answer.applied for answer in answers) == 1, answers
         winner = s.execute("SELECT v FROM t WHERE k = %s", (k,)).one().v
         assert all(answer.applied or answer.v == winner for answer in answers), (winner, answers)
@@ -348,9 +369,12 @@ def dying_nodes(s, cluster):
     def some(count):
         nonlocal written
         for _ in range(count):
-            futures = [session.execute_async(insert, (200_000 + written + i, "d")) for i in range(10)]
-            for future in futures:
-                future.result()
+            begins = [
+                lambda k=200_000 + written + i: session.execute_async(insert, (k, "d"))
+                for i in range(10)
+            ]
+            for request in [(begin, begin()) for begin in begins]:
+                result_of(*request)
             written += 10
             assert session.execute(select, (200_000 + written - 1,)).one().v == "d"
 
