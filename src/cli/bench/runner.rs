@@ -330,12 +330,13 @@ impl<'a> Client<'a> {
             None => self.shared.stats(self.thread).success(kind, began.elapsed()),
             Some((what, said)) => {
                 let refused = what.ends_with(" overloaded");
-                let mut stats = self.shared.stats(self.thread);
-                if refused {
-                    stats.refused(self.sent.elapsed());
+                {
+                    let mut stats = self.shared.stats(self.thread);
+                    if refused {
+                        stats.refused(self.sent.elapsed());
+                    }
+                    stats.failure(what, said);
                 }
-                stats.failure(what, said);
-                drop(stats);
                 // An open loop asks at its rate, whatever it is told.
                 if broken || self.shared.task.job.args.rate.is_none() {
                     tokio::time::sleep(PAUSE).await;

@@ -145,13 +145,17 @@ pub struct BatchAnswerDoc {
 #[derive(Debug)]
 enum Wish {
     Get,
-    Write {
-        action: WriteAction,
-        condition: Condition,
-        fence: Option<u64>,
-        context: Option<Context>,
-        op: Option<OpId>,
-    },
+    Write(Box<Write>),
+}
+
+/// A write that an item asks for.
+#[derive(Debug)]
+struct Write {
+    action: WriteAction,
+    condition: Condition,
+    fence: Option<u64>,
+    context: Option<Context>,
+    op: Option<OpId>,
 }
 
 /// An item that has been checked.
@@ -229,7 +233,8 @@ impl Item {
                 };
                 (answer, seen)
             }
-            Wish::Write { action, condition, fence, context, op } => {
+            Wish::Write(write) => {
+                let Write { action, condition, fence, context, op } = *write;
                 let delete = matches!(action, WriteAction::Delete);
                 // Each supersedes the last: what the batch has written counts as read. A delete
                 // without a context still means "what a quorum shows".
@@ -293,7 +298,7 @@ impl Sent<'_> {
                 let condition =
                     condition_of(self.if_match.as_deref(), self.if_none_match.as_deref())?;
                 let fence = self.if_fence.map(|n| checked_fence("if_fence", n)).transpose()?;
-                Wish::Write { action, condition, fence, context, op }
+                Wish::Write(Box::new(Write { action, condition, fence, context, op }))
             }
             other => {
                 return Err(Problem::bad_parameter(
