@@ -105,7 +105,7 @@ enum Shown {
     /// It knows nothing of the key.
     Absent,
     /// The record, and its stored form.
-    Record(Digest, Record, Bytes),
+    Record(Digest, Box<Record>, Bytes),
 }
 
 impl Shown {
@@ -428,7 +428,7 @@ impl<'a> Reading<'a> {
             (Want::Record, Response::Record(Some(bytes), _)) => {
                 let digest = record::stored_digest(&bytes);
                 match digest.and_then(|d| Ok((d, Record::decode(&bytes, &self.address)?))) {
-                    Ok((digest, record)) => Ok(Shown::Record(digest, record, bytes)),
+                    Ok((digest, record)) => Ok(Shown::Record(digest, Box::new(record), bytes)),
                     Err(error) => {
                         let said = format!("refused: its record is damaged: {error}");
                         failure(said, Cause::Damaged)

@@ -102,7 +102,7 @@ impl Reading<'_> {
             Shown::Digest(_) | Shown::Absent => None,
         });
         match found {
-            Some(Shown::Record(_, record, bytes)) if record.kind() == kind => Ok((record, bytes)),
+            Some(Shown::Record(_, record, bytes)) if record.kind() == kind => Ok((*record, bytes)),
             Some(_) => Err(of_different_kinds()),
             None => Ok((Record::empty(kind), Bytes::new())),
         }
