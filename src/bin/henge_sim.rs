@@ -332,7 +332,8 @@ fn write_events(path: &Path, report: &Report) -> std::io::Result<()> {
 struct Sum {
     runs: usize,
     failed: usize,
-    vacuous: usize,
+    /// Seeds of the runs that proved too little.
+    vacuous: Vec<u64>,
     operations: u64,
     busy: Duration,
     virtual_ms: u64,
@@ -348,7 +349,9 @@ impl Sum {
     fn add(&mut self, report: &Report, took: Duration, planned: usize, min_effects: usize) {
         self.runs += 1;
         self.failed += usize::from(!report.passed());
-        self.vacuous += usize::from(is_vacuous(report, planned, min_effects));
+        if is_vacuous(report, planned, min_effects) {
+            self.vacuous.push(report.seed);
+        }
         self.operations += report.operations;
         self.busy += took;
         self.virtual_ms += report.virtual_ms;
@@ -372,7 +375,7 @@ impl Sum {
              {:.0}x real time",
             self.runs,
             self.failed,
-            self.vacuous,
+            self.vacuous.len(),
             self.operations as f64 / 1e6,
             rate(self.operations, self.busy),
             self.virtual_ms as f64 / 1e3 / self.busy.as_secs_f64().max(1e-9)
@@ -448,8 +451,11 @@ fn run_many(args: &RunArgs, seeds: std::ops::Range<u64>) -> ExitCode {
         if !sum.checks.is_empty() {
             println!("broken: {:?}", sum.checks);
         }
+        if !sum.vacuous.is_empty() {
+            println!("too little was proved by seeds {:?}", sum.vacuous);
+        }
     }
-    verdict(sum.failed, sum.vacuous)
+    verdict(sum.failed, sum.vacuous.len())
 }
 
 fn plants(args: &PlantArgs) -> Result<ExitCode, String> {
