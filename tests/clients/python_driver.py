@@ -19,6 +19,7 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
 from cassandra.connection import DefaultEndPoint
 from cassandra.policies import (
+    ConstantReconnectionPolicy,
     DCAwareRoundRobinPolicy,
     HostFilterPolicy,
     RetryPolicy,
@@ -68,6 +69,7 @@ def connect(endpoints, policy=None, **options):
         port=points[0].port,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connect_timeout=20,
+        reconnection_policy=ConstantReconnectionPolicy(0.2, None),
     )
 
 
@@ -378,7 +380,15 @@ def dying_nodes(s, cluster):
             written += 10
             assert session.execute(select, (200_000 + written - 1,)).one().v == "d"
 
+    def all_up():
+        return all(host.is_up for host in careful.metadata.all_hosts())
+
     for node in range(s.nodes):
+        # The driver itself takes a while to come back to a node that is up again.
+        until = time.time() + 60
+        while not all_up():
+            assert time.time() < until
+            time.sleep(0.05)
         some(10)
         ask("kill %d" % node)
         some(20)
