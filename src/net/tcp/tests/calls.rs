@@ -223,7 +223,7 @@ async fn bytes_beyond_the_bound_are_not_sent() {
     let large = || Request::Gossip(Bytes::from(vec![0; 2000]));
     let mut first = a.call(NodeId(2), large());
     assert!(futures_util::poll!(&mut first).is_pending(), "a single frame may always go");
-    assert_not_sent(a.call(NodeId(2), large()).await, "bytes to that node are queued");
+    assert_not_sent(a.call(NodeId(2), large()).await, "calls to that node hold 2");
     drop(first);
     let mut next = a.call(NodeId(2), large());
     assert!(futures_util::poll!(&mut next).is_pending(), "its place is free again");
