@@ -206,7 +206,8 @@ async fn an_interrupted_import_goes_on_and_writes_nothing_twice() {
     fake.limit_writes(None);
     let done = henge_in(directory.path(), &node, &args, b"").await.ok().json();
     let skipped = done["skipped"].as_u64().unwrap();
-    assert!((70..=77).contains(&skipped), "{done}");
+    // The mark is where all before it is written; the slowest of the eight may be well behind.
+    assert!((1..=77).contains(&skipped), "{done}");
     assert_eq!(done["rows"].as_u64().unwrap() + skipped, 200);
     assert_eq!((fake.keys(), fake.all_values(), fake.writes()), (200, 200, 200));
     assert!(!directory.path().join("resume").exists(), "nothing is left to go on with");
