@@ -39,20 +39,28 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &RowsOp) -> Result<(), OpError
         .iter()
         .map(|(key, record)| (key.clone(), record.encode(&record::address(op.table.id, key))))
         .collect();
-    let mut sent = false;
+    let mut sent: Option<Plan> = None;
     for _ in 0..MAX_PLANS {
-        let plan = inner.plan(Purpose::Write, &op.table, first, op.level, started, op.timeout)?;
-        if let Err(error) = inner.must_be_possible(&plan) {
-            return Err(if sent { unknown(&plan, 0, &error.to_string()) } else { error });
-        }
-        sent = true;
+        let plan = inner
+            .plan(Purpose::Write, &op.table, first, op.level, started, op.timeout)
+            .and_then(|plan| inner.must_be_possible(&plan).map(|()| plan));
+        let plan = match (plan, &sent) {
+            (Ok(plan), _) => plan,
+            (Err(error), None) => return Err(error),
+            // By an earlier plan some replicas may hold the rows already.
+            (Err(error), Some(earlier)) => return Err(unknown(earlier, 0, &error.to_string())),
+        };
         match spread(inner, &plan, &stored).await {
             Ok(()) => return Ok(()),
-            Err(Stop::Replan) => {}
+            Err(Stop::Replan) => sent = Some(plan),
             Err(Stop::Error(error)) => return Err(error),
         }
     }
-    Err(OpError::Overloaded { what: "the ring keeps changing".to_owned() })
+    let what = "the ring keeps changing";
+    Err(match sent {
+        Some(plan) => unknown(&plan, 0, what),
+        None => OpError::Overloaded { what: what.to_owned() },
+    })
 }
 
 /// Sends the rows to every replica, and waits until W hold them. The calls that have not answered
