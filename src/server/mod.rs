@@ -2,6 +2,7 @@
 //! [coordinator](crate::coordinator), encodes the answer and maps errors; it knows no replica, no
 //! disk and no ring.
 
+pub mod budget;
 pub mod cql;
 pub mod http;
 

@@ -12,8 +12,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 use crate::env::Env;
+use crate::server::budget::{Budget, Share};
 use crate::server::http::door::UnderWay;
-use crate::server::http::limits::{Budget, HttpLimits, Share};
+use crate::server::http::limits::HttpLimits;
 use crate::server::http::listen::ConnectionGuard;
 use crate::server::http::problem::{Kind, Problem};
 use crate::types::Mono;

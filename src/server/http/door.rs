@@ -18,10 +18,11 @@ use crate::meta::Table;
 use crate::metrics::Registry;
 use crate::overload;
 use crate::server::Principal;
+use crate::server::budget::{Budget, Share};
 use crate::server::http::backend::Backend;
 use crate::server::http::body::{DoorBody, drain};
 use crate::server::http::kv::{self, KvPath};
-use crate::server::http::limits::{Budget, HttpLimits, Share};
+use crate::server::http::limits::HttpLimits;
 use crate::server::http::numbers::{Numbers, RouteId, UNROUTED};
 use crate::server::http::path::{decode_path, is_bucket_name};
 use crate::server::http::problem::{Kind, Problem};
@@ -115,6 +116,12 @@ impl Door {
     pub fn begin_shutdown(&self) {
         self.begin_draining();
         self.inner.stopping.store(true, Ordering::Release);
+    }
+
+    /// Memory for bodies, of which other doors of the node take their part.
+    #[must_use]
+    pub fn bodies(&self) -> &Arc<Budget> {
+        &self.inner.bodies
     }
 
     /// Requests under way now.

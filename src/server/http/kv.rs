@@ -12,10 +12,10 @@ use crate::coordinator::{ReadOp, ReadOutcome, Receipt, WriteAction, WriteOp, Wri
 use crate::meta::Table;
 use crate::record::{Version, View, version_etag};
 use crate::server::Principal;
+use crate::server::budget::Share;
 use crate::server::http::body::{DoorBody, Reading};
 use crate::server::http::conditions::{condition, fence};
 use crate::server::http::door::Inner;
-use crate::server::http::limits::Share;
 use crate::server::http::names;
 use crate::server::http::options::{self, Side, value_of};
 use crate::server::http::path::{encode_key, key_in_path};

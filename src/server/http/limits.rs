@@ -1,7 +1,5 @@
 //! Every bound of the HTTP door, in one place.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::config::Limits;
@@ -172,103 +170,9 @@ impl HttpLimits {
     }
 }
 
-/// A bounded amount of something that is taken and given back, and never waited for: who finds
-/// too little left is refused at once.
-#[derive(Debug)]
-pub struct Budget {
-    used: AtomicUsize,
-    max: usize,
-}
-
-impl Budget {
-    /// A budget of `max`.
-    #[must_use]
-    pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { used: AtomicUsize::new(0), max })
-    }
-
-    /// What is taken at present.
-    #[must_use]
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// The bound.
-    #[must_use]
-    pub fn max(&self) -> usize {
-        self.max
-    }
-
-    fn take(&self, amount: usize) -> bool {
-        let before = self.used.fetch_add(amount, Ordering::Relaxed);
-        let fits = before.checked_add(amount).is_some_and(|after| after <= self.max);
-        if !fits {
-            self.used.fetch_sub(amount, Ordering::Relaxed);
-        }
-        fits
-    }
-}
-
-/// A part of a [`Budget`], given back when dropped.
-#[derive(Debug)]
-pub struct Share {
-    budget: Arc<Budget>,
-    amount: usize,
-}
-
-impl Share {
-    /// How much it is.
-    #[must_use]
-    pub fn amount(&self) -> usize {
-        self.amount
-    }
-
-    /// Takes `amount`, if that much is left.
-    #[must_use]
-    pub fn take(budget: &Arc<Budget>, amount: usize) -> Option<Self> {
-        budget.take(amount).then(|| Self { budget: budget.clone(), amount })
-    }
-
-    /// Takes `more` on top. False, and nothing changed, if that much is not left.
-    #[must_use]
-    pub fn grow(&mut self, more: usize) -> bool {
-        let fits = self.budget.take(more);
-        if fits {
-            self.amount += more;
-        }
-        fits
-    }
-
-    /// Gives back all but `amount`.
-    pub fn shrink_to(&mut self, amount: usize) {
-        let excess = self.amount.saturating_sub(amount);
-        self.budget.used.fetch_sub(excess, Ordering::Relaxed);
-        self.amount -= excess;
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.amount, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_budget_is_never_overdrawn_and_comes_back() {
-        let budget = Budget::new(10);
-        let mut first = Share::take(&budget, 6).unwrap();
-        assert!(Share::take(&budget, 5).is_none());
-        assert!(first.grow(4));
-        assert!(!first.grow(1));
-        first.shrink_to(3);
-        assert_eq!(budget.used(), 3);
-        drop(first);
-        assert_eq!(budget.used(), 0);
-    }
 
     #[test]
     fn the_default_limits_are_sound_and_a_bad_one_is_named() {

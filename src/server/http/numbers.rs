@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 
 use crate::metrics::{Counter, Gauge, Kind, Latency, Registry};
-use crate::server::http::limits::Budget;
+use crate::server::budget::Budget;
 use crate::server::http::routes::ROUTES;
 
 /// A place in [`ROUTES`], or [`UNROUTED`].

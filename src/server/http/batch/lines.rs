@@ -7,9 +7,9 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 
+use crate::server::budget::Share;
 use crate::server::http::body::Reading;
 use crate::server::http::door::Inner;
-use crate::server::http::limits::Share;
 use crate::server::http::problem::{Kind, Problem};
 
 /// What a line may have beside its value: key, context, metadata, names.
