@@ -7,6 +7,7 @@ use crate::coordinator::{
     ConditionalOp, ConditionalOutcome, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage,
 };
 use crate::env::BoxFuture;
+use crate::gossip::Liveness;
 use crate::meta::{ClusterState, Command, Verdict};
 use crate::node::{Node, NodeBackend};
 use crate::overload::{Busy, Place};
@@ -61,6 +62,7 @@ impl Store for NodeStore {
                 rack: member.rack.clone(),
                 tokens: ring.owned_by(member.id).map(|p| ring.map().end_token(p)).collect(),
                 epoch: status.epoch.unwrap_or(Epoch(0)),
+                up: matches!(status.liveness, Liveness::Live | Liveness::Suspect),
             }
         };
         let mut all: Vec<PeerView> = self.node.cluster().members().into_iter().map(view).collect();

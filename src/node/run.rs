@@ -191,7 +191,8 @@ pub async fn start(config: &Config, env: Env) -> Result<NodeProcess, RunError> {
     let (stopped, http_stopped) = watch::channel(false);
     let service = Arc::new(CqlService::new(Arc::new(NodeStore::new(node.clone()))));
     let (epochs, stop_cql) = (node.cluster().epochs(), stopping.clone());
-    env.spawn("cql", cql.serve(service, env.clone(), epochs, stop_cql));
+    let memory = door.bodies().clone();
+    env.spawn("cql", cql.serve(service, env.clone(), memory, epochs, stop_cql));
     let served = door.clone();
     env.spawn("http", async move {
         let mut stopping = stopping;

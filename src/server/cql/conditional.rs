@@ -223,8 +223,8 @@ impl Conditional {
         let (keyspace, table) = self.names.clone();
         let columns = std::iter::once(applied).chain(places.iter().map(column)).collect();
         // PREPARE could not announce these columns, so they are never left out.
-        let metadata = Metadata { keyspace, table, columns };
-        Rows { metadata, skip_metadata: false, rows, paging_state: None }
+        let metadata = Arc::new(Metadata { keyspace, table, columns });
+        Rows { metadata, rows, ..Rows::default() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Errors as the protocol has them.
 
 use crate::coordinator::{Fate, OpError};
+use crate::server::cql::frame::Version;
 use crate::server::cql::wire::{BadBody, Writer};
 use crate::types::Consistency;
 
@@ -10,11 +11,14 @@ pub(super) struct CqlError {
     code: i32,
     message: String,
     fields: Vec<u8>,
+    /// Code and fields on version 5, where they differ.
+    newer: Option<Box<(i32, Vec<u8>)>>,
 }
 
 /// Codes without fields.
 pub(super) const SERVER: i32 = 0x0000;
 pub(super) const PROTOCOL: i32 = 0x000A;
+pub(super) const BAD_CREDENTIALS: i32 = 0x0100;
 pub(super) const OVERLOADED: i32 = 0x1001;
 pub(super) const BOOTSTRAPPING: i32 = 0x1002;
 pub(super) const SYNTAX: i32 = 0x2000;
@@ -24,7 +28,7 @@ pub(super) const CONFIG: i32 = 0x2300;
 
 impl CqlError {
     pub(super) fn new(code: i32, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), fields: Vec::new() }
+        Self { code, message: message.into(), fields: Vec::new(), newer: None }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -41,7 +45,7 @@ impl CqlError {
         let mut fields = Writer::default();
         fields.string(keyspace);
         fields.string(table);
-        Self { code: 0x2400, message, fields: fields.0 }
+        Self { fields: fields.0, ..Self::new(0x2400, message) }
     }
 
     pub(super) fn unprepared(id: &[u8]) -> Self {
@@ -49,14 +53,16 @@ impl CqlError {
         fields.short_bytes(id);
         let message =
             "the statement is not prepared on this node, or its table was changed".to_owned();
-        Self { code: 0x2500, message, fields: fields.0 }
+        Self { fields: fields.0, ..Self::new(0x2500, message) }
     }
 
-    pub(super) fn body(&self) -> Vec<u8> {
+    pub(super) fn body(&self, version: Version) -> Vec<u8> {
+        let newer = self.newer.as_deref().filter(|_| version >= Version::V5);
+        let (code, fields) = newer.map_or((self.code, &self.fields), |(code, own)| (*code, own));
         let mut out = Writer::default();
-        out.int(i64::from(self.code));
+        out.int(i64::from(code));
         out.string(&self.message);
-        out.0.extend_from_slice(&self.fields);
+        out.0.extend_from_slice(fields);
         out.0
     }
 
@@ -69,35 +75,38 @@ impl CqlError {
                 fields.short(usize::from(level_code(*level)));
                 fields.int(i64::from(*required));
                 fields.int(i64::from(*alive));
-                Self { code: 0x1000, message, fields: fields.0 }
+                Self { fields: fields.0, ..Self::new(0x1000, message) }
             }
             OpError::Timeout { level, required, received, .. } => {
-                fields.short(usize::from(level_code(*level)));
-                fields.int(i64::from(*received));
-                fields.int(i64::from(*required));
+                put_counts(&mut fields, *level, *received, *required);
+                let head = fields.0.clone();
                 let code = timeout_tail(&mut fields, write);
-                Self { code, message, fields: fields.0 }
+                let newer = (write == Some(CAS)).then(|| contended(head, CAS));
+                Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
             OpError::TooFewReplicas { level, required, received, failed, fate, .. } => {
                 if *fate == Fate::NotApplied && write.is_some() {
                     return Self::new(OVERLOADED, message);
                 }
-                fields.short(usize::from(level_code(*level)));
-                fields.int(i64::from(*received));
-                fields.int(i64::from(*required));
+                put_counts(&mut fields, *level, *received, *required);
+                // Version 5 has who failed and why, instead of how many: nobody is named.
+                let mut named = Writer(fields.0.clone());
+                named.int(0);
                 fields.int(i64::from(*failed));
                 let code = match timeout_tail(&mut fields, write) {
                     0x1100 => 0x1500,
                     _ => 0x1300,
                 };
-                Self { code, message, fields: fields.0 }
+                timeout_tail(&mut named, write);
+                let newer = Some(Box::new((code, named.0)));
+                Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
             OpError::Contended { fate: Fate::Unknown, .. } => {
-                fields.short(usize::from(level_code(Consistency::Serial)));
-                fields.int(0);
-                fields.int(1);
+                put_counts(&mut fields, Consistency::Serial, 0u8, 1u8);
+                let unknown = fields.0.clone();
                 let code = timeout_tail(&mut fields, write);
-                Self { code, message, fields: fields.0 }
+                let newer = write.is_some().then(|| Box::new((CAS_UNKNOWN, unknown)));
+                Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
             // Nothing has happened: another node may be asked.
             OpError::Contended { .. } => Self::new(OVERLOADED, message),
@@ -109,6 +118,31 @@ impl CqlError {
             _ => Self::new(SERVER, message),
         }
     }
+}
+
+/// The write type of conditional writes.
+pub(super) const CAS: &str = "CAS";
+
+/// Version 5's name for a conditional write that may have taken effect.
+const CAS_UNKNOWN: i32 = 0x1700;
+
+fn put_counts(
+    out: &mut Writer,
+    level: Consistency,
+    received: impl Into<i64>,
+    required: impl Into<i64>,
+) {
+    out.short(usize::from(level_code(level)));
+    out.int(received.into());
+    out.int(required.into());
+}
+
+/// A write timeout of version 5, which says how often others came in between: that is not counted.
+fn contended(head: Vec<u8>, kind: &str) -> Box<(i32, Vec<u8>)> {
+    let mut out = Writer(head);
+    out.string(kind);
+    out.short(0);
+    Box::new((0x1100, out.0))
 }
 
 fn timeout_tail(fields: &mut Writer, write: Option<&str>) -> i32 {

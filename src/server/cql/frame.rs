@@ -1,9 +1,27 @@
-//! Frames: `version flags stream opcode length body`, nine bytes before the body.
+//! Frames: `version flags stream opcode length body`, nine bytes before the body. On version 5 they
+//! are called envelopes, and stand in [segments](super::segment) once a connection has started up.
 
 use bytes::{Buf as _, BytesMut};
 
-/// The version that is spoken.
-pub(super) const VERSION: u8 = 4;
+/// The versions that are spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Version {
+    V4 = 4,
+    V5 = 5,
+}
+
+impl Version {
+    /// The newest, in which other versions are refused.
+    pub(super) const NEWEST: Self = Self::V5;
+
+    fn of(byte: u8) -> Option<Self> {
+        match byte {
+            4 => Some(Self::V4),
+            5 => Some(Self::V5),
+            _ => None,
+        }
+    }
+}
 
 /// The most bytes of a request's body.
 pub(super) const MAX_BODY: usize = 16 << 20;
@@ -15,15 +33,22 @@ const HEADER: usize = 9;
 const RESPONSE: u8 = 0x80;
 
 /// Flags of a frame.
-pub(super) const COMPRESSED: u8 = 0x01;
-/// A custom payload stands before the message.
-pub(super) const PAYLOAD: u8 = 0x04;
+pub(super) mod flag {
+    pub(crate) const COMPRESSED: u8 = 0x01;
+    /// Of a request: trace it. Of an answer: a trace's id stands first.
+    pub(crate) const TRACING: u8 = 0x02;
+    /// A custom payload stands before the message.
+    pub(crate) const PAYLOAD: u8 = 0x04;
+    /// Warnings stand before the message.
+    pub(crate) const WARNINGS: u8 = 0x08;
+}
 
 /// What requests and answers are called on the wire.
 pub(super) mod opcode {
     pub(crate) const ERROR: u8 = 0x00;
     pub(crate) const STARTUP: u8 = 0x01;
     pub(crate) const READY: u8 = 0x02;
+    pub(crate) const AUTHENTICATE: u8 = 0x03;
     pub(crate) const OPTIONS: u8 = 0x05;
     pub(crate) const SUPPORTED: u8 = 0x06;
     pub(crate) const QUERY: u8 = 0x07;
@@ -34,11 +59,13 @@ pub(super) mod opcode {
     pub(crate) const EVENT: u8 = 0x0C;
     pub(crate) const BATCH: u8 = 0x0D;
     pub(crate) const AUTH_RESPONSE: u8 = 0x0F;
+    pub(crate) const AUTH_SUCCESS: u8 = 0x10;
 }
 
 /// A request's frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Frame {
+    pub(super) version: Version,
     pub(super) flags: u8,
     pub(super) stream: i16,
     pub(super) opcode: u8,
@@ -63,12 +90,20 @@ pub(super) enum Decoded {
 /// Cuts a stream of bytes into frames.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
-    /// Bytes of a body too long that are still to be passed over.
+    /// The connection's version, once it has one.
+    version: Option<Version>,
+    /// Bytes of a body that are still to be passed over.
     skip: usize,
 }
 
 impl Decoder {
-    /// Takes the next frame off the front of `input`.
+    /// From now on frames of another version are refused.
+    pub(super) fn settle(&mut self, version: Version) {
+        self.version = Some(version);
+    }
+
+    /// Takes the next frame off the front of `input`. Reserves nothing by a length that was only
+    /// announced.
     pub(super) fn next(&mut self, input: &mut BytesMut) -> Decoded {
         if self.skip > 0 {
             let now = self.skip.min(input.len());
@@ -79,7 +114,8 @@ impl Decoder {
         if first & RESPONSE != 0 {
             return Decoded::Hopeless;
         }
-        if first != VERSION {
+        let known = Version::of(first).filter(|own| self.version.is_none_or(|set| set == *own));
+        let Some(version) = known else {
             // Versions 1 and 2 had a stream of one byte; anything else has two.
             let stream = match (first, input.get(2), input.get(3)) {
                 (1 | 2, Some(stream), _) => i16::from(*stream as i8),
@@ -87,12 +123,11 @@ impl Decoder {
                 _ => return Decoded::More,
             };
             return Decoded::OtherVersion { version: first, stream };
-        }
+        };
         let Some(header) = input.first_chunk::<HEADER>() else { return Decoded::More };
         let (flags, opcode) = (header[1], header[4]);
         let stream = i16::from_be_bytes([header[2], header[3]]);
-        let len = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        let len = body_len(header);
         if len > MAX_SKIPPED {
             return Decoded::Hopeless;
         }
@@ -102,21 +137,38 @@ impl Decoder {
             return Decoded::TooLong { stream, len };
         }
         if input.len() < HEADER + len {
-            // Room for what was promised, which is bounded.
-            input.reserve(HEADER + len - input.len());
             return Decoded::More;
         }
         input.advance(HEADER);
         let body = input.split_to(len).to_vec();
-        Decoded::Frame(Frame { flags, stream, opcode, body })
+        Decoded::Frame(Frame { version, flags, stream, opcode, body })
+    }
+
+    /// Gives up the frame at the front of `input`, of which the rest is still to come: it will be
+    /// passed over. Its stream, to be answered.
+    pub(super) fn give_up(&mut self, input: &mut BytesMut) -> Option<i16> {
+        let header = *input.first_chunk::<HEADER>()?;
+        input.advance(HEADER);
+        self.skip = body_len(&header);
+        Some(i16::from_be_bytes([header[2], header[3]]))
+    }
+
+    /// True when it is in the middle of nothing.
+    pub(super) fn is_between(&self) -> bool {
+        self.skip == 0
     }
 }
 
+fn body_len(header: &[u8; HEADER]) -> usize {
+    let len = u32::from_be_bytes([header[5], header[6], header[7], header[8]]);
+    usize::try_from(len).unwrap_or(usize::MAX)
+}
+
 /// An answer's bytes.
-pub(super) fn encode(version: u8, stream: i16, opcode: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn encode(version: Version, flags: u8, stream: i16, opcode: u8, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + body.len());
-    out.push(version | RESPONSE);
-    out.push(0);
+    out.push(version as u8 | RESPONSE);
+    out.push(flags);
     out.extend_from_slice(&stream.to_be_bytes());
     out.push(opcode);
     out.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());

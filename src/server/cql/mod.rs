@@ -1,36 +1,49 @@
-//! The CQL door: Cassandra's native protocol, version 4, on its own port.
+//! The CQL door: Cassandra's native protocol, versions 4 and 5, on its own port.
 //!
 //! ```text
-//! bytes ─ frame ─▶ request ─ service ─▶ statement (crate::cql) ─▶ store (the node) ─▶ response
+//! bytes ─ segment ─ frame ─▶ request ─ service ─▶ statement (crate::cql) ─▶ store (the node)
+//!         inbox                 connection                                       │
+//! bytes ◀ outbox ─ segment ─ frame ◀─────────────── response ◀──────────────────────┘
 //! ```
 //!
-//! [`frame`] and [`request`] read bytes and do no IO; [`listen`] has the sockets. A door knows no
-//! replica: what it needs of the node is [`Store`].
+//! [`segment`], [`compress`], [`frame`] and [`request`] read bytes and do no IO; [`inbox`] and
+//! [`outbox`] have a socket's halves. A door knows no replica: what it needs of the node is
+//! [`Store`].
 //!
 //! Any byte sequence ends in an error or a closed connection; a length that somebody wrote is
 //! checked against a bound before anything is allocated for it. A statement never ends a
 //! connection.
 //!
-//! Not here yet: version 5's framing, compression, authentication, tracing, logged batches over
-//! several partitions, conditional writes, counters.
+//! Not here yet: roles (everybody is let in: [`AllowAll`]), logged batches over several
+//! partitions, counters.
 
+mod auth;
+mod compress;
 mod conditional;
+mod connection;
 mod ddl;
 mod error;
+mod events;
 mod frame;
+mod inbox;
 pub mod listen;
 mod options;
+mod outbox;
 mod paging;
 mod reads;
 mod request;
 mod response;
+mod segment;
 mod service;
 mod statement;
 mod store;
 mod system;
 #[cfg(test)]
 mod tests;
+mod traces;
+mod warnings;
 mod wire;
 
+pub use auth::{AllowAll, Authenticator, PASSWORD};
 pub use service::CqlService;
 pub use store::{PeerView, Store};

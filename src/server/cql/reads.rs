@@ -28,6 +28,13 @@ pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 /// The most rows that are sorted or turned round in memory.
 const MAX_SORTED: usize = 100_000;
 
+/// The most bytes of values on a page, but for its last row. A page that would be longer ends
+/// early, whatever number of rows was asked for; without pages there is only one, and an error.
+const MAX_PAGE: usize = 16 << 20;
+
+/// The most bytes of an answer without pages.
+const MAX_UNPAGED: usize = 64 << 20;
+
 /// Rows asked of the store at a time.
 const CHUNK: u32 = 500;
 
@@ -48,6 +55,7 @@ pub(super) struct Ask<'a> {
 pub(super) struct Page {
     pub(super) rows: Vec<Vec<Option<Bytes>>>,
     pub(super) paging_state: Option<Vec<u8>>,
+    pub(super) warning: Option<&'static str>,
 }
 
 fn limit(term: Option<&Term>, binds: Binds<'_>) -> Result<Option<u32>, CqlError> {
@@ -76,6 +84,8 @@ struct Collector<'a> {
     remaining: Option<u32>,
     per_partition: Option<u32>,
     page_size: Option<usize>,
+    /// Bytes of the values on the page.
+    bytes: usize,
     /// The last row that was taken.
     last: Option<(Vec<u8>, Vec<u8>)>,
     in_partition: u32,
@@ -101,6 +111,7 @@ impl<'a> Collector<'a> {
             remaining: resumed.map_or(remaining, |state| state.remaining),
             per_partition: if query.distinct { Some(1) } else { per_partition },
             page_size: ask.page_size.filter(|_| !whole && !sorts).map(|size| size as usize),
+            bytes: 0,
             last: resumed.map(|state| (state.partition.clone(), state.clustering.clone())),
             in_partition: resumed.and_then(|state| state.in_partition).unwrap_or(0),
         })
@@ -124,7 +135,8 @@ impl<'a> Collector<'a> {
         if self.remaining == Some(0) {
             return Ok(false);
         }
-        if self.page_size.is_some_and(|size| self.page.rows.len() >= size) {
+        let is_full = |size| self.page.rows.len() >= size || self.bytes >= MAX_PAGE;
+        if self.page_size.is_some_and(is_full) {
             // There is one more row, so there is one more page.
             self.close_page();
             return Ok(false);
@@ -149,6 +161,12 @@ impl<'a> Collector<'a> {
             return Ok(true);
         }
         let row = self.ask.query.show(&view, binds).map_err(CqlError::invalid)?;
+        self.bytes += row.iter().flatten().map(Bytes::len).sum::<usize>();
+        if self.bytes > MAX_UNPAGED && self.page_size.is_none() {
+            return Err(CqlError::invalid(
+                "the answer is too long to be sent as a whole: ask for pages",
+            ));
+        }
         self.page.rows.push(row);
         self.count_down();
         Ok(true)
@@ -277,6 +295,14 @@ pub(super) async fn select(
         }
     };
     let many = partitions.as_ref().is_some_and(|all| all.len() > 1);
+    let warning = match &partitions {
+        _ if !ask.query.is_aggregate() => None,
+        None => Some("Aggregation query used without partition key"),
+        Some(_) if many => {
+            Some("Aggregation query used on multiple partition keys (IN restriction)")
+        }
+        Some(_) => None,
+    };
     if many && !ask.query.order_by.is_empty() && ask.page_size.is_some() {
         return Err(CqlError::invalid(
             "Cannot page queries with both ORDER BY and a IN restriction on the partition key; you \
@@ -304,7 +330,7 @@ pub(super) async fn select(
         }
         None => reading.scan(&mut collector, resumed.as_ref()).await?,
     }
-    collector.finish()
+    Ok(Page { warning, ..collector.finish()? })
 }
 
 /// Reads of one SELECT.

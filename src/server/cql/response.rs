@@ -1,10 +1,14 @@
 //! Answers.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cql::types::CqlType;
+use crate::server::cql::compress;
 use crate::server::cql::error::CqlError;
-use crate::server::cql::frame::opcode;
+use crate::server::cql::frame::{self, Version, flag, opcode};
 use crate::server::cql::wire::Writer;
 
 /// A column as metadata names it.
@@ -22,6 +26,15 @@ pub(super) struct Metadata {
     pub(super) columns: Vec<ColumnSpec>,
 }
 
+impl Metadata {
+    /// A digest: version 5's id of result metadata.
+    pub(super) fn id(&self) -> [u8; 16] {
+        let mut out = Writer::default();
+        put_specs(&mut out, self);
+        xxh3_128(&out.0).to_be_bytes()
+    }
+}
+
 /// What changed in the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SchemaChange {
@@ -37,21 +50,33 @@ pub(super) struct SchemaChange {
 /// A page of rows.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Rows {
-    pub(super) metadata: Metadata,
+    pub(super) metadata: Arc<Metadata>,
     pub(super) skip_metadata: bool,
+    /// The metadata's id, for a client that has others (version 5).
+    pub(super) changed: Option<[u8; 16]>,
     pub(super) rows: Vec<Vec<Option<Bytes>>>,
     pub(super) paging_state: Option<Vec<u8>>,
+    /// What the client should know of its statement.
+    pub(super) warning: Option<&'static str>,
 }
 
 /// An answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
     Ready,
+    /// Who are you? The class of the authenticator.
+    Authenticate(&'static str),
+    AuthSuccess,
     Supported,
     Void,
     Rows(Rows),
     SetKeyspace(String),
-    Prepared { id: [u8; 16], binds: Metadata, key: Vec<u16>, result: Option<Metadata> },
+    Prepared {
+        id: [u8; 16],
+        binds: Metadata,
+        key: Vec<u16>,
+        result: Option<Arc<Metadata>>,
+    },
     SchemaChange(SchemaChange),
     Error(CqlError),
 }
@@ -75,18 +100,25 @@ fn put_specs(out: &mut Writer, metadata: &Metadata) {
 const GLOBAL_TABLE: i64 = 1;
 const MORE_PAGES: i64 = 2;
 const NO_METADATA: i64 = 4;
+const METADATA_CHANGED: i64 = 8;
 
 fn put_rows_metadata(
     out: &mut Writer,
     metadata: &Metadata,
     paging_state: Option<&[u8]>,
+    changed: Option<[u8; 16]>,
     skip: bool,
 ) {
+    let skip = skip && changed.is_none();
     let more = if paging_state.is_some() { MORE_PAGES } else { 0 };
-    out.int(more | if skip { NO_METADATA } else { GLOBAL_TABLE });
+    let news = if changed.is_some() { METADATA_CHANGED } else { 0 };
+    out.int(more | news | if skip { NO_METADATA } else { GLOBAL_TABLE });
     out.int(metadata.columns.len() as i64);
     if paging_state.is_some() {
         out.bytes(paging_state);
+    }
+    if let Some(id) = changed {
+        out.short_bytes(&id);
     }
     if !skip {
         put_specs(out, metadata);
@@ -104,19 +136,80 @@ impl SchemaChange {
     }
 }
 
+fn empty_id() -> [u8; 16] {
+    Metadata::default().id()
+}
+
+/// An answer with what stands before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) answer: Answer,
+    pub(super) warnings: Vec<String>,
+    /// The id of the trace that was asked for.
+    pub(super) trace: Option<[u8; 16]>,
+}
+
+impl From<Answer> for Reply {
+    fn from(answer: Answer) -> Self {
+        let warnings = match &answer {
+            Answer::Rows(rows) => rows.warning.map(str::to_owned).into_iter().collect(),
+            _ => Vec::new(),
+        };
+        Self { answer, warnings, trace: None }
+    }
+}
+
+impl Reply {
+    /// The whole frame. `deflate`: its body may be compressed (version 4).
+    pub(super) fn encode(&self, version: Version, stream: i16, deflate: bool) -> Vec<u8> {
+        let (opcode, message) = self.answer.put(version);
+        let mut flags = 0;
+        let mut body = Writer::default();
+        if let Some(id) = &self.trace {
+            flags |= flag::TRACING;
+            body.0.extend_from_slice(id);
+        }
+        if !self.warnings.is_empty() {
+            flags |= flag::WARNINGS;
+            body.string_list(&self.warnings);
+        }
+        let body = if flags == 0 { message } else { [body.0, message].concat() };
+        match deflate.then(|| compress::deflate_body(&body)).flatten() {
+            Some(small) => frame::encode(version, flags | flag::COMPRESSED, stream, opcode, &small),
+            None => frame::encode(version, flags, stream, opcode, &body),
+        }
+    }
+}
+
+/// Tells who has asked for it what happened. `kind`: `SCHEMA_CHANGE` and so on.
+pub(super) fn event(version: Version, kind: &str, put: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut body = Writer::default();
+    body.string(kind);
+    put(&mut body);
+    frame::encode(version, 0, -1, opcode::EVENT, &body.0)
+}
+
 impl Answer {
-    /// Opcode and body.
-    pub(super) fn encode(&self) -> (u8, Vec<u8>) {
+    /// Opcode and message.
+    fn put(&self, version: Version) -> (u8, Vec<u8>) {
         let mut out = Writer::default();
         match self {
             Self::Ready => return (opcode::READY, Vec::new()),
-            Self::Error(error) => return (opcode::ERROR, error.body()),
+            Self::Authenticate(class) => {
+                out.string(class);
+                return (opcode::AUTHENTICATE, out.0);
+            }
+            Self::AuthSuccess => {
+                out.bytes(None);
+                return (opcode::AUTH_SUCCESS, out.0);
+            }
+            Self::Error(error) => return (opcode::ERROR, error.body(version)),
             Self::Supported => {
                 out.short(3);
                 for (key, values) in [
                     ("CQL_VERSION", ["3.4.6"].as_slice()),
-                    ("COMPRESSION", &[]),
-                    ("PROTOCOL_VERSIONS", &["4/v4"]),
+                    ("COMPRESSION", &["lz4"]),
+                    ("PROTOCOL_VERSIONS", &["4/v4", "5/v5"]),
                 ] {
                     out.string(key);
                     out.string_list(values);
@@ -127,7 +220,8 @@ impl Answer {
             Self::Rows(page) => {
                 out.int(2);
                 let state = page.paging_state.as_deref();
-                put_rows_metadata(&mut out, &page.metadata, state, page.skip_metadata);
+                let changed = page.changed.filter(|_| version >= Version::V5);
+                put_rows_metadata(&mut out, &page.metadata, state, changed, page.skip_metadata);
                 out.int(page.rows.len() as i64);
                 for value in page.rows.iter().flatten() {
                     out.bytes(value.as_deref());
@@ -140,6 +234,10 @@ impl Answer {
             Self::Prepared { id, binds, key, result } => {
                 out.int(4);
                 out.short_bytes(id);
+                if version >= Version::V5 {
+                    // A statement without a result has the id of no columns.
+                    out.short_bytes(&result.as_ref().map_or_else(empty_id, |result| result.id()));
+                }
                 out.int(if binds.columns.is_empty() { 0 } else { GLOBAL_TABLE });
                 out.int(binds.columns.len() as i64);
                 out.int(key.len() as i64);
@@ -148,8 +246,8 @@ impl Answer {
                     put_specs(&mut out, binds);
                 }
                 match result {
-                    Some(result) => put_rows_metadata(&mut out, result, None, false),
-                    None => put_rows_metadata(&mut out, &Metadata::default(), None, true),
+                    Some(result) => put_rows_metadata(&mut out, result, None, None, false),
+                    None => put_rows_metadata(&mut out, &Metadata::default(), None, None, true),
                 }
             }
             Self::SchemaChange(change) => {

@@ -1,6 +1,7 @@
 //! Requests to answers.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::join_all;
@@ -14,16 +15,19 @@ use crate::cql::types::CqlType;
 use crate::cql::value;
 use crate::meta::{Command, NotDone, Table, Verdict};
 use crate::record::{Record, Row};
+use crate::server::cql::auth::{AllowAll, Authenticator};
 use crate::server::cql::conditional::{Conditional, Write};
 use crate::server::cql::ddl;
 use crate::server::cql::error::{BOOTSTRAPPING, CqlError, OVERLOADED, PROTOCOL, SERVER};
 use crate::server::cql::reads::{self, Ask, TIMEOUT};
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
-use crate::server::cql::response::{Answer, Rows};
+use crate::server::cql::response::{Answer, Reply, Rows};
 use crate::server::cql::statement::{Ready, Target, Work, target};
 use crate::server::cql::store::Store;
 use crate::server::cql::system;
-use crate::types::{Consistency, Key, TableId};
+use crate::server::cql::traces::{self, About, Traced};
+use crate::server::cql::warnings;
+use crate::types::{Consistency, Key, TableId, WallMicros};
 
 /// The most prepared statements that are kept. A client whose statement was dropped is told so,
 /// and prepares it again.
@@ -45,11 +49,42 @@ impl Session {
     }
 }
 
+/// Where a request comes from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Origin {
+    pub(super) client: Option<SocketAddr>,
+}
+
 /// Answers requests, for all connections of a node.
 #[derive(Debug)]
 pub struct CqlService {
     store: Arc<dyn Store>,
-    prepared: Mutex<BTreeMap<[u8; 16], Arc<Ready>>>,
+    authenticator: Arc<dyn Authenticator>,
+    prepared: Arc<Mutex<BTreeMap<[u8; 16], Arc<Ready>>>>,
+}
+
+/// How changes are written.
+#[derive(Debug, Clone, Copy)]
+struct How {
+    stamp: Option<i64>,
+    level: Consistency,
+    /// What time it is, if the request says so.
+    now: Option<WallMicros>,
+}
+
+fn with_warning(mut reply: Reply, warning: Option<String>) -> Reply {
+    reply.warnings.extend(warning);
+    reply
+}
+
+/// Tells a client whose result metadata are others (`known` is their id) of the columns.
+fn with_news(answer: Answer, ready: &Ready, known: Option<&[u8]>) -> Answer {
+    match (answer, known, ready.result_id) {
+        (Answer::Rows(rows), Some(known), Some(id)) if *known != id => {
+            Answer::Rows(Rows { changed: Some(id), ..rows })
+        }
+        (answer, ..) => answer,
+    }
 }
 
 /// Values that come with a statement.
@@ -62,7 +97,17 @@ impl CqlService {
     /// A service of `store`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, prepared: Mutex::default() }
+        Self { store, authenticator: Arc::new(AllowAll), prepared: Arc::default() }
+    }
+
+    /// The same, for those only whom `authenticator` lets in.
+    #[must_use]
+    pub fn with_authenticator(self, authenticator: Arc<dyn Authenticator>) -> Self {
+        Self { authenticator, ..self }
+    }
+
+    pub(super) fn authenticator(&self) -> &dyn Authenticator {
+        &*self.authenticator
     }
 
     /// The node behind it.
@@ -72,7 +117,58 @@ impl CqlService {
     }
 
     /// Answers one request of a connection that has started up.
-    pub(super) async fn answer(&self, session: &Session, request: Request) -> Answer {
+    pub(super) async fn answer(
+        &self,
+        session: &Session,
+        request: Request,
+        origin: Origin,
+        traced: bool,
+    ) -> Reply {
+        let text_of = |id: &[u8]| self.find(id).map(|ready| ready.text.clone()).unwrap_or_default();
+        let about = traced.then(|| About::new(&request, text_of)).flatten();
+        let warning = match &request {
+            Request::Batch(batch) => warnings::of_batch(batch),
+            _ => None,
+        };
+        let Some(about) = about else {
+            let reply = self.answer_untraced(session, request).await.into();
+            return with_warning(reply, warning);
+        };
+        let store = Arc::new(Traced::new(self.store.clone()));
+        let id = Now::new(self.store.wall().0, self.store.random()).timeuuid();
+        let noting = Self {
+            store: store.clone(),
+            authenticator: self.authenticator.clone(),
+            prepared: self.prepared.clone(),
+        };
+        store.note("Parsing the request and binding its values");
+        let answer = noting.answer_untraced(session, request).await;
+        store.note("Request complete");
+        // Without its trace the answer is as good.
+        if let Err(error) = self.keep(&store, id, &about, origin).await {
+            tracing::debug!(error = ?error, "a trace could not be kept");
+        }
+        with_warning(Reply { trace: Some(id), ..answer.into() }, warning)
+    }
+
+    /// Keeps a trace where clients look for it.
+    async fn keep(
+        &self,
+        traced: &Traced,
+        id: [u8; 16],
+        about: &About,
+        origin: Origin,
+    ) -> Result<(), CqlError> {
+        let made = traces::prepare(&*self.store).await;
+        made.map_err(|error| CqlError::of_operation(&error, None))?;
+        let client = origin.client.map(|address| address.ip());
+        for batch in traces::rows(traced, id, about, client) {
+            self.batch(&Session::default(), &batch).await?;
+        }
+        Ok(())
+    }
+
+    async fn answer_untraced(&self, session: &Session, request: Request) -> Answer {
         let works =
             matches!(request, Request::Query { .. } | Request::Execute { .. } | Request::Batch(_));
         // Held until the answer is there; before anything is done for it.
@@ -82,24 +178,41 @@ impl CqlService {
         };
         let done = match request {
             Request::Options => Ok(Answer::Supported),
-            Request::Prepare { text } => self.prepare(session, &text),
+            Request::Prepare { text, keyspace } => {
+                self.prepare(session, keyspace.as_deref(), &text)
+            }
             Request::Query { text, parameters } => self.query(session, &text, &parameters).await,
-            Request::Execute { id, parameters } => self.execute(session, &id, &parameters).await,
+            Request::Execute { id, result, parameters } => {
+                let asked = self.execute(session, &id, &parameters).await;
+                asked.map(|(answer, ready)| with_news(answer, &ready, result.as_deref()))
+            }
             Request::Batch(batch) => self.batch(session, &batch).await,
-            Request::Startup(_) | Request::Register(_) | Request::AuthResponse => {
+            Request::Startup(_) | Request::Register(_) | Request::AuthResponse(_) => {
                 Err(CqlError::new(PROTOCOL, "this request has no place here"))
             }
         };
         done.unwrap_or_else(Answer::Error)
     }
 
-    fn make_ready(&self, session: &Session, text: &str) -> Result<Ready, CqlError> {
+    /// `keyspace`: instead of the session's.
+    fn make_ready(
+        &self,
+        session: &Session,
+        keyspace: Option<&str>,
+        text: &str,
+    ) -> Result<Ready, CqlError> {
         self.store.ready().map_err(|why| CqlError::new(BOOTSTRAPPING, why))?;
-        Ready::new(&self.store.state(), session.keyspace().as_deref(), text)
+        let keyspace = keyspace.map(str::to_owned).or_else(|| session.keyspace());
+        Ready::new(&self.store.state(), keyspace.as_deref(), text)
     }
 
-    fn prepare(&self, session: &Session, text: &str) -> Result<Answer, CqlError> {
-        let ready = Arc::new(self.make_ready(session, text)?);
+    fn prepare(
+        &self,
+        session: &Session,
+        keyspace: Option<&str>,
+        text: &str,
+    ) -> Result<Answer, CqlError> {
+        let ready = Arc::new(self.make_ready(session, keyspace, text)?);
         let answer = Answer::Prepared {
             id: ready.id,
             binds: ready.binds.clone(),
@@ -132,7 +245,7 @@ impl CqlService {
         text: &str,
         parameters: &Parameters,
     ) -> Result<Answer, CqlError> {
-        let ready = self.make_ready(session, text)?;
+        let ready = self.make_ready(session, parameters.keyspace.as_deref(), text)?;
         let binds = ready.bind(&parameters.values, parameters.names.as_deref())?;
         self.run(session, &ready, Given { binds, parameters }).await
     }
@@ -142,10 +255,16 @@ impl CqlService {
         session: &Session,
         id: &[u8],
         parameters: &Parameters,
-    ) -> Result<Answer, CqlError> {
+    ) -> Result<(Answer, Arc<Ready>), CqlError> {
         let ready = self.find(id)?;
         let binds = ready.bind(&parameters.values, parameters.names.as_deref())?;
-        self.run(session, &ready, Given { binds, parameters }).await
+        let answer = self.run(session, &ready, Given { binds, parameters }).await?;
+        Ok((answer, ready))
+    }
+
+    /// What time it is for a request that may have said so itself.
+    fn wall(&self, given: Option<WallMicros>) -> WallMicros {
+        given.unwrap_or_else(|| self.store.wall())
     }
 
     async fn run(
@@ -167,7 +286,7 @@ impl CqlService {
                     paging_state: parameters.paging_state.as_deref(),
                     digest: ready.digest,
                     level: parameters.level,
-                    now: self.store.wall(),
+                    now: self.wall(parameters.now),
                 };
                 let page = match &target.table {
                     None => {
@@ -181,19 +300,22 @@ impl CqlService {
                 Ok(Answer::Rows(Rows {
                     metadata: ready.result.clone().unwrap_or_default(),
                     skip_metadata: parameters.skip_metadata,
+                    changed: None,
                     rows: page.rows,
                     paging_state: page.paging_state,
+                    warning: page.warning,
                 }))
             }
             Work::Modify(target, modify) if modify.condition().is_some() => {
-                let write = self.write_of(modify, given.binds.clone());
+                let write = self.write_of(modify, given.binds.clone(), parameters.now);
                 let all = Conditional::new(vec![(target.clone(), write)], false)?;
                 self.write_if(all, parameters.serial).await
             }
             Work::Modify(target, modify) => {
                 let stamp = parameters.timestamp;
                 let mut writes = Writes::default();
-                self.gather(&mut writes, target, modify, binds, (stamp, parameters.level)).await?;
+                let how = How { stamp, level: parameters.level, now: parameters.now };
+                self.gather(&mut writes, target, modify, binds, how).await?;
                 self.write(writes, parameters.level, "SIMPLE").await?;
                 Ok(Answer::Void)
             }
@@ -206,7 +328,7 @@ impl CqlService {
                     }
                     // All of them share the batch's bind markers.
                     let write = |(target, modify): &(Target, Modify)| {
-                        (target.clone(), self.write_of(modify, given.binds.clone()))
+                        (target.clone(), self.write_of(modify, given.binds.clone(), parameters.now))
                     };
                     let all = Conditional::new(all.iter().map(write).collect(), true)?;
                     return self.write_if(all, parameters.serial).await;
@@ -224,10 +346,10 @@ impl CqlService {
                     ));
                 }
                 let stamp = Some(stamp.unwrap_or_else(|| self.stamp()));
+                let how = How { stamp, level: parameters.level, now: parameters.now };
                 let mut writes = Writes::default();
                 for (target, modify) in all {
-                    self.gather(&mut writes, target, modify, binds, (stamp, parameters.level))
-                        .await?;
+                    self.gather(&mut writes, target, modify, binds, how).await?;
                 }
                 self.write_batch(*kind, writes, parameters.level).await
             }
@@ -278,7 +400,8 @@ impl CqlService {
         for item in &batch.items {
             let (ready, values) = match item {
                 BatchItem::Text(text, values) => {
-                    (Arc::new(self.make_ready(session, text)?), values)
+                    let keyspace = batch.keyspace.as_deref();
+                    (Arc::new(self.make_ready(session, keyspace, text)?), values)
                 }
                 BatchItem::Prepared(id, values) => (self.find(id)?, values),
             };
@@ -288,24 +411,25 @@ impl CqlService {
                 ));
             };
             let bound = ready.bind(values, None)?;
-            all.push((target.clone(), self.write_of(modify, bound)));
+            all.push((target.clone(), self.write_of(modify, bound, batch.now)));
         }
         if all.iter().any(|(_, write)| write.modify.condition().is_some()) {
             return self.write_if(Conditional::new(all, true)?, batch.serial).await;
         }
         let stamp = Some(batch.timestamp.unwrap_or_else(|| self.stamp()));
+        let how = How { stamp, level: batch.level, now: batch.now };
         let mut writes = Writes::default();
         for (target, write) in &all {
             let moment = write.now();
             let binds = write.binds(&moment);
-            self.gather(&mut writes, target, &write.modify, binds, (stamp, batch.level)).await?;
+            self.gather(&mut writes, target, &write.modify, binds, how).await?;
         }
         self.write_batch(batch.kind, writes, batch.level).await
     }
 
     /// A statement with its values, at this moment.
-    fn write_of(&self, modify: &Modify, values: Vec<Bound>) -> Write {
-        Write { modify: modify.clone(), values, at: (self.store.wall(), self.store.random()) }
+    fn write_of(&self, modify: &Modify, values: Vec<Bound>, now: Option<WallMicros>) -> Write {
+        Write { modify: modify.clone(), values, at: (self.wall(now), self.store.random()) }
     }
 
     /// Has statements with conditions decided.
@@ -349,7 +473,7 @@ impl CqlService {
         target: &Target,
         modify: &Modify,
         binds: Binds<'_>,
-        (stamp, level): (Option<i64>, Consistency),
+        how: How,
     ) -> Result<(), CqlError> {
         let Some(table) = &target.table else {
             return Err(system::read_only(&target.keyspace));
@@ -357,7 +481,7 @@ impl CqlService {
         let mut current = BTreeMap::new();
         if modify.needs_read(&target.schema) {
             for key in modify.keys(&target.schema, binds).map_err(CqlError::invalid)? {
-                let level = match level {
+                let level = match how.level {
                     Consistency::Any => Consistency::One,
                     other => other,
                 };
@@ -371,8 +495,8 @@ impl CqlService {
             }
         }
         let moment = Moment {
-            stamp: stamp.unwrap_or_else(|| self.stamp()),
-            now: self.store.wall(),
+            stamp: how.stamp.unwrap_or_else(|| self.stamp()),
+            now: self.wall(how.now),
             current: &current,
         };
         let mutations =

@@ -52,7 +52,10 @@ pub(super) struct Ready {
     pub(super) binds: Metadata,
     /// Markers of the partition key's columns, in key order; empty unless all are bound.
     pub(super) key: Vec<u16>,
-    pub(super) result: Option<Metadata>,
+    pub(super) result: Option<Arc<Metadata>>,
+    /// The id of `result`.
+    pub(super) result_id: Option<[u8; 16]>,
+    pub(super) text: String,
     /// A digest of the text.
     pub(super) digest: u64,
 }
@@ -68,14 +71,17 @@ pub(super) fn target(
             "No keyspace has been specified. USE a keyspace, or explicitly specify keyspace.tablename",
         ));
     };
-    if let Some(schema) = system::schema(keyspace, &name.name) {
+    // Traces are rows like others once there are any; until then their tables are empty.
+    let table = state.table_of(keyspace, &name.name);
+    if table.is_none()
+        && let Some(schema) = system::schema(keyspace, &name.name)
+    {
         let (keyspace, name) = (keyspace.to_owned(), name.name.clone());
         return Ok(Target { keyspace, name, schema, table: None });
     }
     if !state.keyspaces().contains_key(keyspace) && !system::is_keyspace(keyspace) {
         return Err(CqlError::invalid(format!("keyspace {keyspace} does not exist")));
     }
-    let table = state.table_of(keyspace, &name.name);
     let found = table.and_then(|table| Some((table, table.rows.clone()?)));
     let Some((table, schema)) = found else {
         return Err(CqlError::invalid(format!("unconfigured table {}", name.name)));
@@ -92,7 +98,7 @@ impl Target {
     /// True when the table is still what it was.
     fn is_current(&self, state: &ClusterState) -> bool {
         match &self.table {
-            None => true,
+            None => state.table_of(&self.keyspace, &self.name).is_none(),
             Some(table) => state.table(table.id).is_some_and(|now| now.version == table.version),
         }
     }
@@ -117,7 +123,7 @@ impl Ready {
                     .map_err(CqlError::invalid)?;
                 markers.extend(query.bind_types(&target.schema));
                 let result = result_of(&target, &query);
-                (Work::Select(target, query), Some(result))
+                (Work::Select(target, query), Some(Arc::new(result)))
             }
             Statement::Batch(batch) => {
                 let mut writes = Vec::new();
@@ -176,7 +182,9 @@ impl Ready {
             keyspace: keyspace.map(str::to_owned),
             binds,
             key,
+            result_id: result.as_ref().map(|result| result.id()),
             result,
+            text: text.to_owned(),
             digest: xxh3_64(text.as_bytes()),
         })
     }

@@ -28,6 +28,8 @@ pub struct PeerView {
     pub tokens: Vec<Token>,
     /// The epoch that it was last heard to be at.
     pub epoch: Epoch,
+    /// This node believes it to be up.
+    pub up: bool,
 }
 
 /// The node behind the door.

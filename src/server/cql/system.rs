@@ -2,7 +2,7 @@
 //! cluster has agreed on, at whatever level they are asked.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
@@ -149,14 +149,23 @@ fn build(ddl: &str) -> Option<(String, String, Schema)> {
     Some((keyspace, create.table.name, Schema::new(columns, uuid)))
 }
 
+/// Keyspace, name and columns of every table of the system, in the order in which they are written
+/// down: read once.
+fn built() -> &'static [(String, String, Arc<Schema>)] {
+    static BUILT: OnceLock<Vec<(String, String, Arc<Schema>)>> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let all = TABLES.iter().filter_map(|ddl| build(ddl));
+        all.map(|(keyspace, name, schema)| (keyspace, name, Arc::new(schema))).collect()
+    })
+}
+
 /// The columns of a table of the system.
 pub(super) fn schema(keyspace: &str, table: &str) -> Option<Arc<Schema>> {
     if !is_keyspace(keyspace) {
         return None;
     }
-    let prefix = format!("CREATE TABLE {keyspace}.{table} (");
-    let ddl = TABLES.iter().find(|ddl| ddl.starts_with(&prefix))?;
-    build(ddl).map(|(.., schema)| Arc::new(schema))
+    let found = built().iter().find(|(own, name, _)| own == keyspace && name == table);
+    found.map(|(.., schema)| schema.clone())
 }
 
 /// A row by the names of its columns.
@@ -256,7 +265,7 @@ fn local(state: &ClusterState, me: &PeerView) -> Named {
         ("gossip_generation", int(1)),
         ("listen_address", address.clone()),
         ("listen_port", int(7000)),
-        ("native_protocol_version", text("4")),
+        ("native_protocol_version", text("5")),
         ("partitioner", text("org.apache.cassandra.dht.Murmur3Partitioner")),
         ("rpc_address", address),
         ("rpc_port", int(i32::from(me.port))),
@@ -301,7 +310,8 @@ fn replication(replication: &Replication) -> Bytes {
 
 fn keyspaces(state: &ClusterState) -> Vec<Named> {
     let local = map([("class", "org.apache.cassandra.locator.LocalStrategy")]);
-    let system = KEYSPACES.iter().map(|name| (text(name), local.clone(), true));
+    let ours = KEYSPACES.iter().filter(|name| !state.keyspaces().contains_key(**name));
+    let system = ours.map(|name| (text(name), local.clone(), true));
     let own = state.keyspaces().values().map(|keyspace| {
         (text(&keyspace.name), replication(&keyspace.replication), keyspace.durable_writes)
     });
@@ -319,9 +329,9 @@ fn keyspaces(state: &ClusterState) -> Vec<Named> {
 
 /// All tables with columns: the system's, then the clients'.
 fn all_tables(state: &ClusterState) -> Vec<(String, String, Arc<Schema>)> {
-    let system = TABLES.iter().filter_map(|ddl| build(ddl));
-    let mut out: Vec<_> =
-        system.map(|(keyspace, name, schema)| (keyspace, name, Arc::new(schema))).collect();
+    let system = built().iter();
+    let system = system.filter(|(keyspace, name, _)| state.table_of(keyspace, name).is_none());
+    let mut out: Vec<_> = system.cloned().collect();
     for table in state.tables().values() {
         if let Some(schema) = &table.rows {
             out.push((table.name.keyspace.clone(), table.name.table.clone(), schema.clone()));

@@ -8,9 +8,10 @@ use crate::cql::types::CqlType;
 use crate::cql::value;
 use crate::env::tokio_env;
 use crate::server::cql::CqlService;
+use crate::server::cql::frame::Version;
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
 use crate::server::cql::response::{Answer, Rows};
-use crate::server::cql::service::Session;
+use crate::server::cql::service::{Origin, Session};
 use crate::server::cql::wire::Value;
 use crate::types::Consistency;
 
@@ -29,6 +30,8 @@ fn parameters(values: Vec<Value>) -> Parameters {
         paging_state: None,
         serial: Consistency::Serial,
         timestamp: None,
+        keyspace: None,
+        now: None,
     }
 }
 
@@ -43,7 +46,12 @@ impl Client {
 
     async fn ask(&self, text: &str, parameters: Parameters) -> Answer {
         let request = Request::Query { text: text.to_owned(), parameters };
-        self.service.answer(&self.session, request).await
+        self.answer(request).await
+    }
+
+    async fn answer(&self, request: Request) -> Answer {
+        let origin = Origin { client: None };
+        self.service.answer(&self.session, request, origin, false).await.answer
     }
 
     async fn run(&self, text: &str) {
@@ -55,7 +63,7 @@ impl Client {
     async fn refused(&self, text: &str) -> i32 {
         let answer = self.ask(text, parameters(Vec::new())).await;
         let Answer::Error(error) = answer else { panic!("{text}: {answer:?}") };
-        error.body().first_chunk::<4>().copied().map_or(-1, i32::from_be_bytes)
+        error.body(Version::V4).first_chunk::<4>().copied().map_or(-1, i32::from_be_bytes)
     }
 
     async fn rows(&self, text: &str, parameters: Parameters) -> Rows {
@@ -179,23 +187,25 @@ async fn pages_end_where_the_next_one_begins_and_none_is_empty() {
 async fn a_prepared_statement_is_dropped_when_its_table_changes() {
     let client = Client::new().await;
     client.run("CREATE TABLE t (a int, b int, v text, PRIMARY KEY ((a, b)))").await;
-    let prepare = || Request::Prepare { text: "SELECT * FROM t WHERE b = ? AND a = ?".to_owned() };
-    let Answer::Prepared { id, key, binds, .. } =
-        client.service.answer(&client.session, prepare()).await
-    else {
+    let prepare = || Request::Prepare {
+        text: "SELECT * FROM t WHERE b = ? AND a = ?".to_owned(),
+        keyspace: None,
+    };
+    let Answer::Prepared { id, key, binds, .. } = client.answer(prepare()).await else {
         panic!("prepared");
     };
     assert_eq!(key, [1, 0], "markers in the order of the key");
     assert_eq!(binds.columns[0].name, "b");
     let values = || vec![Value::Bytes(vec![0, 0, 0, 1]), Value::Bytes(vec![0, 0, 0, 2])];
-    let execute = || Request::Execute { id: id.to_vec(), parameters: parameters(values()) };
-    let answer = client.service.answer(&client.session, execute()).await;
+    let execute =
+        || Request::Execute { id: id.to_vec(), result: None, parameters: parameters(values()) };
+    let answer = client.answer(execute()).await;
     assert!(matches!(answer, Answer::Rows(_)), "{answer:?}");
     client.run("ALTER TABLE t ADD more int").await;
-    let answer = client.service.answer(&client.session, execute()).await;
+    let answer = client.answer(execute()).await;
     let Answer::Error(error) = answer else { panic!("{answer:?}") };
-    assert_eq!(error.body()[..4], 0x2500i32.to_be_bytes());
-    let again = client.service.answer(&client.session, prepare()).await;
+    assert_eq!(error.body(Version::V4)[..4], 0x2500i32.to_be_bytes());
+    let again = client.answer(prepare()).await;
     assert!(matches!(again, Answer::Prepared { id: same, .. } if same == id), "the same id");
 }
 
@@ -207,14 +217,22 @@ async fn a_logged_batch_is_one_partition_or_none() {
         |p, c| BatchItem::Text(format!("INSERT INTO t (p, c) VALUES ({p}, {c})"), Vec::new());
     let batch = |kind, items| {
         let (level, serial) = (Consistency::Quorum, Consistency::Serial);
-        Request::Batch(BatchRequest { kind, items, level, serial, timestamp: None })
+        Request::Batch(BatchRequest {
+            kind,
+            items,
+            level,
+            serial,
+            timestamp: None,
+            keyspace: None,
+            now: None,
+        })
     };
     let one = batch(BatchKind::Logged, vec![insert(1, 1), insert(1, 2)]);
-    assert_eq!(client.service.answer(&client.session, one).await, Answer::Void);
+    assert_eq!(client.answer(one).await, Answer::Void);
     let two = batch(BatchKind::Logged, vec![insert(2, 1), insert(3, 1)]);
-    assert!(matches!(client.service.answer(&client.session, two).await, Answer::Error(_)));
+    assert!(matches!(client.answer(two).await, Answer::Error(_)));
     let unlogged = batch(BatchKind::Unlogged, vec![insert(4, 1), insert(5, 1)]);
-    assert_eq!(client.service.answer(&client.session, unlogged).await, Answer::Void);
+    assert_eq!(client.answer(unlogged).await, Answer::Void);
     assert_eq!(client.show("SELECT count(*) FROM t").await, ["4"]);
 }
 

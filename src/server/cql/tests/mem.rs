@@ -95,6 +95,7 @@ impl Store for MemStore {
             rack: "r1".to_owned(),
             tokens: ring.owned_by(id).map(|p| ring.map().end_token(p)).collect(),
             epoch: state.epoch(),
+            up: true,
         }]
     }
 

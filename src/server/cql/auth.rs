@@ -1,0 +1,51 @@
+//! Who a client is: the seam that authentication will be put into.
+
+/// Decides who may use a connection.
+pub trait Authenticator: Send + Sync + std::fmt::Debug {
+    /// The class that clients are told, by which they choose how to answer; `None`: nobody is
+    /// asked.
+    fn class(&self) -> Option<&'static str>;
+    /// True if this is somebody's name and password.
+    fn check(&self, name: &str, password: &str) -> bool;
+}
+
+/// The class that every driver answers with a name and a password.
+pub const PASSWORD: &str = "org.apache.cassandra.auth.PasswordAuthenticator";
+
+/// Lets everybody in, unasked: what a node does until roles exist.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AllowAll;
+
+impl Authenticator for AllowAll {
+    fn class(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn check(&self, _name: &str, _password: &str) -> bool {
+        true
+    }
+}
+
+/// Name and password of a token of SASL's PLAIN (RFC 4616): `[authzid] NUL name NUL password`.
+pub(super) fn plain(token: &[u8]) -> Option<(&str, &str)> {
+    let mut parts = token.split(|byte| *byte == 0);
+    let (_acting_for, name, password) = (parts.next()?, parts.next()?, parts.next()?);
+    if parts.next().is_some() || name.is_empty() {
+        return None;
+    }
+    Some((std::str::from_utf8(name).ok()?, std::str::from_utf8(password).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_a_name_and_a_password() {
+        assert_eq!(plain(b"\0cassandra\0secret"), Some(("cassandra", "secret")));
+        assert_eq!(plain(b"other\0a\0"), Some(("a", "")));
+        for bad in [&b""[..], b"a", b"\0a", b"\0\0b", b"\0a\0b\0c", b"\0\xff\0b"] {
+            assert_eq!(plain(bad), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! One connection: how it starts up, and the order of its requests.
+//!
+//! One task reads and one writes; requests run in tasks of their own, so answers may overtake each
+//! other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio::sync::{broadcast, watch};
+
+use crate::env::Env;
+use crate::server::budget::{Budget, Share};
+use crate::server::cql::CqlService;
+use crate::server::cql::auth;
+use crate::server::cql::error::{BAD_CREDENTIALS, CqlError, INVALID, OVERLOADED, PROTOCOL};
+use crate::server::cql::events::{Event, Interests};
+use crate::server::cql::frame::{Frame, MAX_BODY, Version, flag};
+use crate::server::cql::inbox::{Inbox, Incoming, Refusal};
+use crate::server::cql::outbox::{Framing, Outbox};
+use crate::server::cql::request::{self, Request};
+use crate::server::cql::response::{Answer, Reply};
+use crate::server::cql::segment::Coding;
+use crate::server::cql::service::{Origin, Session};
+
+/// Requests under way on one connection.
+const MAX_IN_FLIGHT: usize = 2_048;
+
+/// What a connection is given by its listener.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    pub(super) service: Arc<CqlService>,
+    pub(super) env: Env,
+    pub(super) events: broadcast::Sender<Event>,
+    pub(super) memory: Arc<Budget>,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// What is to become of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Go,
+    Close,
+}
+
+/// How far it has started up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    New,
+    /// Asked who it is.
+    Asked,
+    Open,
+}
+
+/// What STARTUP has agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Agreed {
+    version: Version,
+    framing: Framing,
+    /// Bodies of version 4 are compressed.
+    deflate: bool,
+}
+
+/// A connection being served.
+struct Serving {
+    connection: Connection,
+    session: Arc<Session>,
+    outbox: Outbox,
+    stage: Stage,
+    agreed: Agreed,
+    interests: Interests,
+    origin: Origin,
+}
+
+impl Connection {
+    /// Serves `stream` to its end.
+    pub(super) async fn run(self, stream: TcpStream) {
+        let _ = stream.set_nodelay(true);
+        let peer = stream.peer_addr().ok();
+        let (input, output) = stream.into_split();
+        let (outbox, outgoing) = Outbox::new(&self.memory);
+        self.env.spawn("cql-writer", outgoing.write(output, self.env.clone()));
+        let mut stop = self.stop.clone();
+        let mut inbox = Inbox::new(input, self.env.clone(), &self.memory);
+        let mut serving = Serving {
+            session: Arc::new(Session::default()),
+            outbox: outbox.clone(),
+            stage: Stage::New,
+            agreed: Agreed { version: Version::NEWEST, framing: Framing::None, deflate: false },
+            interests: Interests::default(),
+            origin: Origin { client: peer },
+            connection: self,
+        };
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = outbox.closed() => {}
+            () = serving.serve(&mut inbox) => {}
+        }
+    }
+}
+
+impl Serving {
+    async fn serve(&mut self, inbox: &mut Inbox) {
+        loop {
+            match inbox.next().await {
+                Incoming::Frame(frame, held) => {
+                    if self.take(inbox, frame, held).await == Next::Close {
+                        return;
+                    }
+                }
+                Incoming::Refused { stream, why } => self.refused(stream, why).await,
+                Incoming::OtherVersion { version, stream } => {
+                    if self.stage == Stage::New {
+                        self.agreed.version = Version::NEWEST;
+                    }
+                    let message = format!(
+                        "Invalid or unsupported protocol version ({version}); supported versions \
+                         are (4/v4, 5/v5)"
+                    );
+                    return self.refuse(stream, &message).await;
+                }
+                Incoming::Broken(Some(bad)) => return self.refuse(0, &bad.to_string()).await,
+                Incoming::Broken(None) | Incoming::End => return,
+            }
+        }
+    }
+
+    async fn send(&self, stream: i16, reply: Reply) {
+        send(&self.outbox, self.agreed, stream, &reply).await;
+    }
+
+    async fn refuse(&self, stream: i16, message: &str) {
+        self.send(stream, Answer::Error(CqlError::new(PROTOCOL, message)).into()).await;
+    }
+
+    async fn refused(&self, stream: i16, why: Refusal) {
+        let error = match why {
+            Refusal::TooLong(len) => CqlError::new(
+                INVALID,
+                format!(
+                    "Request is too big: length {len} exceeds maximum allowed length {MAX_BODY}"
+                ),
+            ),
+            Refusal::NoMemory => CqlError::new(
+                OVERLOADED,
+                "no memory for this request: too many large ones are under way",
+            ),
+            Refusal::Compression => CqlError::new(
+                PROTOCOL,
+                "a compressed frame that was not agreed on, or cannot be decompressed",
+            ),
+        };
+        self.send(stream, Answer::Error(error).into()).await;
+    }
+
+    async fn take(&mut self, inbox: &mut Inbox, frame: Frame, held: Share) -> Next {
+        let stream = frame.stream;
+        if self.stage == Stage::New {
+            // Not fixed before STARTUP: who asks for options on one version may start up on
+            // another.
+            self.agreed.version = frame.version;
+        }
+        let request = match request::decode(&frame) {
+            Ok(request) => request,
+            Err(error) => {
+                self.send(stream, Answer::Error(error).into()).await;
+                return Next::Go;
+            }
+        };
+        match (request, self.stage) {
+            (Request::Startup(options), Stage::New) => {
+                self.start(inbox, stream, &options).await;
+            }
+            (Request::Options, Stage::New | Stage::Open) => {
+                self.send(stream, Answer::Supported.into()).await;
+            }
+            (_, Stage::New) => {
+                self.refuse(stream, "the first message must be STARTUP or OPTIONS").await;
+            }
+            (Request::AuthResponse(token), Stage::Asked) => {
+                self.authenticate(stream, &token).await;
+            }
+            (_, Stage::Asked) => self.refuse(stream, "authentication is not complete").await,
+            (Request::Startup(_), Stage::Open) => {
+                self.refuse(stream, "the connection has started up already").await;
+            }
+            (Request::AuthResponse(_), Stage::Open) => {
+                self.refuse(stream, "the connection is authenticated already").await;
+            }
+            (Request::Register(kinds), Stage::Open) => self.register(stream, &kinds).await,
+            (request, Stage::Open) => {
+                let traced = frame.flags & flag::TRACING != 0;
+                self.begin(stream, request, traced, held).await;
+            }
+        }
+        Next::Go
+    }
+
+    /// Begins a request, as soon as there is room for its answer.
+    async fn begin(&self, stream: i16, request: Request, traced: bool, held: Share) {
+        let place = self.outbox.room(MAX_IN_FLIGHT).await;
+        let (service, session) = (self.connection.service.clone(), self.session.clone());
+        let (outbox, agreed, origin) = (self.outbox.clone(), self.agreed, self.origin);
+        self.connection.env.spawn("cql-request", async move {
+            let reply = service.answer(&session, request, origin, traced).await;
+            drop(held);
+            send(&outbox, agreed, stream, &reply).await;
+            drop(place);
+        });
+    }
+
+    async fn start(&mut self, inbox: &mut Inbox, stream: i16, options: &BTreeMap<String, String>) {
+        let option = |name: &str| {
+            let found = options.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.as_str())
+        };
+        let lz4 = match option("COMPRESSION") {
+            None | Some("") => false,
+            Some(name) if name.eq_ignore_ascii_case("lz4") => true,
+            Some(other) => {
+                let message = format!("Unknown compression algorithm: {other}");
+                return self.refuse(stream, &message).await;
+            }
+        };
+        let cql = option("CQL_VERSION");
+        if !cql.is_some_and(|v| v.starts_with("3.") || v.starts_with("4.")) {
+            return self.refuse(stream, "CQL_VERSION must be 3.x").await;
+        }
+        let class = self.connection.service.authenticator().class();
+        let (stage, answer) = match class {
+            None => (Stage::Open, Answer::Ready),
+            Some(class) => (Stage::Asked, Answer::Authenticate(class)),
+        };
+        let coding = if lz4 { Coding::Lz4 } else { Coding::Plain };
+        let version = self.agreed.version;
+        let segments = (version >= Version::V5).then_some(coding);
+        let deflate = lz4 && segments.is_none();
+        self.stage = stage;
+        // The answer itself still goes out plain.
+        self.send(stream, answer.into()).await;
+        let framing = segments.map_or(Framing::None, Framing::Segments);
+        self.agreed = Agreed { version, framing, deflate };
+        inbox.settle(version, segments, deflate);
+    }
+
+    async fn authenticate(&mut self, stream: i16, token: &[u8]) {
+        let known = auth::plain(token).filter(|(name, password)| {
+            self.connection.service.authenticator().check(name, password)
+        });
+        let answer = match known {
+            Some(_) => {
+                self.stage = Stage::Open;
+                Answer::AuthSuccess
+            }
+            None => Answer::Error(CqlError::new(
+                BAD_CREDENTIALS,
+                "Provided username and/or password are incorrect",
+            )),
+        };
+        self.send(stream, answer.into()).await;
+    }
+
+    async fn register(&mut self, stream: i16, kinds: &[String]) {
+        if let Some(kind) = kinds.iter().find(|kind| !self.interests.add(kind)) {
+            return self.refuse(stream, &format!("Invalid value '{kind}' for Type")).await;
+        }
+        // Told before the first event can be.
+        self.send(stream, Answer::Ready.into()).await;
+        if let Some(interests) = self.interests.begin() {
+            let events = self.connection.events.subscribe();
+            let (outbox, agreed) = (self.outbox.clone(), self.agreed);
+            self.connection.env.spawn("cql-register", async move {
+                interests.tell(events, &outbox, agreed.version, agreed.framing).await;
+            });
+        }
+    }
+}
+
+/// Sends a reply, or says that there was no memory for it: which only a long one can find, and no
+/// write that has taken effect has a long one.
+async fn send(outbox: &Outbox, agreed: Agreed, stream: i16, reply: &Reply) {
+    let bytes = reply.encode(agreed.version, stream, agreed.deflate);
+    if outbox.send(bytes, agreed.framing).await.is_err() {
+        let why = "no memory for this answer: too many large ones wait to be taken";
+        let reply = Reply::from(Answer::Error(CqlError::new(OVERLOADED, why)));
+        let bytes = reply.encode(agreed.version, stream, agreed.deflate);
+        // Short enough to be sent always.
+        let _ = outbox.send(bytes, agreed.framing).await;
+    }
+}
