@@ -15,7 +15,8 @@ use super::value::Raw;
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Variables that begin with `HENGE_` and are no settings of a node.
-const OTHER_VARIABLES: [&str; 3] = ["HENGE_PLANT", "HENGE_NODES", "HENGE_CONFIG"];
+const OTHER_VARIABLES: [&str; 4] =
+    ["HENGE_PLANT", "HENGE_NODES", "HENGE_CONFIG", "HENGE_CLOCK_FILE"];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,8 @@
 //! `tokio::sync` primitives need no runtime and may be used anywhere; a `select!` must be
 //! `biased`, because the unbiased form draws from a hidden generator.
 
+#[cfg(feature = "sim")]
+mod clock_file;
 mod hlc;
 mod tokio_env;
 

@@ -10,12 +10,18 @@ use crate::types::{Mono, WallMicros};
 #[derive(Debug)]
 struct TokioRuntime {
     origin: Instant,
+    #[cfg(feature = "sim")]
+    clock: super::clock_file::ClockFile,
 }
 
 /// The production [`Env`]. Must be used from within a tokio runtime.
 #[must_use]
 pub fn tokio_env() -> Env {
-    Env::new(Arc::new(TokioRuntime { origin: Instant::now() }))
+    Env::new(Arc::new(TokioRuntime {
+        origin: Instant::now(),
+        #[cfg(feature = "sim")]
+        clock: super::clock_file::ClockFile::from_environment(),
+    }))
 }
 
 impl Runtime for TokioRuntime {
@@ -25,7 +31,10 @@ impl Runtime for TokioRuntime {
 
     fn wall(&self) -> WallMicros {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        WallMicros(u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX))
+        let wall = u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX);
+        #[cfg(feature = "sim")]
+        let wall = self.clock.shown(wall);
+        WallMicros(wall)
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {

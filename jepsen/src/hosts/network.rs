@@ -1,0 +1,124 @@
+//! Hosts: one network namespace per node, joined by the switch; the clients are a host too.
+//!
+//! Nothing has a name in the system: namespaces and devices end with the threads and files that
+//! hold them, so a killed run leaves nothing behind.
+
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+
+use super::switch::{self, NET, Rules, last_byte};
+use super::sys;
+
+/// What a host's thread is asked to start, and where to say how that went.
+type Start = (Command, Sender<io::Result<Child>>);
+
+/// The address of host number `host`.
+pub fn address(host: usize) -> IpAddr {
+    Ipv4Addr::new(NET[0], NET[1], NET[2], last_byte(host)).into()
+}
+
+/// A thread that lives in a host's network. Processes that it starts live there too.
+#[derive(Debug)]
+struct Host {
+    asks: Sender<Start>,
+}
+
+impl Host {
+    /// Makes a host; answers with its end of the wire.
+    fn new(number: usize) -> io::Result<(Self, File)> {
+        let (asks, asked) = mpsc::channel::<Start>();
+        let (told, made) = mpsc::channel();
+        std::thread::Builder::new().name(format!("host {}", number + 1)).spawn(move || {
+            let device = sys::enter_own_network().and_then(|()| plug_in(number));
+            let is_made = device.is_ok();
+            if told.send(device).is_ok() && is_made {
+                serve(&asked);
+            }
+        })?;
+        let device = made.recv().map_err(io::Error::other)??;
+        Ok((Self { asks }, device))
+    }
+}
+
+fn serve(asked: &Receiver<Start>) {
+    while let Ok((mut command, told)) = asked.recv() {
+        drop(told.send(command.spawn()));
+    }
+}
+
+/// Gives the calling thread's network a device with the address of host `number`.
+fn plug_in(number: usize) -> io::Result<File> {
+    const NAME: &str = "henge0";
+    let device = sys::open_tun(NAME)?;
+    let with_prefix = format!("{}/24", address(number));
+    for arguments in [
+        &["link", "set", "lo", "up"][..],
+        &["addr", "add", &with_prefix, "dev", NAME],
+        &["link", "set", NAME, "mtu", "9000", "up"],
+    ] {
+        let output = Command::new("ip").args(arguments).output()?;
+        if !output.status.success() {
+            let why = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(io::Error::other(format!("ip {}: {why}", arguments.join(" "))));
+        }
+    }
+    Ok(device)
+}
+
+/// All hosts and the switch between them.
+#[derive(Debug)]
+pub struct Network {
+    hosts: Vec<Host>,
+    rules: Arc<Rules>,
+    stop: Arc<AtomicBool>,
+    switch: Option<JoinHandle<()>>,
+}
+
+impl Network {
+    /// A network of `nodes` hosts, and this process as one more. Must be called from a thread whose
+    /// network is this process's own ([`sys::enter_own_network`]).
+    pub fn new(nodes: usize, seed: u64) -> io::Result<Self> {
+        let mut hosts = Vec::new();
+        let mut devices = Vec::new();
+        for number in 0..nodes {
+            let (host, device) = Host::new(number)?;
+            hosts.push(host);
+            devices.push(device);
+        }
+        devices.push(plug_in(nodes)?);
+        let rules = Arc::new(Rules::new(nodes + 1));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (of_switch, stopped) = (Arc::clone(&rules), Arc::clone(&stop));
+        let switch = std::thread::Builder::new()
+            .name("switch".to_owned())
+            .spawn(move || switch::run(devices, &of_switch, &stopped, seed))?;
+        Ok(Self { hosts, rules, stop, switch: Some(switch) })
+    }
+
+    /// The rules of its links.
+    pub fn rules(&self) -> &Arc<Rules> {
+        &self.rules
+    }
+
+    /// Starts a process on a host.
+    pub fn spawn(&self, host: usize, command: Command) -> io::Result<Child> {
+        let (told, done) = mpsc::channel();
+        self.hosts[host].asks.send((command, told)).map_err(io::Error::other)?;
+        done.recv().map_err(io::Error::other)?
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(switch) = self.switch.take() {
+            drop(switch.join());
+        }
+    }
+}

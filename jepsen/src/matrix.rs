@@ -1,0 +1,308 @@
+//! Many runs: every workload under every fault, or planted bugs that must be caught. Each run is a
+//! process of its own (its network namespaces are), so that several may go at once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use crate::nemesis::Fault;
+use crate::report::{summary, word};
+use crate::verdict::{Result as CellResult, Verdict};
+use crate::workload::Kind;
+
+/// One run to be made.
+#[derive(Debug, Clone)]
+pub struct Cell {
+    /// Beside each other on one cluster.
+    pub workloads: Vec<Kind>,
+    /// The fault.
+    pub nemesis: Fault,
+    /// Seconds.
+    pub seconds: u64,
+    /// For all draws.
+    pub seed: u64,
+    /// The planted bug.
+    pub plant: Option<&'static str>,
+    /// Nodes, if not the fault's own number.
+    pub nodes: Option<usize>,
+}
+
+impl Cell {
+    fn directory(&self, base: &Path) -> PathBuf {
+        let plant = self.plant.map(|plant| format!("-{plant}")).unwrap_or_default();
+        base.join(format!("{}{plant}-{}", self.nemesis.name(), self.seed))
+    }
+
+    /// Runs it in a child process; its results as far as there are any, and what it said otherwise.
+    fn run(&self, binary: &Path, base: &Path) -> (Vec<CellResult>, String) {
+        let directory = self.directory(base);
+        let names: Vec<&str> = self.workloads.iter().map(|kind| kind.name()).collect();
+        let mut command = Command::new("/proc/self/exe");
+        command.args(["run", "--workload", &names.join(","), "--nemesis", self.nemesis.name()]);
+        command.args(["--time", &format!("{}s", self.seconds), "--seed", &self.seed.to_string()]);
+        command.arg("--henge").arg(binary).arg("--out").arg(&directory);
+        if let Some(plant) = self.plant {
+            command.args(["--plant", plant]);
+        }
+        if let Some(nodes) = self.nodes {
+            command.args(["--nodes", &nodes.to_string()]);
+        }
+        let output = match command.stdin(Stdio::null()).output() {
+            Ok(output) => output,
+            Err(error) => return (Vec::new(), error.to_string()),
+        };
+        let results = self.workloads.iter().filter_map(|kind| {
+            let path = directory.join(format!("{}.json", kind.name()));
+            serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        });
+        (results.collect(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+/// Runs all cells, `jobs` at a time, and hands each result to `done` as it comes.
+pub fn run_all(
+    cells: Vec<Cell>,
+    binary: &Path,
+    base: &Path,
+    jobs: usize,
+    done: impl Fn(&Cell, Vec<CellResult>, String, u64) + Sync,
+) {
+    let queue = Mutex::new(VecDeque::from(cells));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let next =
+                        queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+                    let Some(cell) = next else { return };
+                    let began = Instant::now();
+                    let (results, said) = cell.run(binary, base);
+                    done(&cell, results, said, began.elapsed().as_secs());
+                }
+            });
+        }
+    });
+}
+
+/// Runs cells that must be green; prints a table. False if one is not.
+pub fn prove(cells: Vec<Cell>, binary: &Path, base: &Path, jobs: usize) -> bool {
+    let table: Mutex<BTreeMap<(String, String), Verdict>> = Mutex::default();
+    let missing = Mutex::new(0);
+    let began = Instant::now();
+    run_all(cells, binary, base, jobs, |cell, results, said, took| {
+        println!("--- {} ({took} s)", cell.directory(base).display());
+        for result in &results {
+            if result.verdict == Verdict::Ok {
+                println!("{}", summary(result).lines().next().unwrap_or_default());
+            } else {
+                println!("{}", summary(result));
+            }
+        }
+        if results.len() < cell.workloads.len() {
+            println!("no result: {said}");
+            *missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += 1;
+        }
+        let mut table = table.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for result in results {
+            table.insert((result.nemesis, result.workload), result.verdict);
+        }
+    });
+    let table = table.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let missing = missing.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    println!("\n{}", markdown(&table));
+    let green = table.values().filter(|verdict| **verdict == Verdict::Ok).count();
+    println!(
+        "{green} of {} cells ok, {missing} runs without a result, {} s",
+        table.len(),
+        began.elapsed().as_secs()
+    );
+    missing == 0 && green == table.len() && green > 0
+}
+
+/// Faults down, workloads across.
+pub fn markdown(table: &BTreeMap<(String, String), Verdict>) -> String {
+    let mut workloads: Vec<&str> = table.keys().map(|(_, workload)| workload.as_str()).collect();
+    workloads.sort_unstable();
+    workloads.dedup();
+    let mut text =
+        format!("| | {} |\n|---|{}\n", workloads.join(" | "), "---|".repeat(workloads.len()));
+    let mut faults: Vec<&str> = table.keys().map(|(fault, _)| fault.as_str()).collect();
+    faults.dedup();
+    for fault in faults {
+        let cells: Vec<&str> = workloads
+            .iter()
+            .map(|workload| {
+                let verdict = table.get(&(fault.to_owned(), (*workload).to_owned()));
+                match verdict {
+                    None => "–",
+                    Some(Verdict::Ok) => "ok",
+                    Some(other) => word(*other),
+                }
+            })
+            .collect();
+        text.push_str(&format!("| {fault} | {} |\n", cells.join(" | ")));
+    }
+    text
+}
+
+/// A planted bug, and where it must show.
+#[derive(Debug, Clone, Copy)]
+pub struct Planted {
+    /// Its id in `henge`'s `plants`.
+    pub id: &'static str,
+    /// What it does.
+    pub what: &'static str,
+    /// The workloads, one of which has to fail.
+    pub workloads: &'static [Kind],
+    /// Under which fault.
+    pub nemesis: Fault,
+    /// For how many seconds.
+    pub seconds: u64,
+}
+
+const fn planted(
+    id: &'static str,
+    workloads: &'static [Kind],
+    nemesis: Fault,
+    seconds: u64,
+    what: &'static str,
+) -> Planted {
+    Planted { id, what, workloads, nemesis, seconds }
+}
+
+/// Those that this harness must catch. The first six are the gate's.
+pub const PLANTS: &[Planted] = &[
+    planted("P05", &[Kind::Register], Fault::PartitionOne, 20, "a serial read is a quorum read"),
+    planted(
+        "P09",
+        &[Kind::Register, Kind::Counter],
+        Fault::PartitionOne,
+        20,
+        "a condition is judged on one replica",
+    ),
+    planted(
+        "P13",
+        &[Kind::Monotonic, Kind::Set],
+        Fault::PartitionOne,
+        20,
+        "a read takes one answer too few",
+    ),
+    planted("P18", &[Kind::Siblings], Fault::None, 10, "a PUT replaces all siblings"),
+    planted("P11", &[Kind::Set], Fault::Power, 20, "a write is acknowledged before it is synced"),
+    planted("P15", &[Kind::Monotonic], Fault::ClockJump, 25, "stamps come from the raw clock"),
+    planted(
+        "P01",
+        &[Kind::Register, Kind::Create],
+        Fault::Loss,
+        45,
+        "a proposer ignores what others accepted",
+    ),
+    planted("P03", &[Kind::Register], Fault::Power, 45, "a vote is answered before it is durable"),
+    planted(
+        "P10",
+        &[Kind::Register, Kind::Counter],
+        Fault::Loss,
+        45,
+        "a transaction proposed again is another",
+    ),
+    planted(
+        "P12",
+        &[Kind::Set, Kind::Monotonic],
+        Fault::Bridge,
+        45,
+        "the coordinator's copy counts twice",
+    ),
+    planted(
+        "P16",
+        &[Kind::Siblings, Kind::Resurrect],
+        Fault::Wipe,
+        45,
+        "actor and counter begin anew after a wipe",
+    ),
+    planted(
+        "P17",
+        &[Kind::Siblings, Kind::Resurrect, Kind::Set],
+        Fault::Power,
+        45,
+        "a dot leaves before it is on disk",
+    ),
+    planted(
+        "P25",
+        &[Kind::Converge],
+        Fault::PartitionOne,
+        20,
+        "a deletion does not change the hash tree",
+    ),
+    planted(
+        "P32",
+        &[Kind::Register, Kind::Set],
+        Fault::PartitionOne,
+        45,
+        "\"did not happen\" of what may have",
+    ),
+    planted("P34", &[Kind::Lock, Kind::Election], Fault::None, 20, "fences begin anew"),
+    planted("P36", &[Kind::Monotonic], Fault::Mix, 60, "the clock begins anew with each start"),
+];
+
+/// Runs planted bugs; each must make one of its workloads fail. With the names of those that did
+/// not.
+pub fn catch(
+    plants: &[Planted],
+    seed: u64,
+    binary: &Path,
+    base: &Path,
+    jobs: usize,
+) -> Vec<String> {
+    let cells = plants.iter().map(|plant| Cell {
+        workloads: plant.workloads.to_vec(),
+        nemesis: plant.nemesis,
+        seconds: plant.seconds,
+        seed,
+        plant: Some(plant.id),
+        nodes: None,
+    });
+    let missed = Mutex::new(Vec::new());
+    run_all(cells.collect(), binary, base, jobs, |cell, results, said, took| {
+        let plant = cell.plant.unwrap_or_default();
+        let what = plants.iter().find(|known| known.id == plant).map_or("", |known| known.what);
+        let caught = results.iter().find(|result| result.verdict == Verdict::Failed);
+        match caught {
+            Some(result) => println!(
+                "caught {plant} ({what}) in {took} s: {} × {}: {}",
+                result.workload,
+                result.nemesis,
+                result.why.first().map_or("", String::as_str)
+            ),
+            None => {
+                println!("MISSED {plant} ({what}) in {took} s {said}");
+                for result in &results {
+                    println!("{}", summary(result));
+                }
+                let mut missed = missed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                missed.push(plant.to_owned());
+            }
+        }
+    });
+    missed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_a_row_per_fault_and_marks_what_is_not_green() {
+        let cell = |fault: &str, workload: &str| (fault.to_owned(), workload.to_owned());
+        let table = BTreeMap::from([
+            (cell("kill", "bank"), Verdict::Ok),
+            (cell("kill", "set"), Verdict::Failed),
+            (cell("loss", "set"), Verdict::Vacuous),
+        ]);
+        let text = markdown(&table);
+        assert!(text.contains("| | bank | set |"), "{text}");
+        assert!(text.contains("| kill | ok | FAILED |"), "{text}");
+        assert!(text.contains("| loss | – | VACUOUS |"), "{text}");
+    }
+}

@@ -1,0 +1,44 @@
+//! The program itself: histories that are judged again, and what it says about the machine.
+
+use std::process::{Command, Output};
+
+fn henge_jepsen(arguments: &[&str]) -> Output {
+    let program = env!("CARGO_BIN_EXE_henge-jepsen");
+    Command::new(program).args(arguments).output().expect("the program runs")
+}
+
+fn history(name: &str) -> String {
+    format!("{}/tests/histories/{name}.ndjson", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn a_history_that_holds_is_green_and_one_that_goes_back_is_not() {
+    let good = henge_jepsen(&["check", &history("register-linearizable")]);
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    let bad = henge_jepsen(&["check", &history("register-goes-back")]);
+    assert_eq!(bad.status.code(), Some(1), "{bad:?}");
+    let told = String::from_utf8_lossy(&bad.stdout).into_owned();
+    assert!(told.contains("r: not linearizable: 4 of 5 operations have an order"), "{told}");
+}
+
+#[test]
+fn a_file_that_is_no_history_is_neither() {
+    let none = henge_jepsen(&["check", "/dev/null"]);
+    assert_eq!(none.status.code(), Some(3), "{none:?}");
+}
+
+#[test]
+fn edn_is_one_map_per_event() {
+    let edn = henge_jepsen(&["check", "--edn", &history("register-linearizable")]);
+    let told = String::from_utf8_lossy(&edn.stdout).into_owned();
+    assert_eq!(told.lines().count(), 11, "{told}");
+    assert!(told.contains(":process 2, :type :info, :f :write"), "{told}");
+}
+
+#[test]
+fn the_doctor_names_what_is_missing() {
+    let doctor = henge_jepsen(&["doctor", "--henge", "/nowhere/henge"]);
+    assert_eq!(doctor.status.code(), Some(1), "{doctor:?}");
+    let told = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(told.contains("MISSING  henge"), "{told}");
+}
