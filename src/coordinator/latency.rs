@@ -1,4 +1,5 @@
-//! How fast each replica has been answering, as this coordinator saw it.
+//! How slow each replica may be: what writes and rounds of Paxos wait for an answer. (Which replica
+//! reads go to, and when they hedge, is [`crate::coordinator::snitch`]'s.)
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,27 +7,24 @@ use std::time::Duration;
 
 use crate::types::NodeId;
 
-/// A hedge never fires sooner than this: below it, the second request costs more than it saves.
-const MIN_HEDGE: Duration = Duration::from_millis(2);
+/// No replica counts as faster than this.
+const MIN: Duration = Duration::from_millis(2);
 
-/// Nor later than this, however slow a replica has been.
-const MAX_HEDGE: Duration = Duration::from_millis(500);
+/// Nor as slower, however slow it has been.
+const MAX: Duration = Duration::from_millis(500);
 
 /// What is assumed of a replica that has not answered yet.
 const UNKNOWN: Duration = Duration::from_millis(20);
 
-/// A running mean and a slowly falling peak, which stands in for the 99th percentile: it jumps
-/// to a slow answer at once and forgets it by 1/64 with each faster one.
+/// A slowly falling peak, in microseconds: it jumps to a slow answer at once and forgets it by 1/64
+/// with each faster one.
 #[derive(Clone, Copy, Debug)]
-struct Latency {
-    mean_us: u64,
-    peak_us: u64,
-}
+struct Peak(u64);
 
 /// Latencies of all replicas. Each call takes a lock for a few nanoseconds.
 #[derive(Debug, Default)]
 pub(super) struct Latencies {
-    nodes: Mutex<BTreeMap<NodeId, Latency>>,
+    nodes: Mutex<BTreeMap<NodeId, Peak>>,
 }
 
 impl Latencies {
@@ -34,26 +32,14 @@ impl Latencies {
     pub(super) fn record(&self, node: NodeId, took: Duration) {
         let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(60_000_000);
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = nodes.entry(node).or_insert(Latency { mean_us: us, peak_us: us });
-        entry.mean_us = (entry.mean_us * 7 + us) / 8;
-        entry.peak_us = us.max(entry.peak_us - entry.peak_us / 64);
+        let Peak(peak_us) = nodes.entry(node).or_insert(Peak(us));
+        *peak_us = us.max(*peak_us - *peak_us / 64);
     }
 
-    /// The usual time to an answer, in steps of a power of two so that small differences do not
-    /// reorder replicas from one operation to the next.
-    pub(super) fn typical(&self, node: NodeId) -> Duration {
+    /// Twice the longest time that `node` has taken of late.
+    pub(super) fn slowest(&self, node: NodeId) -> Duration {
         let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let us = nodes.get(&node).map_or(0, |latency| latency.mean_us);
-        Duration::from_micros(us.next_power_of_two())
-    }
-
-    /// How long to wait for `node` before asking another replica too.
-    pub(super) fn hedge_after(&self, node: NodeId) -> Duration {
-        let nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        nodes
-            .get(&node)
-            .map_or(UNKNOWN, |latency| Duration::from_micros(latency.peak_us * 2))
-            .clamp(MIN_HEDGE, MAX_HEDGE)
+        nodes.get(&node).map_or(UNKNOWN, |peak| Duration::from_micros(peak.0 * 2)).clamp(MIN, MAX)
     }
 }
 
@@ -62,16 +48,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slow_answer_raises_the_hedge_at_once_and_is_forgotten_slowly() {
+    fn a_slow_answer_counts_at_once_and_is_forgotten_slowly() {
         let (latencies, node) = (Latencies::default(), NodeId(1));
         latencies.record(node, Duration::from_millis(1));
-        let fast = latencies.hedge_after(node);
+        let fast = latencies.slowest(node);
         latencies.record(node, Duration::from_millis(100));
-        let slow = latencies.hedge_after(node);
+        let slow = latencies.slowest(node);
         assert!(slow > fast * 10);
         for _ in 0..1000 {
             latencies.record(node, Duration::from_millis(1));
         }
-        assert!(latencies.hedge_after(node) < slow / 10);
+        assert!(latencies.slowest(node) < slow / 10);
     }
 }

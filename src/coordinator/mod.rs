@@ -22,6 +22,7 @@ mod ops;
 mod plan;
 mod read;
 mod rows;
+mod snitch;
 mod stand_in;
 mod write;
 
@@ -47,6 +48,7 @@ pub use ops::{
     OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt, RowsJudge, RowsOp, ScanOp, ScanPage,
     StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
+use snitch::Snitch;
 
 /// Counts of what a coordinator has done; for `/metrics`.
 #[derive(Debug, Default)]
@@ -61,6 +63,8 @@ pub struct CoordinatorCounters {
     pub repairs: AtomicU64,
     /// Replicas asked because another was slow.
     pub hedges: AtomicU64,
+    /// Hedges put off because they had used up their share of the reads.
+    pub hedges_put_off: AtomicU64,
     /// Mints sent again to a second replica.
     pub second_mints: AtomicU64,
     /// Last-write-wins versions minted again above a newer stamp.
@@ -82,6 +86,7 @@ struct Inner {
     cluster: Arc<Cluster>,
     peers: Peers,
     latencies: Latencies,
+    snitch: Snitch,
     counters: CoordinatorCounters,
     healing: Healing,
     hints: Arc<HintStore>,
@@ -124,6 +129,7 @@ impl Coordinator {
                 cluster,
                 peers,
                 latencies: Latencies::default(),
+                snitch: Snitch::default(),
                 counters: CoordinatorCounters::default(),
                 healing: Healing::default(),
                 hints,

@@ -25,7 +25,7 @@ pub(super) struct Plan {
     pub(super) partition: PartitionId,
     /// All replicas, in preference order.
     pub(super) replicas: Vec<NodeId>,
-    /// Those to ask, the best first: this node, then live ones by latency (its own
+    /// Those to ask, the best first: this node, then live ones by what they cost (its own
     /// datacentre before others), then those believed dead.
     pub(super) order: Vec<NodeId>,
     pub(super) live: Vec<NodeId>,
@@ -111,6 +111,7 @@ impl Inner {
         let live: Vec<NodeId> =
             replicas.iter().copied().filter(|&node| self.cluster.is_live(node)).collect();
         let all = replicas.clone();
+        let now = self.env.mono();
         let mut order: Vec<(bool, bool, bool, Duration, usize, NodeId)> = replicas
             .iter()
             .enumerate()
@@ -120,7 +121,7 @@ impl Inner {
                     !live.contains(&node),
                     node != me,
                     elsewhere,
-                    self.latencies.typical(node),
+                    self.snitch.cost(now, node),
                     at,
                     node,
                 )

@@ -7,9 +7,10 @@
 //!   that no later quorum read can return less (rule 7 of the design; P23 of the test plan is the
 //!   mistake of answering first). At lower levels the repair goes on in the background.
 //!
-//! A replica that fails or refuses is replaced by the next of the plan; one that is slower than it
-//! usually is gets company (a *hedge*): the next replica is asked too, and whoever answers first
-//! counts. Each replica counts once.
+//! A replica that fails or refuses is replaced by the next of the plan; one that is slower than 99 in
+//! 100 of its answers gets company (a *hedge*): the next replica is asked too, and whoever answers
+//! first counts. Each replica counts once. Who is asked first, and how many hedges there may be, is
+//! told by [`crate::coordinator::snitch`].
 
 mod conclude;
 
@@ -26,6 +27,7 @@ use crate::coordinator::again;
 use crate::coordinator::heal::heal_later;
 use crate::coordinator::lwt;
 use crate::coordinator::plan::{Plan, Purpose};
+use crate::coordinator::snitch::End;
 use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
 use crate::env::BoxFuture;
 use crate::net::messages::{Read, Want};
@@ -33,6 +35,9 @@ use crate::net::{CallError, Refusal, Request, Response};
 use crate::quorum::{ReplicaInfo, Requirement};
 use crate::record::{self, Record};
 use crate::types::{Consistency, Digest, Generation, Key, Mono, NodeId};
+
+/// How long a hedge is put off that there is no room for.
+const PUT_OFF: Duration = Duration::from_millis(100);
 
 /// How often one operation is planned anew because the ring moved under it.
 const MAX_PLANS: u32 = 4;
@@ -47,6 +52,7 @@ pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome,
 
 /// Reads a key at a level that is a number of replicas.
 pub(super) async fn plain(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome, OpError> {
+    inner.snitch.begin_read();
     // One "now" for the whole operation (rule 8), however often it is planned.
     let (started, now) = (inner.env.mono(), inner.env.wall());
     let mut plans = 0;
@@ -172,6 +178,8 @@ pub(super) struct Reading<'a> {
     /// What the receipt will say, if one is wanted.
     log: Option<BTreeMap<NodeId, ReplicaReceipt>>,
     hedged: u32,
+    /// The last hedge was put off.
+    put_off: bool,
     /// Answers that came without waiting.
     ready: VecDeque<Answer>,
     calls: Answers,
@@ -193,6 +201,7 @@ impl<'a> Reading<'a> {
             busy: BTreeSet::new(),
             log: None,
             hedged: 0,
+            put_off: false,
             ready: VecDeque::new(),
             calls: FuturesUnordered::new(),
         }
@@ -239,10 +248,10 @@ impl<'a> Reading<'a> {
             Err(request) => request,
         };
         let call = peers.call_at(epoch, node, request, deadline);
-        let (inner, started) = (self.inner.clone(), self.inner.env.mono());
+        let asked = Asked::new(self.inner, node);
         self.calls.push(Box::pin(async move {
             let result = call.await;
-            inner.took(node, started, &result);
+            asked.end(&result);
             (node, want, result)
         }));
     }
@@ -264,16 +273,31 @@ impl<'a> Reading<'a> {
             let hedge = self.hedge_after();
             match self.next_answer(hedge).await {
                 Next::Answer(answer) => self.take(answer).await?,
-                Next::Hedge => {
-                    if self.ask_next(Want::Record) {
-                        self.hedged += 1;
-                        self.inner.counters.hedges.fetch_add(1, Ordering::Relaxed);
-                    }
-                }
+                Next::Hedge => self.hedge(),
                 Next::Deadline => return Err(Stop::Error(self.timed_out())),
             }
         }
         Ok(())
+    }
+
+    /// Asks one more replica, if the hedges' share of the reads allows that.
+    fn hedge(&mut self) {
+        let counters = &self.inner.counters;
+        self.put_off = !self.inner.snitch.may_hedge(self.inner.env.mono(), self.late());
+        if self.put_off {
+            counters.hedges_put_off.fetch_add(1, Ordering::Relaxed);
+        } else if self.ask_next(Want::Record) {
+            self.hedged += 1;
+            counters.hedges.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Replicas that were asked and have said nothing yet.
+    fn late(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.plan.order[..self.asked]
+            .iter()
+            .copied()
+            .filter(|node| !self.has_shown(*node) && !self.failed.contains_key(node))
     }
 
     /// Waits until the records asked for by [`Reading::undisclosed`] have come, or their replicas
@@ -317,10 +341,8 @@ impl<'a> Reading<'a> {
         if self.asked >= self.plan.order.len() {
             return None;
         }
-        let waiting = self.plan.order[..self.asked]
-            .iter()
-            .filter(|&&node| !self.has_shown(node) && !self.failed.contains_key(&node));
-        waiting.map(|&node| self.inner.latencies.hedge_after(node)).max()
+        let wait = self.late().map(|node| self.inner.snitch.hedge_after(node)).max()?;
+        Some(if self.put_off { wait.max(PUT_OFF) } else { wait })
     }
 
     async fn next_answer(&mut self, hedge: Option<Duration>) -> Next {
@@ -387,10 +409,10 @@ impl<'a> Reading<'a> {
         let (table, epoch, deadline) = (self.plan.table.id, self.plan.epoch, self.plan.deadline);
         self.calls.push(Box::pin(async move {
             inner.env.sleep(again::PAUSE).await;
-            let (started, want) = (inner.env.mono(), Want::Record);
+            let (asked, want) = (Asked::new(&inner, node), Want::Record);
             let request = Request::Read(Read { table, key, want });
             let result = inner.peers.call_at(epoch, node, request, deadline).await;
-            inner.took(node, started, &result);
+            asked.end(&result);
             (node, want, result)
         }));
     }
@@ -490,6 +512,40 @@ pub(super) fn by_node(failed: &BTreeMap<NodeId, String>) -> impl Iterator<Item =
     failed.iter().map(|(&node, why)| (node, why.as_str()))
 }
 
+/// A replica that was asked: what comes of it is told to the snitch, also if nobody waits for it.
+struct Asked {
+    inner: Arc<Inner>,
+    node: NodeId,
+    started: Mono,
+    end: End,
+}
+
+impl Asked {
+    fn new(inner: &Arc<Inner>, node: NodeId) -> Self {
+        let started = inner.env.mono();
+        inner.snitch.ask(started, node);
+        Self { inner: inner.clone(), node, started, end: End::Unanswered }
+    }
+
+    fn end(mut self, result: &Result<Response, CallError>) {
+        self.end = match result {
+            Ok(Response::Refused(Refusal::Overloaded { .. })) => End::Busy,
+            Ok(Response::Refused(_)) => End::Refused,
+            Ok(_) => End::Answered,
+            Err(CallError::NotSent { .. }) => End::NotSent,
+            Err(CallError::Lost { .. }) => End::Unanswered,
+        };
+        self.inner.took(self.node, self.started, result);
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        let now = self.inner.env.mono();
+        self.inner.snitch.end(now, self.node, now.since(self.started), self.end);
+    }
+}
+
 enum Next {
     Answer(Answer),
     Hedge,
@@ -556,6 +612,9 @@ impl Inner {
     pub(super) fn took(&self, node: NodeId, started: Mono, result: &Result<Response, CallError>) {
         if !matches!(result, Ok(Response::Refused(_)) | Err(CallError::NotSent { .. })) {
             self.latencies.record(node, self.env.mono().since(started));
+        }
+        if result.is_ok() {
+            self.snitch.heard(node);
         }
     }
 

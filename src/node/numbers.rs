@@ -27,6 +27,11 @@ const COORDINATOR: &[Row<CoordinatorCounters>] = &[
         &c.repairs
     }),
     ("henge_coordinator_hedges_total", "Replicas asked because another was slow.", |c| &c.hedges),
+    (
+        "henge_coordinator_hedges_put_off_total",
+        "Hedges put off because they had used up their share of the reads.",
+        |c| &c.hedges_put_off,
+    ),
     ("henge_coordinator_second_mints_total", "Mints sent again to a second replica.", |c| {
         &c.second_mints
     }),

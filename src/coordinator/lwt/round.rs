@@ -259,7 +259,7 @@ impl Drive<'_> {
 
     /// How long voters have for one step.
     fn patience(&self, plan: &Plan) -> Duration {
-        let slowest = plan.live.iter().map(|&node| self.inner.latencies.hedge_after(node)).max();
+        let slowest = plan.live.iter().map(|&node| self.inner.latencies.slowest(node)).max();
         let left = plan.left(self.inner.env.mono());
         (slowest.unwrap_or_default() * 4).max(MIN_PATIENCE).max(left / 4).min(left)
     }

@@ -224,7 +224,7 @@ impl Writing<'_> {
     async fn mint_at(&mut self, node: NodeId, attempt: &Attempt) -> Result<MintAnswer, Stop> {
         let now = self.inner.env.mono();
         let left = self.plan.left(now);
-        let patience = (self.inner.latencies.hedge_after(node) * 4).max(MIN_MINT_WAIT);
+        let patience = (self.inner.latencies.slowest(node) * 4).max(MIN_MINT_WAIT);
         let deadline = now + left.min(patience.max(left / 3));
         let request = Request::Mint(Mint {
             table: self.plan.table.id,

@@ -17,6 +17,7 @@ mod membership;
 mod outcomes;
 mod overload;
 mod purge;
+mod routing;
 mod sloppy;
 mod town;
 mod trees;
