@@ -47,6 +47,56 @@ async fn all_replicas_answer(node: &str, key: &str) {
     }
 }
 
+/// Reads that a node has driven, and hedges among them.
+async fn reads_and_hedges(node: &str) -> (u64, u64) {
+    let address = node.trim_start_matches("http://").parse().expect("an address");
+    let answer = raw::request(address, "GET", "/metrics", &[], b"").await;
+    let number = |name: &str| {
+        let line = answer.text().lines().find(|line| line.starts_with(name)).map(str::to_owned);
+        let value = line.and_then(|line| line.split(' ').nth(1)?.parse::<f64>().ok());
+        value.unwrap_or_else(|| panic!("{name} is missing")) as u64
+    };
+    (number("henge_coordinator_reads_total "), number("henge_coordinator_hedges_total "))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_go_around_a_frozen_node_by_a_bounded_number_of_hedges() {
+    let cluster = TestCluster::start(3).await;
+    let others = format!("{},{}", cluster.url(0), cluster.url(1));
+    let bench = |seconds: &'static str| {
+        let args = [
+            "bench",
+            "--workload",
+            "read",
+            "--records",
+            "200",
+            "--warmup",
+            "0",
+            "--seconds",
+            seconds,
+            "--clients",
+            "8",
+            "--json",
+        ];
+        let others = others.clone();
+        async move { henge(&others, &args).await.ok().json() }
+    };
+    bench("1").await;
+    let before = [reads_and_hedges(&cluster.url(0)).await, reads_and_hedges(&cluster.url(1)).await];
+    cluster.signal(2, "STOP").unwrap();
+    let report = bench("4").await;
+    let after = [reads_and_hedges(&cluster.url(0)).await, reads_and_hedges(&cluster.url(1)).await];
+    cluster.signal(2, "CONT").unwrap();
+    assert_eq!(report["errors"], serde_json::json!({}), "no read fails");
+    for (before, after) in before.iter().zip(&after) {
+        let (reads, hedges) = (after.0 - before.0, after.1 - before.1);
+        println!("{hedges} hedges in {reads} reads");
+        assert!(reads > 100, "{reads}");
+        // A tenth of the reads, what was saved up before, and those around the frozen one.
+        assert!(hedges <= reads / 10 + 256 + 64, "{hedges} hedges in {reads} reads");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_killed_at_once_come_back_with_what_they_acknowledged() {
     let mut cluster = TestCluster::start(3).await;

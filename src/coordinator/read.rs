@@ -532,8 +532,7 @@ impl Asked {
             Ok(Response::Refused(Refusal::Overloaded { .. })) => End::Busy,
             Ok(Response::Refused(_)) => End::Refused,
             Ok(_) => End::Answered,
-            Err(CallError::NotSent { .. }) => End::NotSent,
-            Err(CallError::Lost { .. }) => End::Unanswered,
+            Err(_) => End::NotSent,
         };
         self.inner.took(self.node, self.started, result);
     }
@@ -613,8 +612,11 @@ impl Inner {
         if !matches!(result, Ok(Response::Refused(_)) | Err(CallError::NotSent { .. })) {
             self.latencies.record(node, self.env.mono().since(started));
         }
-        if result.is_ok() {
-            self.snitch.heard(node);
+        let now = self.env.mono();
+        match result {
+            Ok(_) => self.snitch.heard(node),
+            Err(CallError::Lost { .. }) => self.snitch.missed(now, node, now.since(started)),
+            Err(CallError::NotSent { .. }) => {}
         }
     }
 

@@ -111,7 +111,7 @@ pub(super) enum End {
     /// With nothing, or with an answer that says nothing of its speed: a node that refuses all must
     /// not look like the best one to ask.
     Refused,
-    /// Nothing was sent.
+    /// Nothing was sent; or it was lost, and [`Snitch::missed`] has told so.
     NotSent,
     /// No answer came in time, or nobody waited for it any longer.
     Unanswered,
@@ -155,6 +155,13 @@ impl Snitch {
         if matches!(end, End::Answered | End::Busy | End::Refused) {
             view.silent_since = None;
         }
+    }
+
+    /// `node` has not answered something else than a read for so long: it would not answer a read
+    /// any sooner.
+    pub(super) fn missed(&self, now: Mono, node: NodeId, took: Duration) {
+        let mut state = self.lock();
+        state.nodes.entry(node).or_insert_with(|| View::new(now)).took(now, took);
     }
 
     /// `node` has answered something else than a read.

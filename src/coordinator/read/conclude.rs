@@ -148,7 +148,8 @@ impl Reading<'_> {
     }
 
     /// Sends the merge to those `behind` until enough replicas hold it. A replica that fails is
-    /// replaced by one that had not been asked. What is still under way then goes on by itself.
+    /// replaced by one that had not been asked, and one that is slow gets company as reads do. What
+    /// is still under way then goes on by itself.
     async fn repair(
         &mut self,
         bytes: &Bytes,
@@ -159,6 +160,8 @@ impl Reading<'_> {
         let mut repaired = Vec::new();
         let mut spare: Vec<NodeId> =
             self.plan.order.iter().rev().copied().filter(|&node| !self.has_shown(node)).collect();
+        let of = |node: &NodeId| self.inner.latencies.slowest(*node);
+        let slowest = behind.iter().map(of).max().unwrap_or_default();
         let mut wanted = behind;
         let outcome = loop {
             for node in wanted.drain(..) {
@@ -178,10 +181,17 @@ impl Reading<'_> {
                 break Err(self.too_few());
             }
             let left = self.plan.left(self.inner.env.mono());
+            let hedge = (!spare.is_empty()).then_some(slowest).filter(|slowest| *slowest < left);
             let (node, result) = tokio::select! {
                 biased;
                 Some(answer) = calls.next() => answer,
-                () = self.inner.env.sleep(left) => break Err(self.timed_out()),
+                () = self.inner.env.sleep(hedge.unwrap_or(left)) => {
+                    if hedge.is_none() {
+                        break Err(self.timed_out());
+                    }
+                    wanted.extend(spare.pop());
+                    continue;
+                }
             };
             match result {
                 Ok(Response::Applied { .. }) => {
