@@ -298,6 +298,15 @@ pub const KEYS: &[KeySpec] = &[
         ]
     ),
     key!(
+        storage.stuck_after_s,
+        Node,
+        |v: &u64| within(*v, 0..=86_400),
+        [
+            "Seconds (0 to 86400) that one write or sync may take. A disk that is slower counts as",
+            "hung: the node ends itself with an error, to be started anew. 0: it waits for ever.",
+        ]
+    ),
+    key!(
         hints.enabled,
         Node,
         any,

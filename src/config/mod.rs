@@ -150,6 +150,8 @@ pub struct Storage {
     pub periodic_sync_ms: u64,
     /// Disk space that is kept free, in MiB.
     pub reserve_mb: u64,
+    /// How long one write or sync may take before the node ends itself, in seconds; 0: for ever.
+    pub stuck_after_s: u64,
 }
 
 /// `[hints]`: what is kept for nodes that missed a write.
@@ -242,6 +244,7 @@ impl Default for Config {
                 durability: Durability::Group,
                 periodic_sync_ms: 1_000,
                 reserve_mb: 64,
+                stuck_after_s: 60,
             },
             hints: Hints {
                 enabled: true,

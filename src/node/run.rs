@@ -378,7 +378,11 @@ fn settings(config: &Config, doors: (SocketAddr, SocketAddr)) -> NodeSettings {
             suspect_phi: config.cluster.suspect_phi / 2.0,
             dead_phi: config.cluster.suspect_phi,
         },
-        commit: CommitterOptions { durability, ..CommitterOptions::default() },
+        commit: CommitterOptions {
+            durability,
+            patience: Duration::from_secs(config.storage.stuck_after_s),
+            ..CommitterOptions::default()
+        },
         hints: HintSettings {
             enabled: config.hints.enabled,
             max_bytes: config.hints.max_mb << 20,

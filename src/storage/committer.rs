@@ -24,6 +24,8 @@
 //!   hangs up cannot cut a write in half.
 //! - After a failed sync nobody knows what is on the disk, and a later sync that succeeds proves
 //!   nothing. So every ticket fails from then on, until the node is started anew (invariant I23).
+//! - An engine that does not come back from a group within [`CommitterOptions::patience`] counts as
+//!   one whose sync has failed: a disk may hang, and sled's flush has been seen to wait for ever.
 //! - A full disk is different: nothing of that group was applied, and the next one may pass. But
 //!   callers may have built later batches on what the refused ones would have written. So all that
 //!   waits is refused with it, and before any of these tickets resolves and any other batch is
@@ -32,6 +34,8 @@
 //! - A ticket that failed with anything else does *not* mean "did not happen".
 //!
 //! It runs on [`Env`] alone, so the simulator runs this same code.
+
+mod task;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -45,8 +49,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
+use self::task::Task;
 use crate::env::Env;
-use crate::plants::{Plant, planted};
 use crate::storage::{Batch, Engine, StorageError, check_batch};
 use crate::types::Mono;
 
@@ -77,6 +81,8 @@ pub struct CommitterOptions {
     /// A group ends before the batch that would make it larger than this. Bounds the engine's work
     /// under one sync, and so the wait of those who come next.
     pub max_group_bytes: usize,
+    /// How long one group's apply and sync may take before storage counts as stuck; zero: for ever.
+    pub patience: Duration,
 }
 
 impl Default for CommitterOptions {
@@ -86,6 +92,7 @@ impl Default for CommitterOptions {
             max_queue_bytes: 64 << 20,
             max_queue_batches: 16_384,
             max_group_bytes: 4 << 20,
+            patience: Duration::from_secs(60),
         }
     }
 }
@@ -268,9 +275,7 @@ impl Committer {
             durable_mark: AtomicU64::new(0),
         });
         let shared_too = shared.clone();
-        let task =
-            Task { env: env.clone(), engine, shared: shared_too, unsynced: None, applied_mark: 0 };
-        env.spawn("committer", task.run());
+        env.spawn("committer", Task::new(env.clone(), engine, shared_too).run());
         Self { handle: Arc::new(Handle { shared }) }
     }
 
@@ -424,237 +429,6 @@ impl Shared {
         drop(queue);
         self.wake.notify_one();
         Ok(CommitTicket { seq, outcome })
-    }
-}
-
-/// Batches that are committed together.
-#[derive(Default)]
-struct Group {
-    batch: Batch,
-    tickets: Vec<oneshot::Sender<Result<(), StorageError>>>,
-    last_seq: u64,
-    bytes: usize,
-    flush: bool,
-    mark: Option<u64>,
-}
-
-/// The commit loop's own state.
-struct Task {
-    env: Env,
-    engine: Arc<dyn Engine>,
-    shared: Arc<Shared>,
-    /// With periodic syncs: since when, and up to which number, applied batches await a sync.
-    unsynced: Option<(Mono, u64)>,
-    /// The greatest mark that is applied.
-    applied_mark: u64,
-}
-
-/// Whether the loop goes on.
-type Step = Result<(), StorageError>;
-
-impl Task {
-    async fn run(mut self) {
-        loop {
-            let step = match self.take_group() {
-                Some(group) => self.commit(group).await,
-                None if self.shared.lock().closed => {
-                    let last = if self.unsynced.is_some() { self.sync().await } else { Ok(()) };
-                    if let Err(error) = last {
-                        self.stop(error);
-                    }
-                    return;
-                }
-                None => self.wait().await,
-            };
-            if let Err(error) = step {
-                self.stop(error);
-                return;
-            }
-        }
-    }
-
-    /// Waits for a submit or, with periodic syncs, for the next one to be due.
-    async fn wait(&mut self) -> Step {
-        let shared = self.shared.clone();
-        let Some(left) = self.until_sync() else {
-            shared.wake.notified().await;
-            return Ok(());
-        };
-        if !left.is_zero() {
-            tokio::select! {
-                biased;
-                () = shared.wake.notified() => return Ok(()),
-                () = self.env.sleep(left) => {}
-            }
-        }
-        self.sync().await
-    }
-
-    /// Time left until a sync is due; `None` if nothing awaits one.
-    fn until_sync(&self) -> Option<Duration> {
-        let (since, _) = self.unsynced?;
-        let Durability::Periodic { interval } = self.shared.options.durability else {
-            return Some(Duration::ZERO);
-        };
-        let gone = Duration::from_nanos(self.env.mono().0.saturating_sub(since.0));
-        Some(interval.saturating_sub(gone))
-    }
-
-    fn take_group(&self) -> Option<Group> {
-        let mut queue = self.shared.lock();
-        let mut group = Group::default();
-        queue.last_wait = queue.head_wait(self.env.mono());
-        while let Some(next) = queue.waiting.front() {
-            let full = group.bytes.saturating_add(next.bytes) > self.shared.options.max_group_bytes;
-            if full && !group.tickets.is_empty() {
-                break;
-            }
-            let Some(next) = queue.waiting.pop_front() else { break };
-            group.last_seq = next.seq;
-            group.bytes += next.bytes;
-            group.flush |= next.flush;
-            group.batch.extend(next.batch);
-            group.tickets.push(next.done);
-        }
-        let trailer = queue.trailer.clone();
-        drop(queue);
-        if group.tickets.is_empty() {
-            return None;
-        }
-        if !group.batch.is_empty()
-            && let Some(row) = trailer.and_then(|trailer| trailer())
-        {
-            group.batch.put(row.key, row.value);
-            group.mark = Some(row.mark);
-        }
-        Some(group)
-    }
-
-    async fn commit(&mut self, group: Group) -> Step {
-        let Group { batch, mut tickets, last_seq, bytes, flush, mark } = group;
-        let periodic = matches!(self.shared.options.durability, Durability::Periodic { .. });
-        let due = self.until_sync().is_some_and(|left| left.is_zero());
-        let sync = !periodic || flush || due;
-        let count = tickets.len();
-        if planted(Plant::P11) {
-            self.shared.durable_seq.store(last_seq, Ordering::Release);
-            self.shared.acked_seq.store(last_seq, Ordering::Release);
-            for ticket in tickets.drain(..) {
-                let _ = ticket.send(Ok(()));
-            }
-        }
-        let begun = self.env.mono();
-        match self.on_disk(batch, sync).await {
-            Ok(()) => {}
-            Err(StorageError::Full) => {
-                self.refuse(tickets);
-                return Ok(());
-            }
-            Err(error) => {
-                for ticket in tickets {
-                    let _ = ticket.send(Err(error.clone()));
-                }
-                return Err(error);
-            }
-        }
-        self.applied_mark = mark.unwrap_or(self.applied_mark);
-        if sync {
-            self.unsynced = None;
-            self.shared.durable_seq.store(last_seq, Ordering::Release);
-            self.shared.durable_mark.store(self.applied_mark, Ordering::Release);
-        } else {
-            self.await_sync(last_seq);
-        }
-        self.shared.acked_seq.store(last_seq, Ordering::Release);
-        let took = self.env.mono().since(begun);
-        let mut queue = self.shared.lock();
-        queue.took(took);
-        queue.bytes -= bytes;
-        queue.batches -= count;
-        queue.groups_done += 1;
-        queue.batches_done += count as u64;
-        drop(queue);
-        for ticket in tickets {
-            let _ = ticket.send(Ok(()));
-        }
-        Ok(())
-    }
-
-    /// Notes that what was applied up to `last_seq` awaits a sync.
-    fn await_sync(&mut self, last_seq: u64) {
-        let since = self.unsynced.map_or_else(|| self.env.mono(), |(since, _)| since);
-        self.unsynced = Some((since, last_seq));
-    }
-
-    /// The disk is full: refuses a group and all that waits behind it. See the module's essay.
-    fn refuse(&mut self, mut tickets: Vec<oneshot::Sender<Result<(), StorageError>>>) {
-        let mut queue = self.shared.lock();
-        queue.refusing = true;
-        tickets.extend(queue.waiting.drain(..).map(|submitted| submitted.done));
-        let (last_seq, rollback) = (queue.last_seq, queue.rollback.clone());
-        drop(queue);
-        if let Some(rollback) = rollback {
-            rollback(self.shared.acked_seq.load(Ordering::Acquire));
-        }
-        // What awaited a periodic sync before still does; the refused have nothing to sync.
-        if self.unsynced.is_some() {
-            self.await_sync(last_seq);
-        } else {
-            self.shared.durable_seq.store(last_seq, Ordering::Release);
-        }
-        self.shared.acked_seq.store(last_seq, Ordering::Release);
-        let mut queue = self.shared.lock();
-        queue.refusing = false;
-        queue.bytes = 0;
-        queue.batches = 0;
-        drop(queue);
-        for ticket in tickets {
-            let _ = ticket.send(Err(StorageError::Full));
-        }
-    }
-
-    async fn sync(&mut self) -> Step {
-        self.on_disk(Batch::new(), true).await?;
-        if let Some((_, last_seq)) = self.unsynced.take() {
-            self.shared.durable_seq.store(last_seq, Ordering::Release);
-            self.shared.durable_mark.store(self.applied_mark, Ordering::Release);
-        }
-        Ok(())
-    }
-
-    async fn on_disk(&self, batch: Batch, sync: bool) -> Result<(), StorageError> {
-        let engine = self.engine.clone();
-        let nothing_new = batch.is_empty() && self.unsynced.is_none();
-        if nothing_new {
-            return Ok(());
-        }
-        let work = move || {
-            if !batch.is_empty() {
-                engine.apply(&batch)?;
-            }
-            if sync { engine.sync().map_err(beyond_hope) } else { Ok(()) }
-        };
-        self.env.blocking("commit", work).await.unwrap_or_else(|| Err(stopping()))
-    }
-
-    /// Fails all that waits and all that will come.
-    fn stop(&self, error: StorageError) {
-        let mut queue = self.shared.lock();
-        queue.stopped = Some(error.clone());
-        let waiting = std::mem::take(&mut queue.waiting);
-        drop(queue);
-        for submitted in waiting {
-            let _ = submitted.done.send(Err(error.clone()));
-        }
-    }
-}
-
-/// A sync that fails for want of space has failed like any other: its batch is applied, and nobody
-/// knows what is on the disk. It must not be taken for the refusal of a batch.
-fn beyond_hope(error: StorageError) -> StorageError {
-    match error {
-        StorageError::Full => StorageError::Poisoned { cause: error.to_string() },
-        other => other,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -35,6 +36,15 @@ pub enum StorageError {
     Poisoned {
         /// The error that the sync met.
         cause: String,
+    },
+    /// A write or a sync has not come back. Whether it will be, or was, carried out is unknown.
+    #[error(
+        "storage is stuck: a write or a sync has not come back for {} s (storage.stuck_after_s)",
+        patience.as_secs()
+    )]
+    Stuck {
+        /// How long was waited.
+        patience: Duration,
     },
     /// The value or key is larger than the engine can hold.
     #[error("{got} bytes are more than the engine's limit of {max}")]

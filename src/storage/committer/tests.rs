@@ -106,6 +106,23 @@ async fn occupy(engine: &Scripted, committer: &Committer) -> CommitTicket {
 }
 
 #[tokio::test]
+async fn a_sync_that_never_returns_stops_the_committer_and_acknowledges_nothing() {
+    let engine = Scripted::new();
+    let patience = Duration::from_millis(20);
+    let committer = start(&engine, CommitterOptions { patience, ..CommitterOptions::default() });
+    engine.close_gate();
+    let stuck = submit(&committer, "stuck").await;
+    assert_eq!(stuck, Err(StorageError::Stuck { patience }));
+    assert_eq!(committer.durable_seq(), 0);
+    while committer.failure().is_none() {
+        tokio::task::yield_now().await;
+    }
+    let next = committer.submit(batch("next"));
+    assert!(matches!(next, Err(SubmitError::Stopped(StorageError::Stuck { .. }))), "{next:?}");
+    engine.open_gate();
+}
+
+#[tokio::test]
 async fn a_ticket_resolves_after_the_sync_and_not_before() {
     let engine = Scripted::new();
     let committer = start(&engine, CommitterOptions::default());
