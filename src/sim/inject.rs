@@ -12,9 +12,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::sim::client::Bench;
 use crate::sim::cluster::{Life, SimCluster};
 use crate::sim::disk::{DiskEffects, DiskImage};
+use crate::sim::engine::SimEngine;
 use crate::sim::executor::GroupId;
 use crate::sim::plan::{Fault, PlannedFault};
 use crate::sim::rng::Ppm;
@@ -156,8 +159,10 @@ fn begin(cluster: &SimCluster, planned: &PlannedFault) -> Probe {
         | Fault::SyncError { .. } => begin_disk(cluster, &planned.fault),
         Fault::Rot { node, nth } => {
             let engine = cluster.nodes()[*node as usize].last_engine.clone();
-            let range = KeyRange::prefix(&[Kind::Record as u8]);
-            let effect = engine.is_some_and(|engine| engine.rot_value(&range, *nth as usize));
+            let effect = engine.is_some_and(|engine| {
+                let range = row_to_rot(cluster, &engine, *nth);
+                engine.rot_value(&range, *nth as usize)
+            });
             if effect {
                 cluster.oracle().rotted(*node);
             }
@@ -218,6 +223,35 @@ fn end(cluster: &SimCluster, fault: &Fault, probe: Probe) -> bool {
         }
         Probe::Disk(node, before, syncs) => end_disk(cluster, fault, node, before, syncs),
         Probe::Image(node, image, lives) => restore(cluster, node, &image, lives),
+    }
+}
+
+/// What rots: by every other draw a record that another node holds in another version, if there
+/// is one. Where a write has reached a bare majority, taking one of its copies for absent loses it;
+/// elsewhere read repair would hide that.
+fn row_to_rot(cluster: &SimCluster, engine: &Arc<SimEngine>, nth: u32) -> KeyRange {
+    let all = KeyRange::prefix(&[Kind::Record as u8]);
+    if nth.is_multiple_of(2) {
+        return all;
+    }
+    let others: Vec<Arc<SimEngine>> = cluster
+        .nodes()
+        .iter()
+        .filter_map(|node| node.last_engine.clone())
+        .filter(|other| !Arc::ptr_eq(other, engine))
+        .collect();
+    let is_elsewhere_otherwise = |row: &Bytes, value: &Bytes| {
+        let held = |other: &Arc<SimEngine>| other.durable(row).ok().flatten();
+        others.iter().filter_map(held).any(|held| held != *value)
+    };
+    let rows: Vec<Bytes> = engine
+        .durable_rows(&all)
+        .into_iter()
+        .filter_map(|(row, value)| is_elsewhere_otherwise(&row, &value?).then_some(row))
+        .collect();
+    match rows.get(nth as usize / 2 % rows.len().max(1)) {
+        Some(row) => KeyRange::prefix(row),
+        None => all,
     }
 }
 
