@@ -69,6 +69,8 @@ pub enum Plant {
     P34,
     /// The hybrid clock begins anew with each start.
     P36,
+    /// No hash tree is kept at all: what the trees cost is measured against it.
+    NoTrees,
     /// sled's log writes end with its own `sync_file_range` in place of `fdatasync`.
     SledSync,
 }
@@ -102,12 +104,14 @@ mod active {
     #[must_use]
     pub fn plant_named(name: &str) -> Option<Plant> {
         use Plant::{
-            P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
-            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P34, P36, SledSync, Ttl,
+            NoTrees, P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17,
+            P18, P19, P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P34, P36, SledSync,
+            Ttl,
         };
         let all = [
             P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
-            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P34, P36, SledSync, Ttl,
+            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P34, P36, NoTrees, SledSync,
+            Ttl,
         ];
         all.into_iter().find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

@@ -134,7 +134,7 @@ struct PlantArgs {
 }
 
 /// The planted bugs, with the checks of the test plan of which one must name each.
-const PLANTS: [(&str, &[Check]); 31] = [
+const PLANTS: &[(&str, &[Check])] = &[
     ("P01", &[Check::W1]),
     ("P02", &[Check::W1, Check::I7]),
     ("P03", &[Check::W1, Check::I7]),
@@ -160,6 +160,7 @@ const PLANTS: [(&str, &[Check]); 31] = [
     ("P24", &[Check::W12, Check::I14]),
     ("P25", &[Check::W12, Check::I14]),
     ("P26", &[Check::W12]),
+    ("NoTrees", &[Check::W12, Check::I14]),
     ("P30", &[Check::W5Invented, Check::I2]),
     ("P31", &[Check::W5Lost]),
     ("P32", &[Check::W5Invented, Check::I2]),

@@ -176,6 +176,9 @@ pub(super) fn leaf_change(
     record: &Record,
     bytes: &Bytes,
 ) -> LeafChange {
+    if planted(Plant::NoTrees) {
+        return LeafChange { at: place.leaf, change: Some(0), value: 0 };
+    }
     let digest = record::stored_digest(bytes).unwrap_or_default();
     let value = tree_digest(&place.address, bytes, digest);
     let change = match old {
