@@ -65,11 +65,15 @@ async fn metrics(cluster: &TestCluster, node: usize) -> Vec<(String, f64)> {
 async fn sum(cluster: &TestCluster, name: &str) -> f64 {
     let mut total = 0.0;
     for node in 0..cluster.len() {
-        let all = metrics(cluster, node).await;
-        let of_name = |(full, _): &&(String, f64)| full.split('{').next() == Some(name);
-        total += all.iter().filter(of_name).map(|(_, number)| number).sum::<f64>();
+        total += sum_of(cluster, node, name).await;
     }
     total
+}
+
+async fn sum_of(cluster: &TestCluster, node: usize, name: &str) -> f64 {
+    let all = metrics(cluster, node).await;
+    let of_name = |(full, _): &&(String, f64)| full.split('{').next() == Some(name);
+    all.iter().filter(of_name).map(|(_, number)| number).sum()
 }
 
 /// Waits until no two nodes differ in any hash tree: comparisons that began after the call have
@@ -251,14 +255,16 @@ async fn a_node_that_lost_its_data_directory_is_filled_again_under_load() {
         client.await.expect("no request failed");
     }
     let served = served.load(Ordering::Relaxed);
+    let copied = sum_of(&cluster, 2, "henge_refill_bytes_total").await;
     until_equal(&cluster, Duration::from_secs(600)).await;
     let took = began.elapsed();
     check_own(&cluster, 2, all, |_| Some(0)).await;
     println!(
-        "a data directory with {all} keys lost: served again after {:.1} s, all equal after {:.1} s, \
-         {served} quorum requests meanwhile, none failed",
+        "a data directory with {all} keys lost: served again after {:.1} s ({copied:.0} bytes copied), \
+         all equal after {:.1} s, {served} quorum requests meanwhile, none failed",
         ready.as_secs_f64(),
         took.as_secs_f64(),
     );
     assert!(served > 20, "{served}");
+    assert!(copied >= (all * value(0, 0).len() as u64) as f64, "{copied} bytes");
 }

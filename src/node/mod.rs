@@ -234,6 +234,7 @@ impl Opened {
             cluster.clone(),
             peers.clone(),
             (purge.clone(), coordinator.clone()),
+            repair.clone(),
         );
         env.spawn("refill", refill.run());
         let sweeper =

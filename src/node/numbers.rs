@@ -113,6 +113,12 @@ const REPAIR: &[Row<RepairCounters>] = &[
     }),
     ("henge_repair_trees_total", "Hash trees that were found to differ.", |c| &c.trees),
     ("henge_repair_rows_total", "Digests of records compared.", |c| &c.rows),
+    (
+        "henge_refill_records_total",
+        "Records copied from other replicas because the data directory began anew.",
+        |c| &c.refilled,
+    ),
+    ("henge_refill_bytes_total", "Their bytes.", |c| &c.refilled_bytes),
     ("henge_repair_pulled_total", "Records fetched because they differed.", |c| &c.pulled),
     ("henge_repair_pulled_bytes_total", "Bytes of records fetched.", |c| &c.pulled_bytes),
     ("henge_repair_pushed_total", "Records sent because they differed.", |c| &c.pushed),

@@ -22,6 +22,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +36,7 @@ use crate::net::messages::{Apply, PageRequest, Row, Want};
 use crate::net::paxos::{OpenRequest, PaxosAnswer};
 use crate::net::purge::{PurgeAction, PurgeRequest};
 use crate::net::{Peers, Request, Response};
+use crate::repair::Repair;
 use crate::repair::purge::Purge;
 use crate::types::{Generation, Key, NodeId, PartitionId, TableId, Token};
 
@@ -79,7 +81,8 @@ pub(super) struct Refill {
     coordinator: Coordinator,
     copied: BTreeMap<Source, Copied>,
     settled: BTreeSet<Source>,
-    records: u64,
+    /// Whose counters tell how far it is.
+    repair: Arc<Repair>,
 }
 
 impl Refill {
@@ -88,9 +91,10 @@ impl Refill {
         cluster: Arc<Cluster>,
         peers: Peers,
         (purge, coordinator): (Arc<Purge>, Coordinator),
+        repair: Arc<Repair>,
     ) -> Self {
         let (copied, settled) = (BTreeMap::new(), BTreeSet::new());
-        Self { env, cluster, peers, purge, coordinator, copied, settled, records: 0 }
+        Self { env, cluster, peers, purge, coordinator, copied, settled, repair }
     }
 
     /// Waits until this start is on record; refills the node if the log says that it must be.
@@ -108,7 +112,8 @@ impl Refill {
             if emptied {
                 match self.refill(&state).await {
                     Ok(()) => {
-                        tracing::info!(self.records, "refilled from the other replicas");
+                        let records = self.repair.counters().refilled.load(Ordering::Relaxed);
+                        tracing::info!(records, "refilled from the other replicas");
                         let command = Command::Refilled {
                             node: self.cluster.me(),
                             actor: self.cluster.config().actor,
@@ -296,13 +301,19 @@ impl Refill {
         let deadline = self.env.mono() + PAGE_TIME;
         let merges = rows.into_iter().filter(|row| row.digest.is_some()).map(|row| {
             let (table, key, record) = (table.id, row.key, row.record);
+            let bytes = record.len() as u64;
             let apply = Apply { table, key, record, generation, heals: false };
-            peers.call(me, Request::Apply(apply), deadline)
+            let applied = peers.call(me, Request::Apply(apply), deadline);
+            async move { (applied.await, bytes) }
         });
         let mut merges = futures_util::stream::iter(merges).buffer_unordered(STORED_AT_ONCE);
-        while let Some(merged) = merges.next().await {
+        while let Some((merged, bytes)) = merges.next().await {
             match merged {
-                Ok(Response::Applied { .. }) => self.records += 1,
+                Ok(Response::Applied { .. }) => {
+                    let counters = self.repair.counters();
+                    counters.refilled.fetch_add(1, Ordering::Relaxed);
+                    counters.refilled_bytes.fetch_add(bytes, Ordering::Relaxed);
+                }
                 Ok(Response::Refused(refusal)) => return Err(refusal.to_string()),
                 _ => return Err("a record could not be stored".to_owned()),
             }

@@ -20,6 +20,10 @@ pub struct RepairCounters {
     pub trees: AtomicU64,
     /// Rows whose digests were compared.
     pub rows: AtomicU64,
+    /// Records copied to refill a directory that began anew.
+    pub refilled: AtomicU64,
+    /// Their bytes.
+    pub refilled_bytes: AtomicU64,
     /// Records fetched.
     pub pulled: AtomicU64,
     /// Their bytes.
