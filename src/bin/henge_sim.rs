@@ -162,7 +162,7 @@ const PLANTS: &[(&str, &[Check])] = &[
     ("P26", &[Check::W12]),
     ("NoTrees", &[Check::W12, Check::I14]),
     ("P30", &[Check::W5Invented, Check::I2]),
-    ("P31", &[Check::W5Lost]),
+    ("P31", &[Check::W5Lost, Check::I20]),
     ("P32", &[Check::W5Invented, Check::I2]),
     ("P33", &[Check::W12]),
     ("P34", &[Check::W7]),
