@@ -53,6 +53,18 @@ pub enum Plant {
     P23,
     /// Hash trees leave deletions out.
     P24,
+    /// Hash trees leave out that a row, or a partition, was deleted.
+    P24Row,
+    /// … that a row was inserted.
+    P24Live,
+    /// … when a cell ends.
+    P24Ttl,
+    /// … that a cell was deleted.
+    P24Mark,
+    /// … that a collection was deleted.
+    P24Map,
+    /// … which ranges of rows were deleted.
+    P24Range,
     /// A deletion does not change the hash tree.
     P25,
     /// Anti-entropy pulls but never pushes.
@@ -67,6 +79,8 @@ pub enum Plant {
     P33,
     /// The numbers of a lock's grants begin anew when nobody holds it.
     P34,
+    /// An increment of a counter that is sent again is another one.
+    P35,
     /// The hybrid clock begins anew with each start.
     P36,
     /// No hash tree is kept at all: what the trees cost is measured against it.
@@ -105,13 +119,13 @@ mod active {
     pub fn plant_named(name: &str) -> Option<Plant> {
         use Plant::{
             NoTrees, P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17,
-            P18, P19, P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P34, P36, SledSync,
-            Ttl,
+            P18, P19, P20, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row, P24Ttl,
+            P25, P26, P30, P31, P32, P33, P34, P35, P36, SledSync, Ttl,
         };
         let all = [
             P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
-            P20, P21, P22, P23, P24, P25, P26, P30, P31, P32, P33, P34, P36, NoTrees, SledSync,
-            Ttl,
+            P20, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row, P24Ttl, P25, P26,
+            P30, P31, P32, P33, P34, P35, P36, NoTrees, SledSync, Ttl,
         ];
         all.into_iter().find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

@@ -153,6 +153,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "repair",
             "replica",
             "ring",
+            "server",
             "storage",
             "types",
         ],

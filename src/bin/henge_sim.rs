@@ -158,6 +158,12 @@ const PLANTS: &[(&str, &[Check])] = &[
     ("P22", &[Check::W5Lost]),
     ("P23", &[Check::W10, Check::I18]),
     ("P24", &[Check::W12, Check::I14]),
+    ("P24Live", &[Check::W12, Check::I14]),
+    ("P24Map", &[Check::W12, Check::I14]),
+    ("P24Mark", &[Check::W12, Check::I14]),
+    ("P24Range", &[Check::W12, Check::I14]),
+    ("P24Row", &[Check::W12, Check::I14]),
+    ("P24Ttl", &[Check::W12, Check::I14]),
     ("P25", &[Check::W12, Check::I14]),
     ("P26", &[Check::W12]),
     ("NoTrees", &[Check::W12, Check::I14]),
@@ -166,6 +172,7 @@ const PLANTS: &[(&str, &[Check])] = &[
     ("P32", &[Check::W5Invented, Check::I2]),
     ("P33", &[Check::W12]),
     ("P34", &[Check::W7]),
+    ("P35", &[Check::W6]),
     ("P36", &[Check::W9, Check::I22]),
 ];
 

@@ -13,6 +13,7 @@
 //! - Errors tell *did not happen* from *may have happened* ([`OpError::fate`]; law L8).
 
 mod again;
+mod count;
 mod generations;
 mod heal;
 mod latency;
@@ -40,6 +41,7 @@ use crate::ring::token_in;
 use crate::types::{Key, NodeId, OpId};
 
 pub use crate::types::PartitionDigest;
+pub use count::{CountOp, CountRow};
 use heal::Healing;
 use latency::Latencies;
 pub use lwt::{LeaseOutcome, LwtCounters, Told};
@@ -302,6 +304,22 @@ impl Coordinator {
             lwt::write_rows(&inner, &op).await
         };
         let driven = self.inner.env.run("write-rows-if", drive);
+        driven.await.unwrap_or(Err(OpError::Stopped))
+    }
+
+    /// Adds to counters. Goes on if the returned future is dropped.
+    ///
+    /// # Errors
+    /// See [`OpError`]; where rows differ in their outcome, the first failure.
+    pub async fn count(&self, op: CountOp) -> Result<(), OpError> {
+        let under_way = self.admit()?;
+        self.inner.counters.writes.fetch_add(1, Ordering::Relaxed);
+        let (inner, owed) = (self.inner.clone(), self.inner.hints.owe());
+        let drive = async move {
+            let _guards = (under_way, owed);
+            count::count(&inner, &op).await
+        };
+        let driven = self.inner.env.run("count", drive);
         driven.await.unwrap_or(Err(OpError::Stopped))
     }
 

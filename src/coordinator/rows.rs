@@ -6,6 +6,7 @@
 //! not say that it holds them gets a hint for each row, whatever becomes of the write.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -16,11 +17,12 @@ use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::Stop;
 use crate::coordinator::{Fate, Inner, OpError, RowsOp};
 use crate::env::BoxFuture;
+use crate::meta::Table;
 use crate::net::messages::{Apply, ApplyRows};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::quorum::{Progress, Tally};
-use crate::record;
-use crate::types::{Consistency, Generation, Key, NodeId};
+use crate::record::{self, Record};
+use crate::types::{Consistency, Generation, Key, Mono, NodeId};
 
 /// How often one write is planned anew because the ring moved under it.
 const MAX_PLANS: u32 = 4;
@@ -32,25 +34,51 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &RowsOp) -> Result<(), OpError
     if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) {
         return Err(OpError::BadLevel(format!("{} is not a level for writes", op.level)));
     }
-    let Some((first, _)) = op.rows.first() else { return Ok(()) };
-    let started = inner.env.mono();
-    let stored: Vec<(Key, Bytes)> = op
-        .rows
-        .iter()
-        .map(|(key, record)| (key.clone(), record.encode(&record::address(op.table.id, key))))
-        .collect();
+    if op.rows.is_empty() {
+        return Ok(());
+    }
+    let stored = |(key, record): &(Key, Record)| {
+        (key.clone(), record.encode(&record::address(op.table.id, key)))
+    };
+    let written = Written {
+        table: op.table.clone(),
+        rows: op.rows.iter().map(stored).collect(),
+        level: op.level,
+        started: inner.env.mono(),
+        timeout: op.timeout,
+        holder: None,
+    };
+    spread_all(inner, &written).await
+}
+
+/// Rows of one partition on their way to all replicas, as stored.
+pub(super) struct Written {
+    pub(super) table: Arc<Table>,
+    pub(super) rows: Vec<(Key, Bytes)>,
+    pub(super) level: Consistency,
+    pub(super) started: Mono,
+    pub(super) timeout: Duration,
+    /// A replica that holds them already.
+    pub(super) holder: Option<NodeId>,
+}
+
+/// Has rows merged by every replica, and returns when W hold them.
+pub(super) async fn spread_all(inner: &Arc<Inner>, written: &Written) -> Result<(), OpError> {
+    let Some((first, _)) = written.rows.first() else { return Ok(()) };
+    let (table, level) = (&written.table, written.level);
     let mut sent: Option<Plan> = None;
     for _ in 0..MAX_PLANS {
         let plan = inner
-            .plan(Purpose::Write, &op.table, first, op.level, started, op.timeout)
+            .plan(Purpose::Write, table, first, level, written.started, written.timeout)
             .and_then(|plan| inner.must_be_possible(&plan).map(|()| plan));
         let plan = match (plan, &sent) {
             (Ok(plan), _) => plan,
-            (Err(error), None) => return Err(error),
             // By an earlier plan some replicas may hold the rows already.
             (Err(error), Some(earlier)) => return Err(unknown(earlier, 0, &error.to_string())),
+            (Err(error), None) if written.holder.is_none() => return Err(error),
+            (Err(error), None) => return Err(unheard(level, &error.to_string())),
         };
-        match spread(inner, &plan, &stored).await {
+        match spread(inner, &plan, written).await {
             Ok(()) => return Ok(()),
             Err(Stop::Replan) => sent = Some(plan),
             Err(Stop::Error(error)) => return Err(error),
@@ -59,18 +87,27 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &RowsOp) -> Result<(), OpError
     let what = "the ring keeps changing";
     Err(match sent {
         Some(plan) => unknown(&plan, 0, what),
-        None => OpError::Overloaded { what: what.to_owned() },
+        None => unheard(level, what),
     })
+}
+
+/// One replica holds the rows, and nobody else was asked.
+fn unheard(level: Consistency, reasons: &str) -> OpError {
+    let (reasons, fate) = (reasons.to_owned(), Fate::Unknown);
+    OpError::TooFewReplicas { level, required: 1, received: 0, failed: 0, reasons, fate }
 }
 
 /// Sends the rows to every replica, and waits until W hold them. The calls that have not answered
 /// by then go on in the background, whatever the outcome.
-async fn spread(inner: &Arc<Inner>, plan: &Plan, rows: &[(Key, Bytes)]) -> Result<(), Stop> {
+async fn spread(inner: &Arc<Inner>, plan: &Plan, written: &Written) -> Result<(), Stop> {
     let mut tally = Tally::new(plan.requirement.clone(), inner.peers.me());
     tally.on_hint(false);
     let mut calls: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
-    for &node in &plan.order {
-        calls.push(apply_at(inner, plan, node, rows.to_vec()));
+    if let Some(holder) = written.holder {
+        tally.on_ack(holder);
+    }
+    for &node in plan.order.iter().filter(|node| Some(**node) != written.holder) {
+        calls.push(apply_at(inner, plan, node, written.rows.clone()));
     }
     let result = gather(inner, plan, &mut tally, &mut calls).await;
     inner.finish_later("replicate-rest", calls);

@@ -63,6 +63,9 @@ enum Kind {
     Delete,
 }
 
+/// What to add to counters, by row and column.
+pub type Counts = BTreeMap<RowKey, BTreeMap<u16, i64>>;
+
 /// What a write needs beside its values.
 #[derive(Debug)]
 pub struct Moment<'a> {
@@ -80,9 +83,6 @@ impl Modify {
     /// # Errors
     /// A sentence for the client.
     pub fn resolve(schema: &Schema, table: &str, statement: &Statement) -> Result<Self, String> {
-        if schema.has_counters() {
-            return Err("Counters are not supported yet: count with a conditional write".to_owned());
-        }
         let modify = match statement {
             Statement::Insert(insert) => Self::insert(schema, table, insert)?,
             Statement::Update(update) => Self::update(schema, table, update)?,
@@ -90,7 +90,74 @@ impl Modify {
             _ => return Err("only INSERT, UPDATE and DELETE can be batched".to_owned()),
         };
         modify.check(schema)?;
+        if schema.has_counters() {
+            modify.check_counters()?;
+        }
         Ok(modify)
+    }
+
+    /// What is not possible with counters.
+    fn check_counters(&self) -> Result<(), String> {
+        let refuse = |what: &str| Err(what.to_owned());
+        if self.kind == Kind::Insert {
+            return refuse(
+                "INSERT statements are not allowed on counter tables, use UPDATE instead",
+            );
+        }
+        if self.condition.is_some() {
+            return refuse("Conditional updates are not supported on counter tables");
+        }
+        if self.using.timestamp.is_some() {
+            return refuse("Cannot provide custom timestamp for counter updates");
+        }
+        if self.using.ttl.is_some() {
+            return refuse("Cannot provide custom TTL for counter updates");
+        }
+        let counts = |change: &Change| matches!(change, Change::Append(_) | Change::Subtract(_));
+        if self.kind == Kind::Update && !self.changes.iter().all(|(_, change)| counts(change)) {
+            return refuse("Cannot set the value of counter columns: they are added to");
+        }
+        Ok(())
+    }
+
+    /// True of increments of counters: see [`Modify::counts`].
+    #[must_use]
+    pub fn is_count(&self, schema: &Schema) -> bool {
+        self.kind == Kind::Update && schema.has_counters()
+    }
+
+    /// What to add to which counters.
+    ///
+    /// # Errors
+    /// A sentence for the client.
+    pub fn counts(&self, schema: &Schema, binds: Binds<'_>) -> Result<Counts, String> {
+        let mut counts = Counts::new();
+        for (partition, clustering) in self.keys(schema, binds)? {
+            for (place, change) in &self.changes {
+                let column = &schema.columns()[*place];
+                let (term, sign) = match change {
+                    Change::Append(term) => (term, 1_i64),
+                    Change::Subtract(term) => (term, -1),
+                    _ => continue,
+                };
+                let add = match evaluate(term, &column.kind, binds)? {
+                    Bound::Value(bytes) => value::integer(&bytes),
+                    Bound::Unset => continue,
+                    Bound::Null => None,
+                };
+                let Some(add) = add else {
+                    return Err("Invalid null value for counter increment".to_owned());
+                };
+                let clustering = match column.role {
+                    Role::Static => Vec::new(),
+                    _ => clustering.clone(),
+                };
+                let row = counts.entry((partition.clone(), clustering)).or_default();
+                let sum = row.entry(column.id).or_default();
+                *sum = sum.wrapping_add(add.wrapping_mul(sign));
+            }
+        }
+        Ok(counts)
     }
 
     fn insert(schema: &Schema, table: &str, insert: &Insert) -> Result<Self, String> {
@@ -533,7 +600,8 @@ fn assignment(
                 Term::Difference(left, right) if own(left) => Change::Subtract((**right).clone()),
                 other => return Ok((place, Change::Set(other.clone()))),
             };
-            if !column.kind.is_collection() || !column.kind.is_multicell() {
+            let counts = column.kind == CqlType::Counter && !matches!(change, Change::Prepend(_));
+            if !counts && (!column.kind.is_collection() || !column.kind.is_multicell()) {
                 return Err(format!(
                     "Invalid operation for column {name} of type {}: only collections that are not \
                      frozen, and counters, are added to",
@@ -581,7 +649,9 @@ impl Write<'_> {
                 };
                 match bound {
                     Bound::Unset => {}
-                    Bound::Null if column.kind.is_multicell() => {
+                    Bound::Null
+                        if column.kind.is_multicell() || column.kind == CqlType::Counter =>
+                    {
                         row.delete_elements(id, self.stamp)
                     }
                     Bound::Null => row.write(id, self.deleted()),

@@ -167,6 +167,11 @@ fn shadow_of(head: &Row, clustering: &[u8]) -> Option<i64> {
 /// The value of a collection of these elements, by path.
 fn gather(column: &Column, mut live: Vec<(&Bytes, &Bytes)>) -> Vec<u8> {
     match &column.kind {
+        // The shares of all who have counted.
+        CqlType::Counter => {
+            let shares = live.iter().filter_map(|(_, share)| value::integer(share));
+            shares.fold(0_i64, i64::wrapping_add).to_be_bytes().to_vec()
+        }
         CqlType::Set(inner) => {
             live.sort_by(|a, b| value::compare(inner, a.0, b.0));
             value::collection(&live.iter().map(|(path, _)| *path).collect::<Vec<_>>(), 1)

@@ -58,6 +58,8 @@ pub enum Request {
     Open(OpenRequest),
     /// Merge several rows of one partition into one's own and store them, all or none.
     ApplyRows(ApplyRows),
+    /// Add to one's own shares of a row's counters.
+    Count(Count),
 }
 
 /// How much of a record to show.
@@ -167,6 +169,20 @@ pub struct ApplyRows {
     pub rows: Vec<(Key, Bytes)>,
 }
 
+/// Add to one's own shares of a row's counters, once, and store them. Answered by
+/// [`Response::Counted`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// The table, which holds rows.
+    pub table: TableId,
+    /// The row.
+    pub key: Key,
+    /// The increment, however often it is sent.
+    pub op: OpId,
+    /// What to add, by the id of the column.
+    pub adds: Vec<(u16, i64)>,
+}
+
 /// List records of one partition in (token, key) order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRequest {
@@ -254,6 +270,8 @@ pub enum Response {
     Purge(PurgeAnswer),
     /// To [`Request::Paxos`] and [`Request::Open`].
     Paxos(PaxosAnswer),
+    /// To [`Count`]: the replica's whole row with the increment in it, on stable storage.
+    Counted(Bytes),
 }
 
 /// To [`Mint`]: the version that was made, or that the operation made when it first ran.

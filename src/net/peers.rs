@@ -168,7 +168,10 @@ fn budget_ms(deadline: Mono, now: Mono) -> u32 {
 /// True of requests whose change, once begun, is in the committer's hands before anything is waited
 /// for: whoever stops waiting, or is dropped, does not take it back.
 fn survives_abandonment(request: &Request) -> bool {
-    matches!(request, Request::Mint(_) | Request::Apply(_) | Request::ApplyRows(_))
+    matches!(
+        request,
+        Request::Mint(_) | Request::Apply(_) | Request::ApplyRows(_) | Request::Count(_)
+    )
 }
 
 /// A node's call to itself keeps the promises of any other: it ends at its deadline, and whoever

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage,
+    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp,
+    ScanPage,
 };
 use crate::env::BoxFuture;
 use crate::gossip::Liveness;
@@ -20,14 +22,22 @@ use crate::types::{Epoch, WallMicros};
 pub struct NodeStore {
     node: Node,
     backend: NodeBackend,
+    /// No operation takes longer.
+    limit: Duration,
 }
 
 impl NodeStore {
     /// `node` as the store of a CQL door.
     #[must_use]
     pub fn new(node: Node) -> Self {
+        Self::with_limit(node, Duration::MAX)
+    }
+
+    /// One whose operations end after `limit`, if the door would give them longer.
+    #[must_use]
+    pub fn with_limit(node: Node, limit: Duration) -> Self {
         let backend = NodeBackend::new(node.clone());
-        Self { node, backend }
+        Self { node, backend, limit }
     }
 }
 
@@ -83,19 +93,31 @@ impl Store for NodeStore {
         u128::from(env.random("cql")) << 64 | u128::from(env.random("cql"))
     }
 
-    fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>> {
+    fn read(&self, mut op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>> {
+        op.timeout = op.timeout.min(self.limit);
         Box::pin(self.node.coordinator().read(op))
     }
 
-    fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>> {
+    fn scan(&self, mut op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>> {
+        op.timeout = op.timeout.min(self.limit);
         Box::pin(self.node.coordinator().scan(op))
     }
 
-    fn write(&self, op: RowsOp) -> BoxFuture<'_, Result<(), OpError>> {
+    fn write(&self, mut op: RowsOp) -> BoxFuture<'_, Result<(), OpError>> {
+        op.timeout = op.timeout.min(self.limit);
         Box::pin(self.node.coordinator().write_rows(op))
     }
 
-    fn write_if(&self, op: ConditionalOp) -> BoxFuture<'_, Result<ConditionalOutcome, OpError>> {
+    fn count(&self, mut op: CountOp) -> BoxFuture<'_, Result<(), OpError>> {
+        op.timeout = op.timeout.min(self.limit);
+        Box::pin(self.node.coordinator().count(op))
+    }
+
+    fn write_if(
+        &self,
+        mut op: ConditionalOp,
+    ) -> BoxFuture<'_, Result<ConditionalOutcome, OpError>> {
+        op.timeout = op.timeout.min(self.limit);
         Box::pin(self.node.coordinator().write_rows_if(op))
     }
 

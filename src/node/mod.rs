@@ -5,6 +5,7 @@
 mod admission;
 mod backend;
 mod cql;
+mod dropped;
 mod high_water;
 mod numbers;
 mod pressure;
@@ -240,6 +241,8 @@ impl Opened {
         let sweeper =
             sweep::sweep(env.clone(), cluster.clone(), replica.clone(), coordinator.clone());
         env.spawn("sweep votes", sweeper);
+        let deleter = dropped::run(env.clone(), cluster.clone(), replica.clone());
+        env.spawn("delete dropped tables", deleter);
         let high_water = settings.high_water;
         if let Some(store) = high_water.clone() {
             env.spawn("high-water", high_water::keep(env.clone(), cluster.clone(), store));

@@ -65,7 +65,7 @@ enum Sort {
 impl Sort {
     fn of(request: &Request) -> Self {
         match request {
-            Request::Read(_) | Request::Mint(_) => Self::New,
+            Request::Read(_) | Request::Mint(_) | Request::Count(_) => Self::New,
             Request::Page(page) if !page.refill => Self::New,
             Request::Paxos(request) => match request.step {
                 PaxosStep::Peek | PaxosStep::Prepare { .. } => Self::New,
@@ -270,6 +270,11 @@ impl NodeService {
                     return Err(bad("rows that are not of one partition, or not in order"));
                 }
                 self.replica.apply_rows(&at.table, at.token, apply).await
+            }
+            Request::Count(count) => {
+                let at = self.locate(&state, &header, count.table, &count.key)?;
+                self.must_be_filled(&state)?;
+                self.replica.count(&at.table, at.token, count, deadline).await
             }
             Request::Handoff(apply) => {
                 let at = self.locate(&state, &header, apply.table, &apply.key)?;

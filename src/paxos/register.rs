@@ -22,6 +22,14 @@
 //! a round that has only read may say so only if (a) it met no undecided vote, or (b) it had what
 //! it met chosen at its own ballot. [`Found::settled`] tells.
 //!
+//! A state may be more than what a voter shows of its data (rows of a partition of which a round
+//! names some). Then a decision that one voter alone has stored, and whose votes a round about
+//! other rows replaces, would be whole on that voter only. So a voter of such a register *keeps* the
+//! vote for a decision that it has stored ([`Voter::on_commit_keeping`]), and a round is given the
+//! latest decision that it meets unless all who promised have stored it ([`Found::decided`]): what
+//! it proposes contains it. By induction every part of every decision is stored by a majority, or is
+//! in the votes and kept votes of one.
+//!
 //! Left to the caller: durability (law L9, [`Durable`]), who may vote, by which epoch, and when a
 //! voter's row may be dropped ([`Voter::forget`]).
 
@@ -41,7 +49,7 @@ const FORMAT: u8 = 1;
 /// One voter of one register.
 ///
 /// - A promise never falls; nothing is voted for below it.
-/// - A standing vote is above the last decision that the voter has stored.
+/// - A standing vote is above the last decision that the voter has stored; a kept one is at it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize)]
 pub struct Voter<V> {
     acceptor: Acceptor<V>,
@@ -78,6 +86,12 @@ impl<V: Clone + PartialEq> Voter<V> {
     /// The vote that is not known to be decided, if there is one.
     #[must_use]
     pub fn accepted(&self) -> Option<&(Ballot, V)> {
+        self.acceptor.accepted().filter(|(at, _)| *at > self.committed)
+    }
+
+    /// The vote as it is to be shown: standing, or kept.
+    #[must_use]
+    pub fn vote(&self) -> Option<&(Ballot, V)> {
         self.acceptor.accepted()
     }
 
@@ -115,11 +129,20 @@ impl<V: Clone + PartialEq> Voter<V> {
 
     /// Takes note that the decision of `ballot` is stored as data here. True if that is news.
     pub fn on_commit(&mut self, ballot: Ballot) -> bool {
+        self.commit(ballot, |at| at > ballot)
+    }
+
+    /// As [`Voter::on_commit`], and the vote for this decision stays: see the module.
+    pub fn on_commit_keeping(&mut self, ballot: Ballot) -> bool {
+        self.commit(ballot, |at| at >= ballot)
+    }
+
+    fn commit(&mut self, ballot: Ballot, stays: impl Fn(Ballot) -> bool) -> bool {
         if ballot <= self.committed {
             return false;
         }
         self.committed = ballot;
-        let vote = self.acceptor.accepted().filter(|(at, _)| *at > ballot).cloned();
+        let vote = self.acceptor.accepted().filter(|(at, _)| stays(*at)).cloned();
         let promised = self.acceptor.promised().max(ballot);
         self.acceptor = Acceptor::restore(promised, vote).unwrap_or_default();
         true
@@ -133,7 +156,7 @@ impl<V: Clone + PartialEq> Voter<V> {
         }
         // A bare promise may always go into the floor. What was decided may not: it tells of votes
         // that they are dead.
-        if self.acceptor.accepted().is_some() || self.committed > ballot {
+        if self.accepted().is_some() || self.committed > ballot {
             return Forgotten::Kept;
         }
         Forgotten::Dropped { floor: self.acceptor.promised() }
@@ -145,7 +168,7 @@ impl<V: Clone + PartialEq + Serialize + DeserializeOwned> Voter<V> {
     /// voter `of`, whose votes end with it.
     #[must_use]
     pub fn encode(&self, address: u64, of: VoterId) -> Vec<u8> {
-        binary::seal(FORMAT, &(address, of, self.promised(), self.accepted(), self.committed))
+        binary::seal(FORMAT, &(address, of, self.promised(), self.vote(), self.committed))
     }
 
     /// Reads the stored form. `None`: these are the votes of another voter, from before the
@@ -171,7 +194,7 @@ impl<V: Clone + PartialEq + Serialize + DeserializeOwned> Voter<V> {
 /// A voter's promise, as its proposer hears it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Promise<V> {
-    /// Its undecided vote.
+    /// Its vote, undecided or kept.
     pub accepted: Option<(Ballot, V)>,
     /// The last decision that its data holds.
     pub committed: Ballot,
@@ -184,6 +207,8 @@ pub struct Found<V> {
     pub value: Option<(Ballot, V)>,
     /// Nothing that was met is undecided: there was no vote, or a majority has cast the same one.
     pub settled: bool,
+    /// The last decision met, where not all who promised have stored it and some show a vote for it.
+    pub decided: Option<V>,
 }
 
 /// What the promises of a majority, `quorum` at least, show.
@@ -197,7 +222,9 @@ pub fn found<V: Clone>(promises: &BTreeMap<VoterId, Promise<V>>, quorum: usize) 
         None => true,
         Some((ballot, _)) => votes().filter(|(at, _)| at == ballot).count() >= quorum,
     };
-    Found { value: highest, settled }
+    let stored = promises.values().filter(|promise| promise.committed == decided).count();
+    let vote = votes().find(|(at, _)| *at == decided).filter(|_| stored < quorum);
+    Found { value: highest, settled, decided: vote.map(|(_, vote)| vote.clone()) }
 }
 
 /// What the proposer's caller does next.
@@ -368,21 +395,21 @@ mod tests {
     #[test]
     fn a_vote_that_may_not_be_decided_is_built_on_and_not_taken_for_settled() {
         let found = judged(promise(Some((10, "v")), 0), promise(None, 0));
-        assert_eq!(found, Found { value: Some((at(10), "v")), settled: false });
+        assert_eq!(found, Found { value: Some((at(10), "v")), settled: false, decided: None });
         let found = judged(promise(Some((10, "v")), 0), promise(Some((20, "w")), 0));
-        assert_eq!(found, Found { value: Some((at(20), "w")), settled: false });
+        assert_eq!(found, Found { value: Some((at(20), "w")), settled: false, decided: None });
     }
 
     #[test]
     fn the_same_vote_of_a_majority_is_settled() {
         let found = judged(promise(Some((10, "v")), 0), promise(Some((10, "v")), 0));
-        assert_eq!(found, Found { value: Some((at(10), "v")), settled: true });
+        assert_eq!(found, Found { value: Some((at(10), "v")), settled: true, decided: None });
     }
 
     #[test]
     fn a_vote_below_a_known_decision_is_dead() {
         let found = judged(promise(Some((20, "dead")), 0), promise(None, 30));
-        assert_eq!(found, Found { value: None, settled: true });
+        assert_eq!(found, Found { value: None, settled: true, decided: None });
     }
 
     #[test]
@@ -397,6 +424,23 @@ mod tests {
         let below = voter.on_accept(at(9), "w", None).after_persist();
         assert!(matches!(below, AcceptReply::Reject { .. }));
         assert!(!voter.on_commit(at(10)), "no news");
+    }
+
+    #[test]
+    fn a_decision_that_one_voter_has_stored_is_shown_until_all_who_promise_have_stored_it() {
+        let mut voter = Voter::new(Ballot::ZERO);
+        let _ = voter.on_accept(at(10), "v".to_owned(), None).after_persist();
+        assert!(voter.on_commit_keeping(at(10)));
+        assert_eq!((voter.accepted(), voter.vote()), (None, Some(&(at(10), "v".to_owned()))));
+        assert_eq!(Voter::decode(7, A, &voter.encode(7, A)).unwrap().as_ref(), Some(&voter));
+        let stored = promise(Some((10, "v")), 10);
+        let found = judged(stored.clone(), promise(None, 0));
+        assert_eq!((found.value, found.settled, found.decided), (None, true, Some("v")));
+        let open = promise(Some((10, "v")), 0);
+        assert_eq!(judged(open, promise(None, 10)).decided, Some("v"), "its vote shows it too");
+        assert_eq!(judged(stored.clone(), stored).decided, None);
+        assert_eq!(judged(promise(Some((9, "dead")), 0), promise(None, 10)).decided, None);
+        assert_eq!(voter.forget(at(10)), Forgotten::Dropped { floor: at(10) });
     }
 
     #[test]

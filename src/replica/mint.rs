@@ -167,7 +167,7 @@ impl Replica {
         })
     }
 
-    fn not_minted(&self, error: MintError) -> Refusal {
+    pub(super) fn not_minted(&self, error: MintError) -> Refusal {
         match error {
             // The record knows later events of this actor than the actor itself.
             MintError::DotReused { known, .. } => {

@@ -13,7 +13,9 @@
 //! A copy that fails its checksum is refused as [`Refusal::Damaged`], never taken for absent: the
 //! key mints nothing here until the merge of all other replicas has replaced it (rule 2).
 
+mod count;
 mod dead;
+mod dropped;
 mod handoff;
 mod identity;
 mod mint;
@@ -39,7 +41,7 @@ use crate::meta::Table;
 use crate::net::messages::{Read, Want};
 use crate::net::{NodeStamps, Refusal, Response};
 use crate::plants::{Plant, planted};
-use crate::record::{self, Record, RecordKind};
+use crate::record::{self, Record, RecordKind, Row};
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Committer, Engine, StorageError};
 use crate::types::{Digest, Key, Token};
@@ -269,6 +271,12 @@ fn shard_of(token: Token) -> usize {
 fn tree_digest(address: &[u8], bytes: &[u8], stored: Digest) -> u128 {
     if planted(Plant::P24) && is_tombstone(bytes, address) {
         return 0;
+    }
+    if Row::is_maimed()
+        && let Ok(record) = Record::decode(&Bytes::copy_from_slice(bytes), address)
+        && let Some(row) = record.row()
+    {
+        return merkle::digest(address, Record::of_row(row.maimed()).digest());
     }
     merkle::digest(address, stored)
 }

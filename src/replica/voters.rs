@@ -208,7 +208,7 @@ impl Replica {
             Ok(record)
         };
         Ok(PaxosAnswer::Shown {
-            accepted: voter.accepted().cloned(),
+            accepted: voter.vote().cloned(),
             committed: voter.committed(),
             record: sound(place)?,
             rows: rows.iter().map(sound).collect::<Result<_, Refusal>>()?,
@@ -262,7 +262,8 @@ impl Replica {
     ) -> Result<PaxosAnswer, Stop> {
         self.merge_rows(rows).await?;
         self.flush_if_periodic(None).await?;
-        self.end_vote(seat, ballot).await
+        // A round that names other rows must not lose these; see `crate::paxos`.
+        self.end_vote(seat, ballot, rows.len() > 1).await
     }
 
     async fn accept(
@@ -302,13 +303,22 @@ impl Replica {
         };
         self.update(place, terms, merge).await?;
         self.flush_if_periodic(None).await?;
-        self.end_vote(seat, ballot).await
+        self.end_vote(seat, ballot, false).await
     }
 
-    /// What was decided at `ballot` is stored as data: a vote on it is none any more.
-    async fn end_vote(&self, seat: &Seat, ballot: Ballot) -> Result<PaxosAnswer, Stop> {
+    /// What was decided at `ballot` is stored as data: a vote on it is none any more, and stays
+    /// only to be shown (`keeps`).
+    async fn end_vote(
+        &self,
+        seat: &Seat,
+        ballot: Ballot,
+        keeps: bool,
+    ) -> Result<PaxosAnswer, Stop> {
         let ended = |voter: &mut Voter<Bytes>| {
-            let news = voter.on_commit(ballot);
+            let news = match keeps {
+                true => voter.on_commit_keeping(ballot),
+                false => voter.on_commit(ballot),
+            };
             Durable::new((), news)
         };
         // The row's own change may be lost: then the decision is met, and finished, once more.

@@ -24,6 +24,7 @@ use crate::sim::hang_up::until_await;
 use crate::sim::history::{Action, History, Mark, Operation, Outcome, Shown, Workload, WriteId};
 use crate::sim::lockers::LockLog;
 use crate::sim::plan::{Step, Verb, key_name};
+use crate::sim::rows::RowLog;
 use crate::types::{Consistency, Key, OpId, WallMicros};
 
 /// How much longer than the operation's own limit a client waits for an answer.
@@ -45,7 +46,9 @@ pub struct Bench {
     pub history: Mutex<History>,
     /// What lockers were answered.
     pub locks: Mutex<LockLog>,
-    /// Clients and lockers that are done.
+    /// What was done to rows.
+    pub rows: Mutex<RowLog>,
+    /// Clients of all sorts that are done.
     pub done: AtomicU32,
 }
 
@@ -64,6 +67,11 @@ impl Bench {
     /// What lockers were answered.
     pub fn locks(&self) -> MutexGuard<'_, LockLog> {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was done to rows.
+    pub fn rows(&self) -> MutexGuard<'_, RowLog> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn table(&self, workload: Workload) -> &Arc<Table> {
@@ -453,6 +461,22 @@ impl Client {
         T: Send + 'static,
         F: Future<Output = Result<T, OpError>> + Send + 'static,
     {
+        let limit = Duration::from_millis(self.bench.cluster.plan().timeout_ms);
+        self.request_within(n, hang_up, limit, handler).await
+    }
+
+    /// [`Self::request`] for one that may take as long as `limit`.
+    pub(super) async fn request_within<T, F>(
+        &self,
+        n: u32,
+        hang_up: HangUp,
+        limit: Duration,
+        handler: impl FnOnce(crate::node::Node) -> F + Send + 'static,
+    ) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, OpError>> + Send + 'static,
+    {
         let cluster = self.bench.cluster.clone();
         let Some(life) = cluster.life(n) else { return Answer::Refused };
         let part = life.node.cluster();
@@ -462,7 +486,6 @@ impl Client {
         let (sender, answer) = oneshot::channel();
         // Dropped with this future, which is how the handler learns that its client has gone.
         let (alive, gone) = oneshot::channel::<()>();
-        let limit = Duration::from_millis(cluster.plan().timeout_ms);
         let env = life.env.clone();
         life.env.spawn("client request", async move {
             let pauses = cluster.oracle().pauses(n);

@@ -118,6 +118,8 @@ fn let_others_stand_in(swarm: &mut Swarm, rng: &mut Rng) {
 
 /// One seed in so many has clients that take turns by locks.
 const LOCKS: u64 = 5;
+/// One seed in so many has clients that write rows.
+const ROWS: u64 = 2;
 
 /// The plan of `seed`.
 #[must_use]
@@ -180,6 +182,9 @@ pub fn generate(seed: u64, size: Size) -> Plan {
     let mut lock_rng = Rng::stream(seed, 0, "plan/locks");
     let has_locks = !swarm.hints_only && !swarm.sloppy && lock_rng.below(LOCKS) == 0;
     let lockers = if has_locks { lock_rng.between(2, 4) as u32 } else { 0 };
+    let mut row_rng = Rng::stream(seed, 0, "plan/rows");
+    let has_rows = !swarm.hints_only && !swarm.sloppy && row_rng.below(ROWS) == 0;
+    let rowers = if has_rows { row_rng.between(2, 5) as u32 } else { 0 };
     Plan {
         henge_plan: PLAN_FORMAT,
         seed,
@@ -199,6 +204,7 @@ pub fn generate(seed: u64, size: Size) -> Plan {
         faults,
         grace_s,
         lockers,
+        rowers,
         script,
     }
 }

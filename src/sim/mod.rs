@@ -7,7 +7,7 @@
 //! Reading order, from the bottom: [`rng`], [`trace`]; [`executor`] is time, tasks and randomness;
 //! [`disk`] and [`engine`] are storage that loses power; [`net`] is the network. On top,
 //! [`cluster`] starts and kills production nodes, [`client`]s work through the script of a
-//! [`plan`], [`inject`] breaks things, the [`oracle`] watches from inside, and [`check`] judges the
+//! [`plan`] beside clients of [`rows`] and locks, [`inject`] breaks things, the [`oracle`] watches from inside, and [`check`] judges the
 //! [`history`] from outside.
 
 pub mod check;
@@ -27,6 +27,8 @@ pub mod net;
 pub mod oracle;
 pub mod plan;
 pub mod rng;
+pub mod rows;
 pub mod run;
 pub mod shrink;
+pub mod stage;
 pub mod trace;

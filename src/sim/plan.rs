@@ -338,6 +338,9 @@ pub struct Plan {
     /// Clients that take turns by locks, beside the script (see [`crate::sim::lockers`]).
     #[serde(default)]
     pub lockers: u32,
+    /// Clients that write rows by CQL, beside the script (see [`crate::sim::rows`]).
+    #[serde(default)]
+    pub rowers: u32,
     /// What the clients do, each in this order.
     pub script: Vec<Step>,
     /// What goes wrong, by time.

@@ -19,6 +19,7 @@ use crate::sim::history::{History, Outcome, Workload};
 use crate::sim::inject::{self, Effects};
 use crate::sim::lockers;
 use crate::sim::plan::{Picking, Plan, Step};
+use crate::sim::rows;
 use crate::sim::trace::{TraceEvent, TraceKind};
 
 /// Virtual time for founding, and again for healing.
@@ -102,8 +103,10 @@ pub fn run_with(plan: Plan, keep_all: bool) -> Report {
     running.report(stuck)
 }
 
-/// Process numbers of lockers begin here: above those of clients and below the last reader's.
+/// Process numbers of lockers begin here: above those of clients and below the last readers'.
 const FIRST_LOCKER: u32 = 800;
+/// Those of clients that write rows.
+const FIRST_ROWER: u32 = 850;
 
 struct Running {
     executor: Executor,
@@ -162,9 +165,11 @@ impl Running {
             strong,
             history: Mutex::new(history),
             locks: Mutex::default(),
+            rows: Mutex::default(),
             done: AtomicU32::new(0),
         });
         self.bench = Some(bench.clone());
+        self.create_rows()?;
         self.let_loose(&bench)?;
         self.heal()?;
         self.converge()?;
@@ -241,6 +246,21 @@ impl Running {
         Err(Halt::Noted)
     }
 
+    /// The tables of clients that write rows.
+    fn create_rows(&mut self) -> Result<(), Halt> {
+        let plan = self.cluster.plan().clone();
+        let Some(life) = self.cluster.life(0).filter(|_| plan.rowers > 0) else { return Ok(()) };
+        let machine = self.cluster.nodes()[0].machine;
+        let create = rows::create_tables(life.node, plan.replication, plan.grace_s);
+        let created = self.executor.block_on(machine, PATIENCE, create)?;
+        if let Err(what) = created.unwrap_or_else(|| Err("no answer".to_owned())) {
+            let what = format!("tables of rows were not created: {what}");
+            self.cluster.oracle().breach(&self.cluster, Check::Liveness, "", what);
+            return Err(Halt::Noted);
+        }
+        Ok(())
+    }
+
     /// The safety phase.
     fn let_loose(&mut self, bench: &Arc<Bench>) -> Result<(), Halt> {
         inject::schedule(bench, &self.effects);
@@ -257,7 +277,12 @@ impl Running {
             let (bench, env) = (bench.clone(), self.clients.1.clone());
             self.clients.1.spawn("locker", lockers::run(bench, env, FIRST_LOCKER + number));
         }
-        let count = count + lockers;
+        let rowers = self.cluster.plan().rowers;
+        for number in 0..rowers {
+            let (bench, env) = (bench.clone(), self.clients.1.clone());
+            self.clients.1.spawn("rower", rows::run(bench, env, FIRST_ROWER + number));
+        }
+        let count = count + lockers + rowers;
         self.executor.run_while(LONGEST_RUN, |_| bench.done.load(Ordering::Relaxed) < count)?;
         if bench.done.load(Ordering::Relaxed) < count {
             let what = "clients still wait and nothing happens any more".to_owned();
@@ -332,6 +357,14 @@ impl Running {
             let what = "cannot be read at a quorum after healing".to_owned();
             self.cluster.oracle().breach(&self.cluster, Check::Liveness, &key, what);
         }
+        if self.cluster.plan().rowers > 0 {
+            let reads = rows::finale(bench.clone(), self.clients.1.clone(), 901);
+            let unread = self.executor.block_on(self.clients.0, PATIENCE * 10, reads)?;
+            for key in unread.unwrap_or_else(|| vec!["all rows".to_owned()]) {
+                let what = "cannot be read at a quorum after healing".to_owned();
+                self.cluster.oracle().breach(&self.cluster, Check::Liveness, &key, what);
+            }
+        }
         self.cluster.oracle().checkpoint(&self.cluster);
         Ok(())
     }
@@ -340,9 +373,11 @@ impl Running {
         let Self { executor, cluster, bench, effects, .. } = self;
         let locks = bench.as_ref().map(|bench| lockers::check(bench.locks().events()));
         let locks = locks.unwrap_or_default();
+        let rows = bench.as_ref().map(|bench| bench.rows().clone()).unwrap_or_default();
         let history = bench.map_or_else(History::default, |bench| bench.history().clone());
         let mut violations = cluster.oracle().violations();
         violations.extend(locks);
+        violations.extend(check::rows::check(&rows));
         if let Some(Halt::Stuck(stuck)) = halt {
             let (check, what) = (Check::Livelock, stuck.to_string());
             violations.push(Violation { check, key: String::new(), what, operations: vec![] });
@@ -370,7 +405,7 @@ impl Running {
             trace_hash: executor.trace_hash(),
             events: executor.events(),
             polls: executor.polls(),
-            operations: history.operations.len() as u64,
+            operations: (history.operations.len() + rows.len()) as u64,
             ok: count(|o| {
                 matches!(o, Outcome::Read(_) | Outcome::Written(_) | Outcome::Refused(_))
             }),

@@ -209,6 +209,12 @@ impl TableId {
         Some(Self(if rows { n | Self::ROWS } else { n }))
     }
 
+    /// The number of the entry that created the table.
+    #[must_use]
+    pub fn entry(self) -> u64 {
+        u64::from(self.0 & !Self::ROWS)
+    }
+
     /// True when the table's records are rows of partitions.
     #[must_use]
     pub fn holds_rows(self) -> bool {

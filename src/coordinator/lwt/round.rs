@@ -329,8 +329,12 @@ impl Drive<'_> {
         if found.value.is_some() && !found.settled {
             self.inner.lwt.counters.finished.fetch_add(1, Ordering::Relaxed);
         }
-        let vote = found.value.as_ref().map(|(_, vote)| vote);
-        let state = State::merged(&self.table, &self.key, rows, &shown, vote)?;
+        let mut votes: Vec<&Bytes> = found.value.iter().map(|(_, vote)| vote).collect();
+        // Of a decision on rows, those were shown that were asked for.
+        if self.table.record_kind() == RecordKind::Row {
+            votes.extend(&found.decided);
+        }
+        let state = State::merged(&self.table, &self.key, rows, &shown, &votes)?;
         // Where others read the data alone, what is shown must be in the data of a majority: a
         // plain write may be on its way, and a vote is not there yet. Else a quorum read that
         // follows this answer could show less.

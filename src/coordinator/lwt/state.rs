@@ -38,14 +38,14 @@ fn decode(table: &Table, key: &Key, bytes: &Bytes) -> Option<Record> {
 }
 
 impl State {
-    /// The merge of what voters have shown of `key` and of the rows `asked`, and of `vote`. `None`:
+    /// The merge of what voters have shown of `key` and of the rows `asked`, and of `votes`. `None`:
     /// some of it cannot be read.
     pub(super) fn merged(
         table: &Table,
         key: &Key,
         asked: &[Key],
         shown: &[Shown],
-        vote: Option<&Bytes>,
+        votes: &[&Bytes],
     ) -> Option<Self> {
         let kind = table.record_kind();
         let mut heads = Vec::with_capacity(shown.len() + 1);
@@ -61,19 +61,19 @@ impl State {
                 }
             }
         }
-        match vote {
-            None => {}
-            Some(vote) if kind == RecordKind::Row => {
-                for (own, bytes) in read_rows(vote).ok()? {
-                    let record = decode(table, &own, &bytes)?;
-                    if own == *key {
-                        heads.push(record);
-                    } else {
-                        rows.entry(own).or_default().push(record);
-                    }
+        for &vote in votes {
+            if kind != RecordKind::Row {
+                heads.push(decode(table, key, vote)?);
+                continue;
+            }
+            for (own, bytes) in read_rows(vote).ok()? {
+                let record = decode(table, &own, &bytes)?;
+                if own == *key {
+                    heads.push(record);
+                } else {
+                    rows.entry(own).or_default().push(record);
                 }
             }
-            Some(vote) => heads.push(decode(table, key, vote)?),
         }
         let merged = |records: Vec<Record>| merge_all(kind, records.iter());
         let rows: Option<BTreeMap<Key, Record>> =

@@ -303,8 +303,19 @@ fn create_table(
             )));
         }
     }
-    if columns.iter().any(|(_, kind, _)| *kind == CqlType::Counter) {
-        return Err(CqlError::invalid("Counters are not supported yet: count with a bigint"));
+    let counts = |(_, kind, _): &(String, CqlType, Role)| *kind == CqlType::Counter;
+    let is_key =
+        |(.., role): &(String, CqlType, Role)| !matches!(role, Role::Static | Role::Regular);
+    if let Some((name, ..)) = columns.iter().find(|column| is_key(column) && counts(column)) {
+        return Err(CqlError::invalid(format!(
+            "counter type is not supported for PRIMARY KEY column '{name}'"
+        )));
+    }
+    let mut values = columns.iter().filter(|column| !is_key(column));
+    if columns.iter().any(counts) && !values.all(counts) {
+        return Err(CqlError::invalid(
+            "Cannot mix counter and non counter columns in the same table",
+        ));
     }
     if columns.iter().any(|(.., role)| *role == Role::Static) && create.clustering.is_empty() {
         return Err(CqlError::invalid(
@@ -373,10 +384,12 @@ fn alter_table(
                         "Static columns are only useful (and thus allowed) if the table has at least one clustering column",
                     ));
                 }
-                if kind == CqlType::Counter {
-                    return Err(CqlError::invalid(
-                        "Counters are not supported yet: count with a bigint",
-                    ));
+                let has_values = !schema.values().is_empty();
+                if has_values && (kind == CqlType::Counter) != schema.has_counters() {
+                    return Err(CqlError::invalid(format!(
+                        "Cannot mix counter and non counter columns in the same table: {}",
+                        def.name
+                    )));
                 }
                 let role = if def.is_static { Role::Static } else { Role::Regular };
                 if !schema.add(def.name.clone(), kind, role) {

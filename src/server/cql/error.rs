@@ -15,10 +15,11 @@ pub(super) struct CqlError {
     newer: Option<Box<(i32, Vec<u8>)>>,
 }
 
-/// Codes without fields.
+/// Codes.
 pub(super) const SERVER: i32 = 0x0000;
 pub(super) const PROTOCOL: i32 = 0x000A;
 pub(super) const BAD_CREDENTIALS: i32 = 0x0100;
+pub(super) const UNAVAILABLE: i32 = 0x1000;
 pub(super) const OVERLOADED: i32 = 0x1001;
 pub(super) const BOOTSTRAPPING: i32 = 0x1002;
 pub(super) const SYNTAX: i32 = 0x2000;
@@ -56,6 +57,16 @@ impl CqlError {
         Self { fields: fields.0, ..Self::new(0x2500, message) }
     }
 
+    #[cfg(feature = "sim")]
+    pub(super) fn code(&self) -> i32 {
+        self.code
+    }
+
+    #[cfg(feature = "sim")]
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     pub(super) fn body(&self, version: Version) -> Vec<u8> {
         let newer = self.newer.as_deref().filter(|_| version >= Version::V5);
         let (code, fields) = newer.map_or((self.code, &self.fields), |(code, own)| (*code, own));
@@ -75,7 +86,7 @@ impl CqlError {
                 fields.short(usize::from(level_code(*level)));
                 fields.int(i64::from(*required));
                 fields.int(i64::from(*alive));
-                Self { fields: fields.0, ..Self::new(0x1000, message) }
+                Self { fields: fields.0, ..Self::new(UNAVAILABLE, message) }
             }
             OpError::Timeout { level, required, received, .. } => {
                 put_counts(&mut fields, *level, *received, *required);

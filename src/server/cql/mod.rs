@@ -15,13 +15,15 @@
 //! connection.
 //!
 //! Not here yet: roles (everybody is let in: [`AllowAll`]), logged batches over several
-//! partitions, counters.
+//! partitions.
 
 mod auth;
 mod compress;
 mod conditional;
 mod connection;
 mod ddl;
+#[cfg(feature = "sim")]
+pub mod direct;
 mod error;
 mod events;
 mod frame;

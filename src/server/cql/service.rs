@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::join_all;
 
-use crate::coordinator::{ReadOp, RowsOp};
+use crate::coordinator::{CountOp, CountRow, ReadOp, RowsOp};
 use crate::cql::ast::{BatchKind, Statement};
 use crate::cql::functions::Now;
-use crate::cql::modify::{Modify, Moment, Mutation};
+use crate::cql::modify::{Counts, Modify, Moment, Mutation};
 use crate::cql::term::{Binds, Bound, evaluate};
 use crate::cql::types::CqlType;
 use crate::cql::value;
@@ -168,7 +168,8 @@ impl CqlService {
         Ok(())
     }
 
-    async fn answer_untraced(&self, session: &Session, request: Request) -> Answer {
+    /// Answers a request without noting what is done for it.
+    pub(super) async fn answer_untraced(&self, session: &Session, request: Request) -> Answer {
         let works =
             matches!(request, Request::Query { .. } | Request::Execute { .. } | Request::Batch(_));
         // Held until the answer is there; before anything is done for it.
@@ -447,9 +448,20 @@ impl CqlService {
         level: Consistency,
     ) -> Result<Answer, CqlError> {
         let word = match kind {
-            BatchKind::Counter => {
+            BatchKind::Counter if writes.values => {
                 return Err(CqlError::invalid(
                     "Cannot include non-counter statement in a counter batch",
+                ));
+            }
+            BatchKind::Counter => "COUNTER",
+            BatchKind::Logged if !writes.counts.is_empty() => {
+                return Err(CqlError::invalid(
+                    "Cannot include a counter statement in a logged batch",
+                ));
+            }
+            BatchKind::Unlogged if writes.values && !writes.counts.is_empty() => {
+                return Err(CqlError::invalid(
+                    "Counter and non-counter mutations cannot exist in the same batch",
                 ));
             }
             BatchKind::Logged if writes.partitions.len() > 1 => {
@@ -478,6 +490,12 @@ impl CqlService {
         let Some(table) = &target.table else {
             return Err(system::read_only(&target.keyspace));
         };
+        if modify.is_count(&target.schema) {
+            let counts = modify.counts(&target.schema, binds).map_err(CqlError::invalid)?;
+            writes.count(table, counts);
+            return Ok(());
+        }
+        writes.values |= !target.schema.has_counters();
         let mut current = BTreeMap::new();
         if modify.needs_read(&target.schema) {
             for key in modify.keys(&target.schema, binds).map_err(CqlError::invalid)? {
@@ -540,6 +558,16 @@ impl CqlService {
             }
         }
         let results = join_all(operations.into_iter().map(|op| self.store.write(op))).await;
+        for (table, rows) in writes.counts.into_values() {
+            let rows = rows.into_iter().map(|((partition, clustering), adds)| {
+                let key = Key::of_row(&partition, &clustering);
+                let key = key.map_err(|error| CqlError::invalid(error.to_string()))?;
+                Ok(CountRow { key, adds: adds.into_iter().collect() })
+            });
+            let rows = rows.collect::<Result<_, CqlError>>()?;
+            let counted = self.store.count(CountOp { table, rows, level, timeout: TIMEOUT }).await;
+            counted.map_err(|error| CqlError::of_operation(&error, Some("COUNTER")))?;
+        }
         let failed = results.into_iter().find_map(Result::err);
         failed.map_or(Ok(()), |error| Err(CqlError::of_operation(&error, Some(word))))
     }
@@ -552,9 +580,25 @@ type PartitionWrites = (Arc<Table>, BTreeMap<Vec<u8>, Row>);
 #[derive(Default)]
 struct Writes {
     partitions: BTreeMap<(TableId, Vec<u8>), PartitionWrites>,
+    /// Increments of counters.
+    counts: BTreeMap<TableId, (Arc<Table>, Counts)>,
+    /// A table without counters is written.
+    values: bool,
 }
 
 impl Writes {
+    fn count(&mut self, table: &Arc<Table>, counts: Counts) {
+        let (_, rows) =
+            self.counts.entry(table.id).or_insert_with(|| (table.clone(), Counts::new()));
+        for (row, adds) in counts {
+            let own = rows.entry(row).or_default();
+            for (column, add) in adds {
+                let sum = own.entry(column).or_default();
+                *sum = sum.wrapping_add(add);
+            }
+        }
+    }
+
     fn add(&mut self, table: &Arc<Table>, mutation: Mutation) {
         let entry = self
             .partitions

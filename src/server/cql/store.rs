@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage,
+    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp,
+    ScanPage,
 };
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Command, Verdict};
@@ -57,6 +58,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>>;
     /// Merges rows of one partition.
     fn write(&self, op: RowsOp) -> BoxFuture<'_, Result<(), OpError>>;
+    /// Adds to counters.
+    fn count(&self, op: CountOp) -> BoxFuture<'_, Result<(), OpError>>;
     /// Changes rows of one partition if they are as they must be.
     fn write_if(&self, op: ConditionalOp) -> BoxFuture<'_, Result<ConditionalOutcome, OpError>>;
     /// Changes the metadata; done when every live node knows of it.

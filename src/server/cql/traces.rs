@@ -10,7 +10,8 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage,
+    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp,
+    ScanPage,
 };
 use crate::cql::ast::BatchKind;
 use crate::cql::functions::Now;
@@ -139,6 +140,14 @@ impl Store for Traced {
             format!("Writing {count} rows of a partition of {} {}", op.table.name, at(op.level));
         let tell = |(): &()| "Enough replicas have stored them".to_owned();
         Box::pin(self.noted(what, self.inner.write(op), tell))
+    }
+
+    fn count(&self, op: CountOp) -> BoxFuture<'_, Result<(), OpError>> {
+        let count = op.rows.len();
+        let what =
+            format!("Adding to counters in {count} rows of {} {}", op.table.name, at(op.level));
+        let tell = |(): &()| "Counted, and enough replicas have stored it".to_owned();
+        Box::pin(self.noted(what, self.inner.count(op), tell))
     }
 
     fn write_if(&self, op: ConditionalOp) -> BoxFuture<'_, Result<ConditionalOutcome, OpError>> {

@@ -15,6 +15,7 @@ mod bits;
 mod dots;
 pub mod linear;
 mod register;
+pub mod rows;
 mod serial;
 mod set;
 mod siblings;
@@ -49,6 +50,8 @@ pub enum Check {
     W5DotReuse,
     /// One read shows a value together with another that had superseded it.
     W5Bound,
+    /// A counter shows what was not counted, or not what was.
+    W6,
     /// A lock was granted twice under one number, or a write was taken that a later holder had shut out.
     W7,
     /// A client does not find its own acknowledged write.
@@ -57,6 +60,8 @@ pub enum Check {
     W10,
     /// A value was shown although it had been deleted, or had expired.
     W11,
+    /// A row is torn, or one of its cells is not the greatest write's.
+    W14,
     /// Replicas did not become equal after faults had stopped, without any client request.
     W12,
     /// An acknowledged write is not durable on as many replicas as counted.
@@ -109,7 +114,7 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 38] = [
         Self::W1,
         Self::I6,
         Self::I7,
@@ -120,11 +125,13 @@ impl Check {
         Self::W5Backwards,
         Self::W5DotReuse,
         Self::W5Bound,
+        Self::W6,
         Self::W7,
         Self::W9,
         Self::W10,
         Self::W11,
         Self::W12,
+        Self::W14,
         Self::I1,
         Self::I2,
         Self::I3,
@@ -162,11 +169,13 @@ impl Check {
             Self::W5Backwards => "W5.4",
             Self::W5DotReuse => "W5.5",
             Self::W5Bound => "W5.6",
+            Self::W6 => "W6",
             Self::W7 => "W7",
             Self::W9 => "W9",
             Self::W10 => "W10",
             Self::W11 => "W11",
             Self::W12 => "W12",
+            Self::W14 => "W14",
             Self::I1 => "I1",
             Self::I2 => "I2",
             Self::I3 => "I3",

@@ -296,6 +296,46 @@ async fn a_dropped_column_that_is_added_again_starts_empty() {
 }
 
 #[tokio::test]
+async fn counters_are_added_to_and_nothing_else_is_done_to_them() {
+    let client = Client::new().await;
+    client
+        .run("CREATE TABLE n (k int, c int, a counter, s counter static, PRIMARY KEY (k, c))")
+        .await;
+    client.run("UPDATE n SET a = a + 5 WHERE k = 1 AND c = 1").await;
+    client.run("UPDATE n SET a = a - 7, s += 2 WHERE k = 1 AND c = 1").await;
+    client
+        .run(
+            "BEGIN COUNTER BATCH UPDATE n SET a += 1 WHERE k = 1 AND c = 1; \
+             UPDATE n SET a -= 1 WHERE k = 1 AND c = 2; APPLY BATCH",
+        )
+        .await;
+    assert_eq!(client.show("SELECT c, a, s FROM n WHERE k = 1").await, ["1 -1 2", "2 -1 2"]);
+    client.run("DELETE a FROM n WHERE k = 1 AND c = 2").await;
+    client.run("DELETE FROM n WHERE k = 1 AND c = 1").await;
+    assert_eq!(client.show("SELECT c, a FROM n WHERE k = 1 AND c > 0").await, Vec::<String>::new());
+    client.run("CREATE TABLE v (k int PRIMARY KEY, v int)").await;
+    for text in [
+        "INSERT INTO n (k, c, a) VALUES (1, 1, 1)",
+        "UPDATE n SET a = 1 WHERE k = 1 AND c = 1",
+        "UPDATE n USING TTL 5 SET a = a + 1 WHERE k = 1 AND c = 1",
+        "UPDATE n USING TIMESTAMP 5 SET a = a + 1 WHERE k = 1 AND c = 1",
+        "UPDATE n SET a = a + 1 WHERE k = 1 AND c = 1 IF a = 1",
+        "UPDATE n SET a = a + null WHERE k = 1 AND c = 1",
+        "UPDATE v SET v = v + 1 WHERE k = 1",
+        "BEGIN BATCH UPDATE n SET a += 1 WHERE k = 1 AND c = 1; APPLY BATCH",
+        "BEGIN COUNTER BATCH INSERT INTO v (k, v) VALUES (1, 1); APPLY BATCH",
+        "BEGIN UNLOGGED BATCH INSERT INTO v (k, v) VALUES (1, 1); \
+         UPDATE n SET a += 1 WHERE k = 1 AND c = 1; APPLY BATCH",
+        "CREATE TABLE x (k int PRIMARY KEY, v int, a counter)",
+        "CREATE TABLE x (k counter PRIMARY KEY, v counter)",
+        "ALTER TABLE v ADD a counter",
+        "ALTER TABLE n ADD v int",
+    ] {
+        assert_eq!(client.refused(text).await, 0x2200, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_conditional_write_says_whether_it_took_effect_and_if_not_what_stands_there() {
     let client = Client::new().await;
     client.run("CREATE TABLE t (k int, c int, v text, s int static, PRIMARY KEY (k, c))").await;

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage,
+    ConditionalOp, ConditionalOutcome, CountOp, CountRow, OpError, ReadOp, ReadOutcome, RowsOp,
+    ScanOp, ScanPage,
 };
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Command, Founder, LogEntry, Verdict};
-use crate::record::{Record, RecordKind, Row};
+use crate::record::{Cell, Column, Content, Record, RecordKind, Row};
 use crate::ring::{Member, token_in};
 use crate::server::cql::{PeerView, Store};
 use crate::types::{
@@ -153,6 +154,32 @@ impl Store for MemStore {
             }
             Ok(())
         })
+    }
+
+    fn count(&self, op: CountOp) -> BoxFuture<'_, Result<(), OpError>> {
+        let mut rows = lock(&self.rows);
+        let stamp = i64::try_from(self.env.wall().0).unwrap();
+        for CountRow { key, adds } in op.rows {
+            let own = rows.entry((op.table.id, token_in(op.table.id, &key), key));
+            let own = own.or_insert_with(|| Record::empty(RecordKind::Row));
+            let held = own.row().cloned().unwrap_or_default();
+            let mut change = Row::default();
+            for (column, add) in adds {
+                let share = match held.column(column) {
+                    Some(Column::Elements { cells, .. }) => cells.values().next(),
+                    _ => None,
+                };
+                let share = share.and_then(|cell| cell.live(self.env.wall()));
+                let share =
+                    share.map_or(0, |share| i64::from_be_bytes(share[..].try_into().unwrap()));
+                let bytes = (share + add).to_be_bytes().to_vec().into();
+                let stamp = stamp.max(held.max_stamp().unwrap_or(0) + 1);
+                let content = Content::Value { bytes, expiry: None };
+                change.write_element(column, b"me"[..].into(), Cell { stamp, content });
+            }
+            own.merge_row(&change);
+        }
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn write_if(&self, op: ConditionalOp) -> BoxFuture<'_, Result<ConditionalOutcome, OpError>> {
