@@ -1,6 +1,6 @@
 //! Cassandra's own drivers, unmodified, against three processes.
 //!
-//! `tests/clients/install` fetches them from the package index; without them these tests say
+//! `tests/clients/install` fetches them from the package registries; without them these tests say
 //! SKIPPED, unless `HENGE_DRIVERS=required`.
 #![allow(clippy::disallowed_methods, reason = "drives real processes")]
 
@@ -11,35 +11,38 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use support::cluster::TestCluster;
+use tokio::sync::Mutex;
 
-/// Where `tests/clients/install` puts Python and its driver, if it has.
-fn python() -> Option<PathBuf> {
-    let home = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/drivers/python");
-    if home.join("installed").exists() {
-        return Some(home.join("bin/python"));
-    }
-    assert!(
-        std::env::var("HENGE_DRIVERS").as_deref() != Ok("required"),
-        "no driver in {}: run tests/clients/install",
-        home.display()
-    );
-    println!("SKIPPED: no driver in {}: run tests/clients/install", home.display());
-    None
+/// One driver at a time: three processes and a client are enough for a small machine.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// A file below the project's directory.
+fn file(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// Runs the script, does to the nodes what it asks for, and returns what it has said.
-async fn drive(cluster: &mut TestCluster, python: &Path, script: &str) -> String {
+/// True if `tests/clients/install` has put `path` there.
+fn is_installed(path: &str) -> bool {
+    let there = file(path).exists();
+    let required = std::env::var("HENGE_DRIVERS").as_deref() == Ok("required");
+    assert!(there || !required, "no {path}: run tests/clients/install");
+    if !there {
+        println!("SKIPPED: no {path}: run tests/clients/install");
+    }
+    there
+}
+
+/// Runs `program` on a cluster, does to the nodes what it asks for, and returns what it has said.
+async fn drive(program: &mut Command, cluster: &mut TestCluster) -> String {
     let endpoints: Vec<String> =
         cluster.layout().places.iter().map(|place| place.cql.to_string()).collect();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
-    let mut child = Command::new(python)
-        .arg(script)
+    let mut child = program
         .arg(endpoints.join(","))
         .arg("--drive")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("the driver's interpreter");
+        .expect("the driver's program");
     let mut answers = child.stdin.take().expect("a pipe");
     let mut said = String::new();
     for line in BufReader::new(child.stdout.take().expect("a pipe")).lines() {
@@ -68,8 +71,38 @@ async fn drive(cluster: &mut TestCluster, python: &Path, script: &str) -> String
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_python_driver_works() {
-    let Some(python) = python() else { return };
-    let mut cluster = TestCluster::start(3).await;
-    let said = drive(&mut cluster, &python, "python_driver.py").await;
+    let python = "target/drivers/python/bin/python";
+    if !is_installed("target/drivers/python/installed") {
+        return;
+    }
+    let _turn = TURN.lock().await;
+    let mut cluster = TestCluster::start_apart(3).await;
+    let mut program = Command::new(file(python));
+    let said = drive(program.arg(file("tests/clients/python_driver.py")), &mut cluster).await;
+    assert!(said.ends_with("OK\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_driver_works() {
+    if !is_installed("target/drivers/node/installed") {
+        return;
+    }
+    let _turn = TURN.lock().await;
+    let mut cluster = TestCluster::start_apart(3).await;
+    let mut program = Command::new("node");
+    program.env("NODE_PATH", file("target/drivers/node/node_modules"));
+    let said = drive(program.arg(file("tests/clients/node_driver.js")), &mut cluster).await;
+    assert!(said.ends_with("OK\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scylla_driver_works() {
+    let program = "target/drivers/scylla/debug/scylla-driver";
+    if !is_installed(program) {
+        return;
+    }
+    let _turn = TURN.lock().await;
+    let mut cluster = TestCluster::start_apart(3).await;
+    let said = drive(&mut Command::new(file(program)), &mut cluster).await;
     assert!(said.ends_with("OK\n"), "{said}");
 }

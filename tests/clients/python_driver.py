@@ -53,7 +53,7 @@ class NextHost(RetryPolicy):
         return self._next(retry_num)
 
 
-def connect(endpoints, policy=None, **options):
+def connect(endpoints, policy=None, more=None, **options):
     points = []
     for endpoint in endpoints:
         host, port = endpoint.rsplit(":", 1)
@@ -70,6 +70,7 @@ def connect(endpoints, policy=None, **options):
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         connect_timeout=20,
         reconnection_policy=ConstantReconnectionPolicy(0.2, None),
+        **(more or {}),
     )
 
 
@@ -338,6 +339,39 @@ def prepared_everywhere(s, cluster):
     assert len(ids) == 1, ids
 
 
+def versions(s, cluster):
+    """Both versions of the protocol, compressed or not: a long text comes back as it went."""
+    text = "".join(chr(97 + i * i % 26) for i in range(300_000))
+    for version in (4, 5):
+        for compression in (False, "lz4"):
+            other = connect(ENDPOINTS, more=dict(protocol_version=version, compression=compression))
+            session = other.connect("shop")
+            assert other.protocol_version == version
+            insert = session.prepare("INSERT INTO t (k, v) VALUES (?, ?)")
+            session.execute(insert, (version, text))
+            found = session.execute("SELECT v FROM t WHERE k = %s", (version,)).one().v
+            assert found == text, (version, compression)
+            other.shutdown()
+
+
+def traces(s, cluster):
+    """What was done for a request can be read from any node."""
+    for statement in ("SELECT * FROM t WHERE k = 1", "INSERT INTO t (k, v) VALUES (1, 'traced')"):
+        future = s.execute_async(statement, trace=True)
+        future.result()
+        trace = future.get_query_trace(max_wait=20)
+        assert trace.duration is not None and trace.parameters["query"] == statement, trace
+        assert len(trace.events) >= 3, trace.events
+        elapsed = [event.source_elapsed for event in trace.events]
+        assert elapsed == sorted(elapsed), trace.events
+
+
+def warnings(s, cluster):
+    future = s.execute_async("SELECT count(*) FROM t")
+    future.result()
+    assert "partition key" in future.warnings[0], future.warnings
+
+
 def schema_events(s, cluster):
     """A client hears of tables that others make, alter and drop."""
     other = connect(ENDPOINTS)
@@ -411,6 +445,9 @@ TESTS = [
     altered_tables,
     types,
     prepared_everywhere,
+    versions,
+    traces,
+    warnings,
     schema_events,
     conditional,
     in_flight,

@@ -65,10 +65,26 @@ impl TestCluster {
         cluster
     }
 
+    /// As [`TestCluster::start`], with an address of its own for each node.
+    pub async fn start_apart(nodes: u8) -> Self {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let layout = Layout::apart(nodes, std::process::id(), number).expect("free addresses");
+        let mut cluster = Self::prepare_at(layout, &Config::default());
+        for node in 0..cluster.len() {
+            cluster.start_node(node).unwrap_or_else(|error| panic!("{error}"));
+        }
+        cluster.wait_ready().await.unwrap_or_else(|error| panic!("{error}"));
+        cluster
+    }
+
     /// As [`TestCluster::start_with`], with no node started yet.
     pub fn prepare(nodes: u8, base: &Config) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let layout = Layout::private(nodes, std::process::id(), number).expect("free addresses");
+        Self::prepare_at(layout, base)
+    }
+
+    fn prepare_at(layout: Layout, base: &Config) -> Self {
         let directory = tempfile::tempdir().expect("a directory for temporary files");
         let mut base = base.clone();
         base.cluster.name = "test".to_owned();

@@ -99,6 +99,21 @@ impl Layout {
         Ok(Self::of(free.chunks_exact(3).map(|p| Place { http: p[0], peer: p[1], cql: p[2] })))
     }
 
+    /// As [`Layout::private`], with an address of its own and the same ports for each node (at most
+    /// eight): clients that know addresses only expect that. Needs all of 127.0.0.0/8.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn apart(nodes: u8, process: u32, number: u8) -> Result<Self, String> {
+        let [_, high, mid, low] = process.to_be_bytes();
+        let ip = |i: u8| Ipv4Addr::new(127, 192 + number % 8 * 8 + i, mid ^ (high << 4), low);
+        let own = Self::of((0..nodes.min(8)).map(|i| Place::new(ip(i).into(), 0)));
+        match own.taken() {
+            None => Ok(own),
+            Some(address) => Err(format!("{address} is taken")),
+        }
+    }
+
     fn of(places: impl Iterator<Item = Place>) -> Self {
         Self { places: places.collect() }
     }
