@@ -1,4 +1,5 @@
-//! A small client of the HTTP door, for the command line, the tests and the benchmark.
+//! A small client of the HTTP door, for the command line, the tests and the benchmark; and, for the
+//! benchmark, a smaller one of the CQL door ([`CqlConnection`]).
 //!
 //! A [`Client`] knows several nodes and tries them in turn. What it may repeat is decided by what
 //! may have happened, never by hope:
@@ -10,6 +11,7 @@
 //!
 //! Writes made here carry an operation id unless told otherwise, and a repeat carries the same.
 
+mod cql;
 mod error;
 mod kv;
 mod locks;
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+pub use cql::{CqlConnection, CqlFailure, CqlResult, PreparedId};
 pub use error::{ClientError, Outcome, Problem};
 pub use kv::{
     BucketSettings, Encoding, Found, FoundValue, KeyEntry, KeyPage, ListOptions, OpMode,

@@ -1,4 +1,4 @@
-//! `henge bench`: YCSB workloads over HTTP.
+//! `henge bench`: YCSB workloads over HTTP, or over CQL (`--cql`).
 //!
 //! **Closed loop** (the default): each of N clients sends its next request when the last one is
 //! answered. It shows throughput, and hides stalls: while a server stands still, nobody asks.
@@ -13,6 +13,7 @@
 
 mod chooser;
 mod report;
+mod rows;
 mod runner;
 mod wire;
 mod workload;
@@ -85,6 +86,13 @@ pub struct BenchArgs {
     /// Write all records again, even where they seem to be there.
     #[arg(long)]
     pub reload: bool,
+    /// Over CQL instead of HTTP, to the nodes at these addresses: prepared statements on a table
+    /// `bench.BUCKET`, which is created where it does not exist.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', conflicts_with_all = ["r", "w"])]
+    pub cql: Vec<String>,
+    /// Over CQL: every write is an INSERT with IF NOT EXISTS.
+    #[arg(long, requires = "cql")]
+    pub lwt: bool,
     /// Also write the report, as JSON, to this file.
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -95,6 +103,9 @@ pub async fn bench(client: &ClientArgs, args: BenchArgs) -> Result<(), Failure> 
     let json = client.json;
     if args.rate == Some(0) {
         return Err(Failure::usage("--rate must be at least 1"));
+    }
+    if !args.cql.is_empty() {
+        return rows::bench(args, json).await;
     }
     let client = client.client()?.with_patience(Duration::from_secs(10));
     let siblings = prepare(&client, &args).await?;
@@ -109,8 +120,16 @@ pub async fn bench(client: &ClientArgs, args: BenchArgs) -> Result<(), Failure> 
         keys,
         cursors,
         read_first: siblings,
+        level: None,
     };
-    if args.reload || !is_loaded(&client, &args, &job.keys).await? {
+    let loaded = !args.reload && is_loaded(&client, &args, &job.keys).await?;
+    measure(&job, loaded, json).await
+}
+
+/// Loads what is not there, measures, and reports.
+async fn measure(job: &runner::Job, loaded: bool, json: bool) -> Result<(), Failure> {
+    let args = &job.args;
+    if !loaded {
         output::note(format!("loading {} records", args.records));
         let report = runner::run(job.load()).await?;
         if report.errors() > 0 {

@@ -14,6 +14,7 @@ use futures_util::future::join_all;
 use super::BenchArgs;
 use super::chooser::{Chooser, Random, mix};
 use super::report::{Report, Stats, cpu_time};
+use super::rows;
 use super::wire::{Answer, Connection};
 use super::workload::{Keys, Kind};
 use crate::cli::exit::{Exit, Failure};
@@ -40,6 +41,8 @@ pub struct Job {
     pub cursors: Vec<String>,
     /// An update must read first, or it makes a sibling.
     pub read_first: bool,
+    /// Over CQL: the protocol's number of the level. `None`: over HTTP.
+    pub level: Option<u16>,
 }
 
 impl Job {
@@ -123,6 +126,7 @@ fn settings(args: &BenchArgs) -> serde_json::Value {
         "rate": args.rate, "clients": args.clients, "threads": args.threads,
         "records": args.records, "value_bytes": args.value_size, "bucket": args.bucket,
         "level": args.level, "r": args.r, "w": args.w, "seed": args.seed,
+        "door": if args.cql.is_empty() { "http" } else { "cql" }, "lwt": args.lwt,
         "choose": format!("{:?}", args.choose.unwrap_or(args.workload.choose())).to_lowercase(),
     })
 }
@@ -208,6 +212,7 @@ struct Client<'a> {
     number: u32,
     random: Random,
     connection: Option<Connection>,
+    rows: Option<rows::Connection>,
     attempts: usize,
     request: Vec<u8>,
     value: Vec<u8>,
@@ -227,6 +232,7 @@ impl<'a> Client<'a> {
             number,
             random,
             connection: None,
+            rows: None,
             attempts: 0,
             request: Vec::with_capacity(512),
             value,
@@ -324,7 +330,7 @@ impl<'a> Client<'a> {
             Err(error) => (Some((error.kind().to_string(), Some(error.to_string()))), true),
         };
         if broken {
-            self.connection = None;
+            (self.connection, self.rows) = (None, None);
         }
         match failure {
             None => self.shared.stats(self.thread).success(kind, began.elapsed()),
@@ -346,6 +352,9 @@ impl<'a> Client<'a> {
     }
 
     async fn get(&mut self, index: u64, context: bool) -> std::io::Result<Answer> {
+        if let Some(level) = self.shared.task.job.level {
+            return self.over_rows(index, level, true).await;
+        }
         self.begin("GET");
         self.key(index);
         self.request.extend_from_slice(self.shared.read_query.as_bytes());
@@ -358,11 +367,36 @@ impl<'a> Client<'a> {
         for (byte, random) in self.value.iter_mut().zip(stamp) {
             *byte = b'a' + random % 26;
         }
+        if let Some(level) = self.shared.task.job.level {
+            return self.over_rows(index, level, false).await;
+        }
         self.begin("PUT");
         self.key(index);
         self.request.extend_from_slice(self.shared.write_query.as_bytes());
         let context = context.map(|context| format!("henge-context: {context}\r\n"));
         self.send(false, Some(context.unwrap_or_default())).await
+    }
+
+    /// A read or a write over CQL.
+    async fn over_rows(&mut self, index: u64, level: u16, reads: bool) -> std::io::Result<Answer> {
+        self.request.clear();
+        self.key(index);
+        let rows = match &mut self.rows {
+            Some(rows) => rows,
+            none => {
+                let args = &self.shared.task.job.args;
+                // Records that are loaded again are there already.
+                let lwt = args.lwt && !self.shared.task.loading;
+                let authorities = &self.shared.task.job.authorities;
+                let at = (self.number as usize + self.attempts) % authorities.len();
+                self.attempts += 1;
+                let opened = rows::Connection::open(&authorities[at], &args.bucket, lwt);
+                none.insert(tokio::time::timeout(PATIENCE, opened).await??)
+            }
+        };
+        self.sent = Instant::now();
+        let value = (!reads).then_some(&self.value[..]);
+        tokio::time::timeout(PATIENCE, rows.exchange(level, &self.request, value)).await?
     }
 
     async fn scan(&mut self) -> std::io::Result<Answer> {

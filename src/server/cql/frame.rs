@@ -29,7 +29,8 @@ pub(super) const MAX_BODY: usize = 16 << 20;
 /// A body longer than this is not even passed over: the connection is closed.
 const MAX_SKIPPED: usize = 256 << 20;
 
-const HEADER: usize = 9;
+/// Bytes of a frame's header.
+pub(super) const HEADER: usize = 9;
 const RESPONSE: u8 = 0x80;
 
 /// Flags of a frame.
@@ -164,14 +165,14 @@ fn body_len(header: &[u8; HEADER]) -> usize {
     usize::try_from(len).unwrap_or(usize::MAX)
 }
 
-/// An answer's bytes.
-pub(super) fn encode(version: Version, flags: u8, stream: i16, opcode: u8, body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(HEADER + body.len());
-    out.push(version as u8 | RESPONSE);
-    out.push(flags);
-    out.extend_from_slice(&stream.to_be_bytes());
-    out.push(opcode);
-    out.extend_from_slice(&u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes());
-    out.extend_from_slice(body);
-    out
+/// Writes the header of an answer into the [`HEADER`] bytes that were left free before its body.
+pub(super) fn seal(out: &mut [u8], version: Version, flags: u8, stream: i16, opcode: u8) {
+    let len = u32::try_from(out.len().saturating_sub(HEADER)).unwrap_or(u32::MAX);
+    if let Some(header) = out.first_chunk_mut::<HEADER>() {
+        header[0] = version as u8 | RESPONSE;
+        header[1] = flags;
+        header[2..4].copy_from_slice(&stream.to_be_bytes());
+        header[4] = opcode;
+        header[5..].copy_from_slice(&len.to_be_bytes());
+    }
 }

@@ -162,48 +162,57 @@ impl From<Answer> for Reply {
 impl Reply {
     /// The whole frame. `deflate`: its body may be compressed (version 4).
     pub(super) fn encode(&self, version: Version, stream: i16, deflate: bool) -> Vec<u8> {
-        let (opcode, message) = self.answer.put(version);
+        let mut out = Writer(Vec::with_capacity(256));
+        out.0.extend_from_slice(&[0; frame::HEADER]);
         let mut flags = 0;
-        let mut body = Writer::default();
         if let Some(id) = &self.trace {
             flags |= flag::TRACING;
-            body.0.extend_from_slice(id);
+            out.0.extend_from_slice(id);
         }
         if !self.warnings.is_empty() {
             flags |= flag::WARNINGS;
-            body.string_list(&self.warnings);
+            out.string_list(&self.warnings);
         }
-        let body = if flags == 0 { message } else { [body.0, message].concat() };
-        match deflate.then(|| compress::deflate_body(&body)).flatten() {
-            Some(small) => frame::encode(version, flags | flag::COMPRESSED, stream, opcode, &small),
-            None => frame::encode(version, flags, stream, opcode, &body),
+        let opcode = self.answer.put(version, &mut out);
+        let mut out = out.0;
+        if let Some(small) =
+            deflate.then(|| compress::deflate_body(&out[frame::HEADER..])).flatten()
+        {
+            flags |= flag::COMPRESSED;
+            out.truncate(frame::HEADER);
+            out.extend_from_slice(&small);
         }
+        frame::seal(&mut out, version, flags, stream, opcode);
+        out
     }
 }
 
 /// Tells who has asked for it what happened. `kind`: `SCHEMA_CHANGE` and so on.
 pub(super) fn event(version: Version, kind: &str, put: impl FnOnce(&mut Writer)) -> Vec<u8> {
-    let mut body = Writer::default();
-    body.string(kind);
-    put(&mut body);
-    frame::encode(version, 0, -1, opcode::EVENT, &body.0)
+    let mut out = Writer(vec![0; frame::HEADER]);
+    out.string(kind);
+    put(&mut out);
+    frame::seal(&mut out.0, version, 0, -1, opcode::EVENT);
+    out.0
 }
 
 impl Answer {
-    /// Opcode and message.
-    fn put(&self, version: Version) -> (u8, Vec<u8>) {
-        let mut out = Writer::default();
+    /// Appends the message; its opcode.
+    fn put(&self, version: Version, out: &mut Writer) -> u8 {
         match self {
-            Self::Ready => return (opcode::READY, Vec::new()),
+            Self::Ready => return opcode::READY,
             Self::Authenticate(class) => {
                 out.string(class);
-                return (opcode::AUTHENTICATE, out.0);
+                return opcode::AUTHENTICATE;
             }
             Self::AuthSuccess => {
                 out.bytes(None);
-                return (opcode::AUTH_SUCCESS, out.0);
+                return opcode::AUTH_SUCCESS;
             }
-            Self::Error(error) => return (opcode::ERROR, error.body(version)),
+            Self::Error(error) => {
+                out.0.extend_from_slice(&error.body(version));
+                return opcode::ERROR;
+            }
             Self::Supported => {
                 out.short(3);
                 for (key, values) in [
@@ -214,14 +223,14 @@ impl Answer {
                     out.string(key);
                     out.string_list(values);
                 }
-                return (opcode::SUPPORTED, out.0);
+                return opcode::SUPPORTED;
             }
             Self::Void => out.int(1),
             Self::Rows(page) => {
                 out.int(2);
                 let state = page.paging_state.as_deref();
                 let changed = page.changed.filter(|_| version >= Version::V5);
-                put_rows_metadata(&mut out, &page.metadata, state, changed, page.skip_metadata);
+                put_rows_metadata(out, &page.metadata, state, changed, page.skip_metadata);
                 out.int(page.rows.len() as i64);
                 for value in page.rows.iter().flatten() {
                     out.bytes(value.as_deref());
@@ -243,18 +252,18 @@ impl Answer {
                 out.int(key.len() as i64);
                 key.iter().for_each(|at| out.short(usize::from(*at)));
                 if !binds.columns.is_empty() {
-                    put_specs(&mut out, binds);
+                    put_specs(out, binds);
                 }
                 match result {
-                    Some(result) => put_rows_metadata(&mut out, result, None, None, false),
-                    None => put_rows_metadata(&mut out, &Metadata::default(), None, None, true),
+                    Some(result) => put_rows_metadata(out, result, None, None, false),
+                    None => put_rows_metadata(out, &Metadata::default(), None, None, true),
                 }
             }
             Self::SchemaChange(change) => {
                 out.int(5);
-                change.put(&mut out);
+                change.put(out);
             }
         }
-        (opcode::RESULT, out.0)
+        opcode::RESULT
     }
 }

@@ -163,7 +163,7 @@ impl CqlService {
         made.map_err(|error| CqlError::of_operation(&error, None))?;
         let client = origin.client.map(|address| address.ip());
         for batch in traces::rows(traced, id, about, client) {
-            self.batch(&Session::default(), &batch).await?;
+            self.batch(&Session::default(), batch).await?;
         }
         Ok(())
     }
@@ -182,12 +182,12 @@ impl CqlService {
             Request::Prepare { text, keyspace } => {
                 self.prepare(session, keyspace.as_deref(), &text)
             }
-            Request::Query { text, parameters } => self.query(session, &text, &parameters).await,
+            Request::Query { text, parameters } => self.query(session, &text, parameters).await,
             Request::Execute { id, result, parameters } => {
-                let asked = self.execute(session, &id, &parameters).await;
+                let asked = self.execute(session, &id, parameters).await;
                 asked.map(|(answer, ready)| with_news(answer, &ready, result.as_deref()))
             }
-            Request::Batch(batch) => self.batch(session, &batch).await,
+            Request::Batch(batch) => self.batch(session, batch).await,
             Request::Startup(_) | Request::Register(_) | Request::AuthResponse(_) => {
                 Err(CqlError::new(PROTOCOL, "this request has no place here"))
             }
@@ -244,22 +244,24 @@ impl CqlService {
         &self,
         session: &Session,
         text: &str,
-        parameters: &Parameters,
+        mut parameters: Parameters,
     ) -> Result<Answer, CqlError> {
         let ready = self.make_ready(session, parameters.keyspace.as_deref(), text)?;
-        let binds = ready.bind(&parameters.values, parameters.names.as_deref())?;
-        self.run(session, &ready, Given { binds, parameters }).await
+        let values = std::mem::take(&mut parameters.values);
+        let binds = ready.bind(values, parameters.names.as_deref())?;
+        self.run(session, &ready, Given { binds, parameters: &parameters }).await
     }
 
     async fn execute(
         &self,
         session: &Session,
         id: &[u8],
-        parameters: &Parameters,
+        mut parameters: Parameters,
     ) -> Result<(Answer, Arc<Ready>), CqlError> {
         let ready = self.find(id)?;
-        let binds = ready.bind(&parameters.values, parameters.names.as_deref())?;
-        let answer = self.run(session, &ready, Given { binds, parameters }).await?;
+        let values = std::mem::take(&mut parameters.values);
+        let binds = ready.bind(values, parameters.names.as_deref())?;
+        let answer = self.run(session, &ready, Given { binds, parameters: &parameters }).await?;
         Ok((answer, ready))
     }
 
@@ -396,15 +398,15 @@ impl CqlService {
         }
     }
 
-    async fn batch(&self, session: &Session, batch: &BatchRequest) -> Result<Answer, CqlError> {
+    async fn batch(&self, session: &Session, batch: BatchRequest) -> Result<Answer, CqlError> {
         let mut all = Vec::with_capacity(batch.items.len());
-        for item in &batch.items {
+        for item in batch.items {
             let (ready, values) = match item {
                 BatchItem::Text(text, values) => {
                     let keyspace = batch.keyspace.as_deref();
-                    (Arc::new(self.make_ready(session, keyspace, text)?), values)
+                    (Arc::new(self.make_ready(session, keyspace, &text)?), values)
                 }
-                BatchItem::Prepared(id, values) => (self.find(id)?, values),
+                BatchItem::Prepared(id, values) => (self.find(&id)?, values),
             };
             let Work::Modify(target, modify) = &ready.work else {
                 return Err(CqlError::invalid(

@@ -201,16 +201,16 @@ impl Ready {
     /// The values of its markers, checked.
     pub(super) fn bind(
         &self,
-        values: &[Value],
+        values: Vec<Value>,
         names: Option<&[String]>,
     ) -> Result<Vec<Bound>, CqlError> {
         let markers = &self.binds.columns;
-        let ordered: Vec<&Value> = match names {
-            None => values.iter().collect(),
+        let ordered: Vec<Value> = match names {
+            None => values,
             Some(names) => {
                 let find = |marker: &ColumnSpec| {
                     let at = names.iter().position(|name| *name == marker.name);
-                    at.and_then(|at| values.get(at)).ok_or_else(|| {
+                    at.and_then(|at| values.get(at)).cloned().ok_or_else(|| {
                         CqlError::invalid(format!("no value for the bind marker {}", marker.name))
                     })
                 };
@@ -230,10 +230,10 @@ impl Ready {
                 Value::Null => Bound::Null,
                 Value::Unset => Bound::Unset,
                 Value::Bytes(bytes) => {
-                    value::validate(&marker.kind, bytes).map_err(|error| {
+                    value::validate(&marker.kind, &bytes).map_err(|error| {
                         CqlError::invalid(format!("Invalid value for {}: {error}", marker.name))
                     })?;
-                    Bound::Value(bytes.clone())
+                    Bound::Value(bytes)
                 }
             });
         }

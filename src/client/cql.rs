@@ -1,0 +1,194 @@
+//! A small client of the CQL door: one connection, version 4, one request under way. For the
+//! benchmark; applications use a driver.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+const HEADER: usize = 9;
+const REQUEST: u8 = 0x04;
+
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 << 20;
+
+mod opcode {
+    pub(super) const ERROR: u8 = 0x00;
+    pub(super) const STARTUP: u8 = 0x01;
+    pub(super) const READY: u8 = 0x02;
+    pub(super) const QUERY: u8 = 0x07;
+    pub(super) const RESULT: u8 = 0x08;
+    pub(super) const PREPARE: u8 = 0x09;
+    pub(super) const EXECUTE: u8 = 0x0A;
+}
+
+/// Rows without their metadata, and values in order.
+const FLAGS: u8 = 0x01 | 0x02;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CqlFailure {
+    /// The connection is of no more use.
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    /// The server has answered with an error.
+    #[error("{message} (code {code:#06x})")]
+    Refused {
+        /// Its code in the protocol.
+        code: i32,
+        /// What it says.
+        message: String,
+    },
+}
+
+/// A prepared statement's id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreparedId(Vec<u8>);
+
+/// What is kept of a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CqlResult {
+    /// Rows on the page; 0 for a result that has none.
+    pub rows: u32,
+    /// Bytes of the answer's body.
+    pub bytes: usize,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct CqlConnection {
+    stream: TcpStream,
+    out: Vec<u8>,
+    body: Vec<u8>,
+}
+
+fn invalid(why: &str) -> CqlFailure {
+    CqlFailure::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, why.to_owned()))
+}
+
+fn put_len(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+}
+
+impl CqlConnection {
+    /// Connects to `host:port` and starts up.
+    ///
+    /// # Errors
+    /// [`CqlFailure`].
+    pub async fn open(authority: &str) -> Result<Self, CqlFailure> {
+        let stream = TcpStream::connect(authority).await?;
+        stream.set_nodelay(true)?;
+        let mut connection = Self { stream, out: Vec::new(), body: Vec::new() };
+        connection.begin(opcode::STARTUP);
+        let out = &mut connection.out;
+        out.extend_from_slice(&1u16.to_be_bytes());
+        for text in ["CQL_VERSION", "3.4.6"] {
+            out.extend_from_slice(&(text.len() as u16).to_be_bytes());
+            out.extend_from_slice(text.as_bytes());
+        }
+        match connection.exchange().await? {
+            opcode::READY => Ok(connection),
+            other => Err(invalid(&format!("STARTUP is answered with {other:#04x}"))),
+        }
+    }
+
+    /// Runs a statement without values at QUORUM.
+    ///
+    /// # Errors
+    /// [`CqlFailure`].
+    pub async fn query(&mut self, text: &str) -> Result<CqlResult, CqlFailure> {
+        self.begin(opcode::QUERY);
+        put_len(&mut self.out, text.len());
+        self.out.extend_from_slice(text.as_bytes());
+        self.out.extend_from_slice(&4u16.to_be_bytes());
+        self.out.push(0);
+        self.result().await
+    }
+
+    /// Prepares a statement.
+    ///
+    /// # Errors
+    /// [`CqlFailure`].
+    pub async fn prepare(&mut self, text: &str) -> Result<PreparedId, CqlFailure> {
+        self.begin(opcode::PREPARE);
+        put_len(&mut self.out, text.len());
+        self.out.extend_from_slice(text.as_bytes());
+        self.result().await?;
+        let id = self.body.get(4..6).map(|len| usize::from(u16::from_be_bytes([len[0], len[1]])));
+        let id = id.and_then(|len| self.body.get(6..6 + len));
+        id.map(|id| PreparedId(id.to_vec())).ok_or_else(|| invalid("a result without an id"))
+    }
+
+    /// Runs a prepared statement with `values`. `level`: the protocol's number of a level.
+    ///
+    /// # Errors
+    /// [`CqlFailure`].
+    pub async fn execute(
+        &mut self,
+        id: &PreparedId,
+        level: u16,
+        values: &[&[u8]],
+    ) -> Result<CqlResult, CqlFailure> {
+        self.begin(opcode::EXECUTE);
+        self.out.extend_from_slice(&(id.0.len() as u16).to_be_bytes());
+        self.out.extend_from_slice(&id.0);
+        self.out.extend_from_slice(&level.to_be_bytes());
+        self.out.push(FLAGS);
+        self.out.extend_from_slice(&(values.len() as u16).to_be_bytes());
+        for value in values {
+            put_len(&mut self.out, value.len());
+            self.out.extend_from_slice(value);
+        }
+        self.result().await
+    }
+
+    fn begin(&mut self, opcode: u8) {
+        self.out.clear();
+        self.out.extend_from_slice(&[REQUEST, 0, 0, 1, opcode, 0, 0, 0, 0]);
+    }
+
+    /// Sends what was begun and reads the answer; its opcode.
+    async fn exchange(&mut self) -> Result<u8, CqlFailure> {
+        let len = u32::try_from(self.out.len() - HEADER).unwrap_or(u32::MAX);
+        self.out[5..HEADER].copy_from_slice(&len.to_be_bytes());
+        self.stream.write_all(&self.out).await?;
+        // Header and, nearly always, body come in one read.
+        self.body.clear();
+        self.body.reserve(8 << 10);
+        let mut whole = HEADER;
+        while self.body.len() < whole {
+            if self.stream.read_buf(&mut self.body).await? == 0 {
+                return Err(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
+            }
+            if let Some(header) = self.body.first_chunk::<HEADER>() {
+                let len = u32::from_be_bytes([header[5], header[6], header[7], header[8]]) as usize;
+                if len > MAX_ANSWER {
+                    return Err(invalid("an answer that is too long"));
+                }
+                whole = HEADER + len;
+            }
+        }
+        let opcode = self.body[4];
+        self.body.drain(..HEADER);
+        if opcode != opcode::ERROR {
+            return Ok(opcode);
+        }
+        let code = self.body.first_chunk::<4>().map_or(0, |code| i32::from_be_bytes(*code));
+        let message = String::from_utf8_lossy(self.body.get(6..).unwrap_or_default());
+        Err(CqlFailure::Refused { code, message: message.into_owned() })
+    }
+
+    async fn result(&mut self) -> Result<CqlResult, CqlFailure> {
+        if self.exchange().await? != opcode::RESULT {
+            return Err(invalid("no result"));
+        }
+        let int = |at: usize| {
+            let four = self.body.get(at..at + 4)?;
+            Some(u32::from_be_bytes([four[0], four[1], four[2], four[3]]))
+        };
+        // Rows without metadata: kind, flags, columns, rows.
+        let rows = match (int(0), int(4)) {
+            (Some(2), Some(4)) => int(12).unwrap_or(0),
+            _ => 0,
+        };
+        Ok(CqlResult { rows, bytes: self.body.len() })
+    }
+}
