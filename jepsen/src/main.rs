@@ -188,7 +188,9 @@ fn run_command(run: &Run) -> Result<ExitCode, String> {
     if run.all || run.quick {
         let all: Vec<Fault> = match (&named[..], run.quick) {
             ([Fault::None], false) => nemesis::ALL.to_vec(),
-            ([Fault::None], true) => vec![Fault::Mix, Fault::PartitionOne, Fault::Power],
+            ([Fault::None], true) => {
+                vec![Fault::Mix, Fault::PartitionOne, Fault::ClockJump, Fault::Power]
+            }
             (named, _) => named.to_vec(),
         };
         let cells = all.into_iter().flat_map(|nemesis| {

@@ -86,6 +86,10 @@ impl<'a> Nemesis<'a> {
             let length = Duration::from_millis(self.rng.between(least, most));
             let left = end.saturating_duration_since(Instant::now());
             self.episode(&faults, length.min(left)).await?;
+            if matches!(fault, Fault::KillAll | Fault::Power) {
+                // Else most of the run would go by with nobody being served.
+                self.cluster.wait_ready().await?;
+            }
             let calm = self.rng.duration(Duration::from_millis(1_500), Duration::from_secs(3));
             let left = end.saturating_duration_since(Instant::now());
             pause(calm.min(left)).await;

@@ -27,13 +27,13 @@ pub enum Fault {
     KillAll,
     /// One node stops for seconds and goes on as if nothing had been.
     Pause,
-    /// One node's wall clock jumps, and jumps back; mostly while packets are late.
+    /// One node's wall clock jumps, and jumps back; mostly while links are bad.
     ClockJump,
-    /// One node's wall clock runs fast or slow, and jumps back; mostly while packets are late.
+    /// One node's wall clock runs fast or slow, and jumps back; mostly while links are bad.
     ClockDrift,
     /// One node's disk is full.
     DiskFull,
-    /// One node loses its data directory.
+    /// One node loses its data directory; mostly while packets are late.
     Wipe,
     /// Bits flip in one node's files while it is down.
     Corrupt,
@@ -134,7 +134,10 @@ impl Fault {
         match (self, rng.below(3)) {
             // Where every replica has seen the last write, causality alone outdoes a wrong clock:
             // clocks decide between versions that have not met.
-            (Self::ClockJump | Self::ClockDrift, 0 | 1) => vec![Self::Delay, self],
+            (Self::ClockJump | Self::ClockDrift, 0) => vec![Self::Delay, self],
+            (Self::ClockJump | Self::ClockDrift, 1) => vec![Self::Bridge, self],
+            // A refill that takes its time meets more writes.
+            (Self::Wipe, 0 | 1) => vec![Self::Delay, self],
             (Self::Mix, 0) => vec![*rng.pick(&OF_LINKS)],
             (Self::Mix, 1) => vec![*rng.pick(&OF_NODES)],
             (Self::Mix, _) => vec![*rng.pick(&OF_LINKS), *rng.pick(&OF_NODES)],
