@@ -261,6 +261,9 @@ fn check(file: &Path, edn: bool) -> Result<ExitCode, String> {
     for breach in judgement.breaches.iter().take(10) {
         println!("{}: {}\n    {}", breach.key, breach.what, breach.proof.join("\n    "));
     }
+    for note in &judgement.notes {
+        println!("note: {note}");
+    }
     let code = match (judgement.breaches.is_empty(), judgement.undecided) {
         (true, 0) => 0,
         (true, _) => 2,

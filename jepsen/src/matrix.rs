@@ -197,7 +197,6 @@ pub const PLANTS: &[Planted] = &[
         "the coordinator's copy counts twice",
     ),
     planted("P15", &[Kind::Monotonic], Fault::ClockJump, 60, "stamps come from the raw clock"),
-    planted("P16", &[Kind::Siblings], Fault::Wipe, 60, "actor and counter begin anew after a wipe"),
     planted("P17", &[Kind::Siblings], Fault::Power, 60, "a dot leaves before it is on disk"),
     planted("P32", &[Kind::Set], Fault::PartitionOne, 45, "\"did not happen\" of what may have"),
 ];

@@ -253,7 +253,7 @@ impl Cluster {
 
     /// MiB free on a node's disk.
     pub fn free_mib(&self, node: usize) -> u64 {
-        rustix::fs::statvfs(self.data_dir(node)).map_or(0, |s| s.f_bavail * s.f_frsize >> 20)
+        rustix::fs::statvfs(self.data_dir(node)).map_or(0, |s| (s.f_bavail * s.f_frsize) >> 20)
     }
 
     /// Empties a node's data directory. The node must be down.

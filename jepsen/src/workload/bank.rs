@@ -78,7 +78,7 @@ pub async fn step(session: &mut Session) {
         let target = session.stage.path(&account_key(&bank, account));
         let call = Call::new(Method::GET, target);
         let asked = ("look", &*bank, json!(account));
-        session.attempt(asked, call, Effect::Reads, |reply| account_shown(reply)).await;
+        session.attempt(asked, call, Effect::Reads, account_shown).await;
         return;
     }
     let from = session.rng.below(ACCOUNTS);

@@ -49,11 +49,13 @@ pub enum Kind {
     Bank,
     /// One writer with growing numbers, many readers.
     Monotonic,
+    /// As monotonic, but reads ask one replica, which promises nothing: what that costs is counted.
+    Weak,
     /// Anything goes; afterwards all replicas become equal by themselves.
     Converge,
 }
 
-/// All of them.
+/// Those that hold the cluster to a promise.
 pub const ALL: [Kind; 11] = [
     Kind::Register,
     Kind::Create,
@@ -82,20 +84,21 @@ impl Kind {
             Self::Election => "election",
             Self::Bank => "bank",
             Self::Monotonic => "monotonic",
+            Self::Weak => "weak",
             Self::Converge => "converge",
         }
     }
 
     /// The workload called `name`.
     pub fn named(name: &str) -> Option<Self> {
-        ALL.into_iter().find(|kind| kind.name() == name)
+        ALL.into_iter().chain([Self::Weak]).find(|kind| kind.name() == name)
     }
 
     /// How concurrent writes meet in its bucket.
     fn conflict(self) -> &'static str {
         match self {
             Self::Register | Self::Bank | Self::Counter => "strong",
-            Self::Monotonic => "lww",
+            Self::Monotonic | Self::Weak => "lww",
             Self::Create
             | Self::Set
             | Self::Siblings
@@ -130,7 +133,7 @@ impl Kind {
             Self::Siblings => 80,
             Self::Register | Self::Counter => 100,
             Self::Bank => 24,
-            Self::Monotonic => 400,
+            Self::Monotonic | Self::Weak => 400,
         }
     }
 
@@ -145,7 +148,7 @@ impl Kind {
             Self::Lock => &["acquire", "guarded"],
             Self::Election => &["stand", "observe"],
             Self::Bank => &["transfer", "look"],
-            Self::Monotonic => &["read", "write"],
+            Self::Monotonic | Self::Weak => &["read", "write"],
             Self::Converge => &["put", "delete"],
         }
     }
@@ -177,7 +180,7 @@ impl Kind {
             Self::Lock => lock::step(session).await,
             Self::Election => election::step(session).await,
             Self::Bank => bank::step(session).await,
-            Self::Monotonic => monotonic::step(session).await,
+            Self::Monotonic | Self::Weak => monotonic::step(session).await,
             Self::Converge => converge::step(session).await,
         }
     }
@@ -195,7 +198,7 @@ impl Kind {
             Self::Lock => lock::finish(&mut session).await,
             Self::Election => true,
             Self::Bank => bank::finish(&mut session).await,
-            Self::Monotonic => monotonic::finish(&mut session).await,
+            Self::Monotonic | Self::Weak => monotonic::finish(&mut session).await,
             Self::Converge => converge::finish(&mut session).await,
         }
     }
@@ -212,6 +215,7 @@ impl Kind {
             Self::Election => election::judge(history),
             Self::Bank => bank::judge(history),
             Self::Monotonic => monotonic::judge(history),
+            Self::Weak => monotonic::judge_weak(history),
             Self::Converge => converge::judge(history),
         }
     }

@@ -168,6 +168,26 @@ fn r09_one_of_three_replicas_down_stops_nothing() {
 }
 
 #[test]
+fn r51_a_transaction_whose_time_was_over_in_the_queue_is_never_carried_out() {
+    let (mut town, table) = Town::with_table(55, ConflictMode::Strong);
+    // The first is under way for seconds; what comes meanwhile waits behind it.
+    town.script.add(Fate::Delay(2 * SECOND), u32::MAX, |from, to, request| {
+        step_of(request).is_some() && from != to
+    });
+    let patient = Write { timeout: Some(20 * SECOND), ..Write::default() };
+    let first = town.begin_put("a", &table, "k", "first", patient);
+    town.run(SECOND / 4);
+    let hasty = Write { timeout: Some(SECOND), ..Write::default() };
+    let error = town.put("a", &table, "k", "late", hasty).unwrap_err();
+    assert_eq!(error.fate(), crate::coordinator::Fate::NotApplied, "{error:?}");
+    assert!(!first.is_done(), "it waited in the queue for all of its time");
+    town.script.clear();
+    town.wait(&first).unwrap();
+    town.run(5 * SECOND);
+    assert_eq!(serial(&mut town, "b", &table).unwrap(), ["first"]);
+}
+
+#[test]
 fn who_asks_about_a_lost_operation_settles_it_for_good() {
     let (mut town, table) = Town::with_table(60, ConflictMode::Strong);
     let op = op_id(&town, 1);
