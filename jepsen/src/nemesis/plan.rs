@@ -33,7 +33,7 @@ pub enum Fault {
     ClockDrift,
     /// One node's disk is full.
     DiskFull,
-    /// One node loses its data directory; mostly while packets are late.
+    /// One node loses its data directory.
     Wipe,
     /// Bits flip in one node's files while it is down.
     Corrupt,
@@ -136,8 +136,6 @@ impl Fault {
             // clocks decide between versions that have not met.
             (Self::ClockJump | Self::ClockDrift, 0) => vec![Self::Delay, self],
             (Self::ClockJump | Self::ClockDrift, 1) => vec![Self::Bridge, self],
-            // A refill that takes its time meets more writes.
-            (Self::Wipe, 0 | 1) => vec![Self::Delay, self],
             (Self::Mix, 0) => vec![*rng.pick(&OF_LINKS)],
             (Self::Mix, 1) => vec![*rng.pick(&OF_NODES)],
             (Self::Mix, _) => vec![*rng.pick(&OF_LINKS), *rng.pick(&OF_NODES)],
