@@ -113,6 +113,7 @@ impl LeafSet {
 
     /// True when the leaf is in it.
     #[must_use]
+    #[inline]
     pub fn contains(&self, leaf: Leaf) -> bool {
         self.0[leaf.index() / 64] & 1 << (leaf.index() % 64) != 0
     }

@@ -12,13 +12,13 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use crate::coordinator::LeaseOutcome;
-use crate::recipes::{Refusal, Request, State};
+use crate::recipes::{Request, State};
 use crate::server::http::body::DoorBody;
 use crate::server::http::buckets::json_answer;
 use crate::server::http::door::Inner;
 use crate::server::http::locks::{
-    Errand, Family, NamePath, TimeoutParam, checked_owner, checked_ttl, json_body, millis,
-    needed_fence, refused, replayed_header, with_holder,
+    Errand, Family, NamePath, TimeoutParam, checked_owner, checked_ttl, end_grant, json_body,
+    millis, replayed_header, with_holder,
 };
 use crate::server::http::options;
 use crate::server::http::problem::{Kind, Problem};
@@ -136,19 +136,7 @@ pub(super) async fn stand(inner: Arc<Inner>, parts: Parts, mut body: Body) -> An
         (status = "default", response = super::openapi::ProblemResponse),
     ))]
 pub(super) async fn resign(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
-    let errand = Family::Elections.errand(&inner, &parts)?;
-    let fence = needed_fence(&parts.headers)?;
-    match errand.ask(&inner, Request::Release { fence }).await? {
-        LeaseOutcome::Refused { state, now, replayed, .. } => {
-            Err(refused(Refusal::Ended, &state, now, replayed))
-        }
-        LeaseOutcome::Freed { replayed } | LeaseOutcome::Held { replayed, .. } => {
-            let mut response = Response::new(DoorBody::empty());
-            *response.status_mut() = StatusCode::NO_CONTENT;
-            replayed_header(&mut response, replayed);
-            Ok(response)
-        }
-    }
+    end_grant(Family::Elections, &inner, &parts).await
 }
 
 /// Show who leads, or watch.

@@ -240,7 +240,7 @@ pub(super) fn checked_owner(member: &str, owner: String) -> Result<String, Probl
 }
 
 /// The fence of a request that must have one.
-pub(super) fn needed_fence(headers: &HeaderMap) -> Result<u64, Problem> {
+fn needed_fence(headers: &HeaderMap) -> Result<u64, Problem> {
     fence(headers)?.ok_or_else(|| {
         Problem::bad_parameter("If-Fence", "the number of the grant that is to end must be given")
     })
@@ -262,7 +262,7 @@ pub(super) fn with_holder(problem: Problem, state: &State, now: WallMicros) -> P
 }
 
 /// A request that changed nothing, as a problem.
-pub(super) fn refused(why: Refusal, state: &State, now: WallMicros, replayed: bool) -> Problem {
+fn refused(why: Refusal, state: &State, now: WallMicros, replayed: bool) -> Problem {
     let (kind, detail) = match why {
         Refusal::Held => (Kind::LockHeld, "somebody holds it, and the time is not over"),
         Refusal::Ended => {
@@ -304,6 +304,13 @@ fn answer(outcome: LeaseOutcome, status: StatusCode) -> Answer {
             Err(refused(why, &state, now, replayed))
         }
     }
+}
+
+/// Ends the grant whose number the request gives.
+pub(super) async fn end_grant(family: Family, inner: &Inner, parts: &Parts) -> Answer {
+    let errand = family.errand(inner, parts)?;
+    let fence = needed_fence(&parts.headers)?;
+    answer(errand.ask(inner, Request::Release { fence }).await?, StatusCode::NO_CONTENT)
 }
 
 /// Take a lock.
@@ -354,9 +361,7 @@ pub(super) async fn renew(inner: Arc<Inner>, parts: Parts, mut body: Body) -> An
         (status = "default", response = super::openapi::ProblemResponse),
     ))]
 pub(super) async fn release(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
-    let errand = Family::Locks.errand(&inner, &parts)?;
-    let fence = needed_fence(&parts.headers)?;
-    answer(errand.ask(&inner, Request::Release { fence }).await?, StatusCode::NO_CONTENT)
+    end_grant(Family::Locks, &inner, &parts).await
 }
 
 /// Show who holds a lock.
