@@ -24,7 +24,8 @@ async fn both_versions_carry_short_and_long_messages_compressed_or_not() {
         let mut client = server.client(version, lz4).await;
         for len in [1, 300, 70_000, 131_000, 400_000] {
             // Half of it shrinks well.
-            let letter = |n: u64| if n % 2 == 0 { b'x' } else { b'a' + (n * n / 7 % 26) as u8 };
+            let letter =
+                |n: u64| if n.is_multiple_of(2) { b'x' } else { b'a' + (n * n / 7 % 26) as u8 };
             let value: String = (0..len).map(|n| char::from(letter(n))).collect();
             client.good(&format!("INSERT INTO ks.t (k, v) VALUES (1, '{value}')")).await;
             let answered = client.good("SELECT v FROM ks.t WHERE k = 1").await;
