@@ -112,7 +112,7 @@ pub fn check(log: &RowLog) -> Vec<Violation> {
         let earlier = log.reads[..at]
             .iter()
             .filter(|e| e.partition == read.partition && e.ended < read.begun);
-        let seen: Seen = earlier.flat_map(|earlier| shown_by(earlier)).collect();
+        let seen: Seen = earlier.flat_map(shown_by).collect();
         let may = |write: &&Write| {
             write.partition == read.partition
                 && write.fate != Fate::NotApplied
@@ -227,7 +227,7 @@ impl Judge<'_> {
             order(write, place)
                 .is_some_and(|order| order >= floor && (order.1 != VALUE || write.ttl_s.is_some()))
         };
-        if !self.may.iter().any(|write| hides(write)) {
+        if !self.may.iter().any(hides) {
             let what = format!(
                 "{place:?} shows nothing, where write {} {floor:?} must be seen",
                 writer.value
