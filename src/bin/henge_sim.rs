@@ -473,7 +473,7 @@ fn plants(args: &PlantArgs) -> Result<ExitCode, String> {
     let seeds = args.first..args.first + args.seeds;
     let mut missed = 0;
     let mut furthest = args.first;
-    for (name, checks) in PLANTS.into_iter().filter(|(name, _)| wanted(name)) {
+    for (name, checks) in PLANTS.iter().filter(|(name, _)| wanted(name)) {
         switch_on(Some(name))?;
         let begun = Instant::now();
         let caught = Mutex::new(None);
