@@ -21,8 +21,10 @@
 //! is. What other sources hold of it is copied from them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +51,9 @@ const PAGE_ROWS: u32 = 500;
 /// Records that are stored at a time.
 const STORED_AT_ONCE: usize = 32;
 
+/// Sources that are asked at a time: small partitions cost a round trip each.
+const SOURCES_AT_ONCE: usize = 4;
+
 /// Pause before another try when a replica did not answer.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -70,6 +75,42 @@ struct Copied {
     after: Option<(Token, Key)>,
     /// Everything.
     whole: bool,
+}
+
+/// Replicas that have failed in this round, and why: nothing more is asked of them until the next.
+#[derive(Default)]
+struct Failures(Mutex<BTreeMap<NodeId, String>>);
+
+impl Failures {
+    /// Does `work` unless `node` has failed before; true if it was done.
+    async fn unless(&self, node: NodeId, work: impl Future<Output = Result<(), String>>) -> bool {
+        if self.lock().contains_key(&node) {
+            return false;
+        }
+        let done = work.await;
+        if let Err(why) = done {
+            self.lock().entry(node).or_insert(why);
+            return false;
+        }
+        true
+    }
+
+    /// # Errors
+    /// Why one of them has failed.
+    fn first(&self) -> Result<(), String> {
+        self.lock().values().next().map_or(Ok(()), |why| Err(why.clone()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+type Work<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Does all of `work`, a few at a time.
+async fn several_at_once<T: Send>(work: Vec<Work<'_, T>>) -> Vec<T> {
+    futures_util::stream::iter(work).buffer_unordered(SOURCES_AT_ONCE).collect().await
 }
 
 /// The task that refills a node.
@@ -133,29 +174,32 @@ impl Refill {
     /// Settles and copies all that is not copied yet. Leaves a replica that fails until the next
     /// round and goes on with the others.
     async fn refill(&mut self, state: &ClusterState) -> Result<(), String> {
-        let mut failed: BTreeMap<NodeId, String> = BTreeMap::new();
         let sources = self.sources(state);
+        let failures = Failures::default();
+        let mut settling: Vec<Work<'_, Option<Source>>> = Vec::new();
         for (table, source) in &sources {
-            if !failed.contains_key(&source.node)
-                && let Err(why) = self.settle(table, *source).await
-            {
-                failed.insert(source.node, why);
+            if !self.settled.contains(source) {
+                let settle = failures.unless(source.node, self.settle(table, *source));
+                settling.push(Box::pin(async { settle.await.then_some(*source) }));
             }
         }
+        let settled = several_at_once(settling).await;
+        self.settled.extend(settled.into_iter().flatten());
         // A decision of votes that one source shows may come to be in the data of another one.
-        if let Some(why) = failed.values().next() {
-            return Err(why.clone());
-        }
+        failures.first()?;
+        let mut copying: Vec<Work<'_, (Source, Copied)>> = Vec::new();
         for (table, source) in &sources {
-            if !failed.contains_key(&source.node)
-                && let Err(why) = self.copy(state, table, *source).await
-            {
-                failed.insert(source.node, why);
-            }
+            let (this, failures) = (&*self, &failures);
+            let mut copied = self.copied.get(source).cloned().unwrap_or_default();
+            copying.push(Box::pin(async move {
+                let copy = this.copy(state, table, *source, &mut copied);
+                failures.unless(source.node, copy).await;
+                (*source, copied)
+            }));
         }
-        if let Some(why) = failed.into_values().next() {
-            return Err(why);
-        }
+        let copied = several_at_once(copying).await;
+        self.copied.extend(copied);
+        failures.first()?;
         for (source, copied) in &self.copied {
             if copied.generation != self.generation(*source)? {
                 return Err("tombstones were purged meanwhile".to_owned());
@@ -180,9 +224,9 @@ impl Refill {
     }
 
     /// Has everything decided that a source has voted for.
-    async fn settle(&mut self, table: &Arc<Table>, source: Source) -> Result<(), String> {
+    async fn settle(&self, table: &Arc<Table>, source: Source) -> Result<(), String> {
         let mut after = None;
-        while !self.settled.contains(&source) {
+        loop {
             let (node, deadline) = (source.node, self.env.mono() + PAGE_TIME);
             let request = OpenRequest { table: source.table, partition: source.partition, after };
             let answer = self.peers.call(node, Request::Open(request), deadline).await;
@@ -198,10 +242,9 @@ impl Refill {
             }
             after = keys.into_iter().next_back();
             if !more || after.is_none() {
-                self.settled.insert(source);
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// The purge generation of this node's own replica of a source's partition.
@@ -232,24 +275,24 @@ impl Refill {
         Ok(())
     }
 
-    /// Merges in what a source holds, from where it was left.
+    /// Merges in what a source holds, from where it was left; `copied` says how far that is.
     async fn copy(
-        &mut self,
+        &self,
         state: &ClusterState,
         table: &Table,
         source: Source,
+        copied: &mut Copied,
     ) -> Result<(), String> {
-        let mut copied = self.copied.get(&source).cloned().unwrap_or_default();
         let mut generation = self.generation(source)?;
         if copied.generation != generation {
-            copied = Copied { generation, ..Copied::default() };
+            *copied = Copied { generation, ..Copied::default() };
         }
         while !copied.whole {
-            let (rows, next, theirs) = self.page(source, copied.after.take()).await?;
+            let (rows, next, theirs) = self.page(source, copied.after.clone()).await?;
             if theirs != generation {
                 self.level(state, source, theirs).await?;
                 generation = self.generation(source)?;
-                copied = Copied { generation, ..Copied::default() };
+                *copied = Copied { generation, ..Copied::default() };
                 continue;
             }
             let damaged = rows.iter().filter(|row| row.digest.is_none()).count();
@@ -260,8 +303,7 @@ impl Refill {
                 );
             }
             self.store(table, rows, generation).await?;
-            copied = Copied { whole: next.is_none(), after: next, generation };
-            self.copied.insert(source, copied.clone());
+            *copied = Copied { whole: next.is_none(), after: next, generation };
         }
         Ok(())
     }
@@ -292,7 +334,7 @@ impl Refill {
     }
 
     async fn store(
-        &mut self,
+        &self,
         table: &Table,
         rows: Vec<Row>,
         generation: Generation,
