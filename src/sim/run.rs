@@ -19,7 +19,7 @@ use crate::sim::history::{History, Outcome, Workload};
 use crate::sim::inject::{self, Effects};
 use crate::sim::lockers;
 use crate::sim::plan::{Picking, Plan, Step};
-use crate::sim::rows;
+use crate::sim::rows::{self, Fate};
 use crate::sim::trace::{TraceEvent, TraceKind};
 
 /// Virtual time for founding, and again for healing.
@@ -406,10 +406,12 @@ impl Running {
             events: executor.events(),
             polls: executor.polls(),
             operations: (history.operations.len() + rows.len()) as u64,
-            ok: count(|o| {
-                matches!(o, Outcome::Read(_) | Outcome::Written(_) | Outcome::Refused(_))
-            }),
-            unknown: count(|o| matches!(o, Outcome::Unknown)),
+            ok: rows.succeeded() as u64
+                + count(|o| {
+                    matches!(o, Outcome::Read(_) | Outcome::Written(_) | Outcome::Refused(_))
+                }),
+            unknown: rows.with_fate(Fate::Unknown) as u64
+                + count(|o| matches!(o, Outcome::Unknown)),
             effects: effects.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             virtual_ms: world.now() / 1_000_000,
             lives: cluster.nodes().iter().map(|node| node.lives).sum(),

@@ -204,6 +204,19 @@ impl RowLog {
         self.writes.len() + self.reads.len() + self.increments.len() + self.counts.len()
     }
 
+    /// Operations that succeeded. (Of reads, only those are here.)
+    #[must_use]
+    pub fn succeeded(&self) -> usize {
+        self.with_fate(Fate::Acknowledged) + self.reads.len() + self.counts.len()
+    }
+
+    /// Writes and increments that ended like this.
+    #[must_use]
+    pub fn with_fate(&self, fate: Fate) -> usize {
+        self.writes.iter().filter(|write| write.fate == fate).count()
+            + self.increments.iter().filter(|increment| increment.fate == fate).count()
+    }
+
     /// True of a log of nothing.
     #[must_use]
     pub fn is_empty(&self) -> bool {
