@@ -11,6 +11,7 @@
     reason = "the checker's own threads and collections"
 )]
 
+mod causal;
 mod lease;
 mod register;
 
@@ -20,6 +21,7 @@ use std::time::Instant;
 use henge::plants::{Plant, set_plant};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
+use causal::Causal;
 use lease::Lease;
 use register::{Mistake, Op, Register};
 
@@ -47,8 +49,8 @@ where
     assert!(states > 1_000, "only {states} states: the model does nothing");
 }
 
-/// The first property that has a counterexample.
-fn broken<M>(model: M) -> Option<&'static str>
+/// The first property that has a counterexample, and the way there.
+fn broken<M>(model: M) -> Option<(&'static str, Vec<M::Action>)>
 where
     M: Model + Send + Sync + 'static,
     M::State: Send + Sync + std::hash::Hash + Clone + std::fmt::Debug + PartialEq + 'static,
@@ -60,14 +62,24 @@ where
         let mut all = checker.model().properties().into_iter();
         all.any(|p| p.name == *name && p.expectation == Expectation::Always)
     };
-    checker.discoveries().into_keys().find(is_always)
+    let found = checker.discoveries().into_iter().find(|(name, _)| is_always(name));
+    found.map(|(name, path)| (name, path.into_actions()))
+}
+
+fn noticed<M>(name: &str, model: M)
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Send + Sync + std::hash::Hash + Clone + std::fmt::Debug + PartialEq + 'static,
+    M::Action: Send + Sync + Clone + std::fmt::Debug + PartialEq,
+{
+    let _clean = PLANTS.read().unwrap_or_else(PoisonError::into_inner);
+    let found = broken(model);
+    println!("{name}: {found:?}");
+    assert!(found.is_some(), "{name} was not noticed");
 }
 
 fn with_mistake(name: &str, model: Register, mistake: Mistake) {
-    let _clean = PLANTS.read().unwrap_or_else(PoisonError::into_inner);
-    let found = broken(Register { mistake, ..model });
-    println!("{name}: {found:?}");
-    assert!(found.is_some(), "{name} was not noticed");
+    noticed(name, Register { mistake, ..model });
 }
 
 fn planted<M>(plant: Plant, model: M)
@@ -145,6 +157,34 @@ fn mc8() -> Lease {
     }
 }
 
+/// MC6: sound disks.
+fn mc6() -> Causal {
+    Causal {
+        clients: 2,
+        writes: if nightly() { 4 } else { 3 },
+        step: 2,
+        losses: 0,
+        restores: 0,
+        crashes: 0,
+        mistake: causal::Mistake::None,
+    }
+}
+
+/// MC6 on a key that is its actors' only one.
+fn mc6_dense() -> Causal {
+    Causal { step: 1, ..mc6() }
+}
+
+/// MC6: a disk is lost, and an older copy of one is put back.
+fn mc6_disks() -> Causal {
+    Causal { writes: if nightly() { 3 } else { 2 }, losses: 1, restores: 1, ..mc6() }
+}
+
+/// MC6: what is not synced is lost in a crash.
+fn mc6_crash() -> Causal {
+    Causal { writes: if nightly() { 3 } else { 2 }, crashes: 1, ..mc6() }
+}
+
 #[test]
 fn mc1_a_register_is_linearizable() {
     holds("MC1", mc1());
@@ -192,4 +232,32 @@ fn mc8_who_has_lost_the_lock_writes_no_more() {
 #[test]
 fn mc8_notices_numbers_that_begin_anew() {
     planted(Plant::P34, mc8());
+}
+
+#[test]
+fn mc6_a_value_ends_by_who_has_read_it_and_by_nothing_else() {
+    holds("MC6", mc6());
+    holds("MC6, one key", mc6_dense());
+}
+
+#[test]
+fn mc6_who_has_lost_its_history_mints_under_another_name() {
+    holds("MC6, disks", mc6_disks());
+    holds("MC6, crash", mc6_crash());
+}
+
+#[test]
+fn mc6_notices_each_mistake() {
+    use causal::Mistake;
+
+    let loses = Causal { losses: 1, ..mc6() };
+    let restores = Causal { restores: 1, ..mc6() };
+    planted(Plant::P18, mc6());
+    planted(Plant::P19, mc6());
+    noticed("P16", Causal { mistake: Mistake::SameActor, ..loses.clone() });
+    noticed("P16, old disk", Causal { mistake: Mistake::SameActor, ..restores.clone() });
+    noticed("P17", Causal { mistake: Mistake::SendEarly, ..mc6_crash() });
+    noticed("R11", Causal { mistake: Mistake::KeepsCounter, ..loses });
+    noticed("R13", Causal { mistake: Mistake::KeepsCounter, ..restores });
+    noticed("R14", Causal { mistake: Mistake::OneActor, ..mc6() });
 }
