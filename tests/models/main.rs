@@ -13,6 +13,7 @@
 
 mod causal;
 mod lease;
+mod metalog;
 mod register;
 
 use std::sync::{PoisonError, RwLock};
@@ -23,6 +24,7 @@ use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
 use causal::Causal;
 use lease::Lease;
+use metalog::MetaLog;
 use register::{Mistake, Op, Register};
 
 /// Planted bugs are the whole process's: who plants one is alone.
@@ -157,6 +159,21 @@ fn mc8() -> Lease {
     }
 }
 
+/// MC5: two members append at once.
+fn mc5() -> MetaLog {
+    MetaLog {
+        appenders: vec![0, 1],
+        loses: None,
+        attempts: if nightly() { 4 } else { 3 },
+        mistake: metalog::Mistake::None,
+    }
+}
+
+/// MC5: one member appends, and another one's disk is lost.
+fn mc5_replaced() -> MetaLog {
+    MetaLog { appenders: vec![0], loses: Some(2), ..mc5() }
+}
+
 /// MC6: sound disks.
 fn mc6() -> Causal {
     Causal {
@@ -232,6 +249,21 @@ fn mc8_who_has_lost_the_lock_writes_no_more() {
 #[test]
 fn mc8_notices_numbers_that_begin_anew() {
     planted(Plant::P34, mc8());
+}
+
+#[test]
+fn mc5_each_place_of_the_log_goes_to_one_entry() {
+    holds("MC5", mc5());
+    holds("MC5, a member replaced", mc5_replaced());
+}
+
+#[test]
+fn mc5_notices_each_mistake() {
+    use metalog::Mistake;
+
+    noticed("P16", MetaLog { mistake: Mistake::SameVoter, ..mc5_replaced() });
+    noticed("two sets of voters", MetaLog { mistake: Mistake::CountsEarly, ..mc5_replaced() });
+    noticed("a vote kept", MetaLog { mistake: Mistake::KeepsVote, ..mc5() });
 }
 
 #[test]
