@@ -65,6 +65,9 @@ pub enum Act {
     Lose(usize),
 }
 
+/// What a voter's answer does to the proposer that asked.
+type Answer = Box<dyn FnOnce(&mut Proposer<Entry>) -> Step<Entry>>;
+
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Member {
     log: Vec<Entry>,
@@ -155,7 +158,7 @@ impl World {
         }
         let by = voter(to, member.lost && model.mistake != Mistake::SameVoter);
         let vote = &mut member.vote;
-        let answer: Box<dyn FnOnce(&mut Proposer<Entry>) -> Step<Entry>> = match mail {
+        let answer: Answer = match mail {
             Mail::Prepare(ballot) => match vote.on_prepare(*ballot).after_persist() {
                 PrepareReply::Promise { ballot, accepted } => {
                     Box::new(move |proposer| proposer.on_promise(by, ballot, accepted))
