@@ -151,6 +151,12 @@ impl Stage {
         self.cluster.net().block(self.cluster.id(from), self.cluster.id(to));
     }
 
+    /// Breaks the connections between two nodes: what a cut holds back, to deliver it once it is
+    /// healed, is lost.
+    pub fn break_connections(&self, a: u32, b: u32) {
+        self.cluster.net().cut(self.cluster.id(a), self.cluster.id(b));
+    }
+
     /// Bytes of votes on a node's disk.
     #[must_use]
     pub fn votes(&self, node: u32) -> usize {
