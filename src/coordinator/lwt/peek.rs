@@ -2,8 +2,9 @@
 //!
 //! A majority shows its votes and records and promises nothing. If nothing undecided is among them
 //! and all records agree, what they show is the state at some instant between question and answer:
-//! whatever was decided before the question is in it, as each majority meets that one. Otherwise
-//! the read goes the long way, which finishes what is undecided.
+//! whatever was decided before the question is in it, as each majority meets that one. Of rows, the
+//! head stands for all: the last decision must be stored by a majority as well. Otherwise the read
+//! goes the long way, which finishes what is undecided.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use crate::net::paxos::{PaxosAnswer, PaxosRequest, PaxosStep};
 use crate::net::{Request, Response};
 use crate::paxos::{Promise, found};
 use crate::plants::{Plant, planted};
-use crate::record::{self, Record};
+use crate::record::{self, Record, RecordKind};
 use crate::types::Consistency;
 
 /// The record, if a majority agrees on it.
@@ -84,7 +85,9 @@ pub(super) async fn peek(
     let found = found(&votes, electors.quorum());
     let is_strong = table.settings.conflict == ConflictMode::Strong;
     let same = shown.iter().all(|record| *record == shown[0]);
-    if !found.settled || !(is_strong || (same && found.value.is_none())) {
+    // The key is the head of a partition then, of which a repair may have brought the head alone.
+    let is_partial = table.record_kind() == RecordKind::Row && found.decided.is_some();
+    if !found.settled || is_partial || !(is_strong || (same && found.value.is_none())) {
         return Ok(None);
     }
     shown.push(found.value.map(|(_, vote)| vote));

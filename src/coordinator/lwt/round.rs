@@ -325,14 +325,16 @@ impl Drive<'_> {
             shown.truncate(1);
             found.value = found.value.filter(|_| false);
         }
-        let same = shown.iter().all(|one| *one == shown[0]) && found.value.is_none();
+        let mut same = shown.iter().all(|one| *one == shown[0]) && found.value.is_none();
         if found.value.is_some() && !found.settled {
             self.inner.lwt.counters.finished.fetch_add(1, Ordering::Relaxed);
         }
         let mut votes: Vec<&Bytes> = found.value.iter().map(|(_, vote)| vote).collect();
-        // Of a decision on rows, those were shown that were asked for.
+        // Of a decision on rows, those were shown that were asked for. A repair may have brought just
+        // these to a majority.
         if self.table.record_kind() == RecordKind::Row {
             votes.extend(&found.decided);
+            same &= found.decided.is_none();
         }
         let state = State::merged(&self.table, &self.key, rows, &shown, &votes)?;
         // Where others read the data alone, what is shown must be in the data of a majority: a
