@@ -231,7 +231,11 @@ fn look_without_node_1(stage: &mut Stage) -> Vec<Option<i32>> {
 fn read_without_node_0(stage: &mut Stage, level: Consistency) -> Vec<Option<i32>> {
     stage.heal();
     stage.isolate(0);
-    stage.run_for(SETTLE).expect("time passes");
+    let sees_node_1 = |stage: &Stage| {
+        let life = stage.cluster().life(2).expect("it runs");
+        life.node.cluster().is_live(stage.cluster().id(1))
+    };
+    assert!(stage.step_until(sees_node_1).expect("time passes"), "it is not seen");
     let rows = stage.rows(2, level, "SELECT a FROM k.t WHERE p = 0").expect("a quorum");
     numbers(&rows, "a")
 }
