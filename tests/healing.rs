@@ -102,6 +102,22 @@ async fn until_equal(cluster: &TestCluster, limit: Duration) -> Duration {
     }
 }
 
+/// Waits until `nodes` believe that one member is down and hold no write for it: a write is sent
+/// again for a while, and a node that starts in that time is brought up by it and not by trees.
+async fn until_given_up(cluster: &TestCluster, nodes: &[usize]) {
+    let begun = Instant::now();
+    for &node in nodes {
+        let up = (cluster.len() - 1) as f64;
+        while sum_of(cluster, node, "henge_member_up").await > up
+            // Less than one write: heartbeats wait there too.
+            || sum_of(cluster, node, "henge_peer_queued_bytes").await >= VALUE as f64
+        {
+            assert!(begun.elapsed() < Duration::from_secs(60), "writes wait for ever");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
 async fn put_all(client: &Client, numbers: impl Iterator<Item = u64>, version: u64, level: &str) {
     let options = at(level);
     futures_util::stream::iter(numbers)
@@ -166,6 +182,7 @@ async fn nodes_that_missed_writes_are_brought_up_by_hash_trees_alone() {
             async move { drop(client.delete(BUCKET, &key(n), &at("quorum")).await.unwrap()) }
         })
         .await;
+    until_given_up(&cluster, &[0, 1]).await;
     let before = bytes_moved(&cluster, &[0, 1]).await;
     cluster.start_node(2).unwrap();
     cluster.wait_node_ready(2).await.unwrap();
