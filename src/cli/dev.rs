@@ -58,7 +58,7 @@ pub fn dev(client: &ClientArgs, args: &DevArgs) -> Result<(), Failure> {
     let began = Instant::now();
     let data = Data::open(args)?;
     let layout = layout(args, &data)?;
-    match nodes::runtime()?.block_on(run(client.json, &data, &layout, began))? {
+    match nodes::block_on(run(client.json, &data, &layout, began))? {
         End::Asked => Ok(()),
         End::Anew => {
             drop(data);

@@ -64,13 +64,17 @@ pub fn plant() -> Result<(), Failure> {
     }
 }
 
-/// The runtime that nodes run on.
-pub fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
+/// Runs `nodes` on a runtime of their own until they have ended. A thread that hangs in the storage
+/// engine is left behind: it must not keep the process.
+pub fn block_on<T>(nodes: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("henge")
         .build()
-        .map_err(|error| Failure::new(Exit::Failure, format!("cannot start: {error}")))
+        .map_err(|error| Failure::new(Exit::Failure, format!("cannot start: {error}")))?;
+    let ended = runtime.block_on(nodes);
+    runtime.shutdown_background();
+    ended
 }
 
 /// Waits for Ctrl-C or `SIGTERM`; says which.

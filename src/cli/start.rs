@@ -36,8 +36,7 @@ pub fn start(args: &StartArgs) -> Result<(), Failure> {
         "effective configuration:\n{}",
         loaded.config.to_toml()
     );
-    let runtime = nodes::runtime()?;
-    let ended = runtime.block_on(async {
+    nodes::block_on(async {
         let node = nodes::start(loaded.config.clone())
             .await
             .map_err(|message| Failure::new(Exit::Failure, message))?;
@@ -64,8 +63,5 @@ pub fn start(args: &StartArgs) -> Result<(), Failure> {
         }
         tracing::info!("stopped");
         Ok(())
-    });
-    // A thread that hangs in the storage engine must not keep the process.
-    runtime.shutdown_background();
-    ended
+    })
 }

@@ -58,7 +58,7 @@ pub(super) async fn count(inner: &Arc<Inner>, op: &CountOp) -> Result<(), OpErro
     }
     let started = inner.env.mono();
     let all = op.rows.iter().map(|row| count_row(inner, op, row, started));
-    join_all(all).await.into_iter().find_map(Result::err).map_or(Ok(()), Err)
+    OpError::of_parts(op.level, join_all(all).await)
 }
 
 async fn count_row(

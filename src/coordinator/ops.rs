@@ -487,6 +487,18 @@ pub enum OpError {
          there, and writes go on by themselves"
     )]
     DiskFull,
+    /// An operation of several parts, each atomic by itself: some took effect, and some did not.
+    #[error("{done} of {parts} parts took effect, and the others did not: {why}")]
+    Partly {
+        /// Parts that took effect.
+        done: u32,
+        /// All parts.
+        parts: u32,
+        /// The operation's level.
+        level: Consistency,
+        /// The first error of the others.
+        why: String,
+    },
     /// The node is stopping; nothing was sent.
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -506,7 +518,7 @@ impl OpError {
             Self::Timeout { fate, .. }
             | Self::Contended { fate, .. }
             | Self::TooFewReplicas { fate, .. } => *fate,
-            Self::OperationExpired | Self::Stopped => Fate::Unknown,
+            Self::OperationExpired | Self::Stopped | Self::Partly { .. } => Fate::Unknown,
             Self::Unavailable { .. }
             | Self::ConditionFailed { .. }
             | Self::FenceTooOld { .. }
@@ -524,5 +536,53 @@ impl OpError {
             | Self::ShuttingDown
             | Self::NoSuchTable => Fate::NotApplied,
         }
+    }
+
+    /// What became of an operation of several parts, of which each is atomic by itself. It has not
+    /// been applied only if none of them has: whoever hears so may send all of it again.
+    ///
+    /// # Errors
+    /// The first error of unknown fate; else the first, if every part failed; else
+    /// [`OpError::Partly`].
+    pub fn of_parts(level: Consistency, results: Vec<Result<(), Self>>) -> Result<(), Self> {
+        let (mut first, mut parts, mut failed) = (None::<Self>, 0, 0);
+        for result in results {
+            parts += 1;
+            let Err(error) = result else { continue };
+            if error.fate() == Fate::Unknown {
+                return Err(error);
+            }
+            failed += 1;
+            first.get_or_insert(error);
+        }
+        match first {
+            None => Ok(()),
+            Some(error) if failed == parts => Err(error),
+            Some(error) => {
+                Err(Self::Partly { done: parts - failed, parts, level, why: error.to_string() })
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> Result<(), OpError> {
+        Err(OpError::Unavailable { level: Consistency::Quorum, required: 2, alive: 1 })
+    }
+
+    fn fate(results: Vec<Result<(), OpError>>) -> Option<Fate> {
+        OpError::of_parts(Consistency::Quorum, results).err().map(|error| error.fate())
+    }
+
+    #[test]
+    fn a_whole_is_not_applied_only_if_no_part_of_it_is() {
+        assert_eq!(fate(vec![Ok(()), Ok(())]), None);
+        assert_eq!(fate(vec![refused(), refused()]), Some(Fate::NotApplied));
+        assert_eq!(fate(vec![refused(), Ok(())]), Some(Fate::Unknown));
+        assert_eq!(fate(vec![Ok(()), refused()]), Some(Fate::Unknown));
+        assert_eq!(fate(vec![refused(), Err(OpError::Stopped)]), Some(Fate::Unknown));
     }
 }

@@ -119,6 +119,12 @@ impl CqlError {
                 let newer = write.is_some().then(|| Box::new((CAS_UNKNOWN, unknown)));
                 Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
+            // A driver must not take it for refused, and send all of it again.
+            OpError::Partly { done, parts, level, .. } => {
+                put_counts(&mut fields, *level, *done, *parts);
+                let code = timeout_tail(&mut fields, write);
+                Self { fields: fields.0, ..Self::new(code, message) }
+            }
             // Nothing has happened: another node may be asked.
             OpError::Contended { .. } => Self::new(OVERLOADED, message),
             OpError::Invalid(_) => Self::invalid(message),

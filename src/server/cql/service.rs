@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 
-use crate::coordinator::{CountOp, CountRow, ReadOp, RowsOp};
+use crate::coordinator::{CountOp, CountRow, OpError, ReadOp, RowsOp};
 use crate::cql::ast::{BatchKind, Statement};
 use crate::cql::functions::Now;
 use crate::cql::modify::{Counts, Modify, Moment, Mutation};
@@ -559,7 +559,7 @@ impl CqlService {
                 operations.push(RowsOp { table, rows: keyed, level, timeout: TIMEOUT });
             }
         }
-        let results = join_all(operations.into_iter().map(|op| self.store.write(op))).await;
+        let mut counts = Vec::with_capacity(writes.counts.len());
         for (table, rows) in writes.counts.into_values() {
             let rows = rows.into_iter().map(|((partition, clustering), adds)| {
                 let key = Key::of_row(&partition, &clustering);
@@ -567,11 +567,15 @@ impl CqlService {
                 Ok(CountRow { key, adds: adds.into_iter().collect() })
             });
             let rows = rows.collect::<Result<_, CqlError>>()?;
-            let counted = self.store.count(CountOp { table, rows, level, timeout: TIMEOUT }).await;
-            counted.map_err(|error| CqlError::of_operation(&error, Some("COUNTER")))?;
+            counts.push(CountOp { table, rows, level, timeout: TIMEOUT });
         }
-        let failed = results.into_iter().find_map(Result::err);
-        failed.map_or(Ok(()), |error| Err(CqlError::of_operation(&error, Some(word))))
+        let word = if counts.is_empty() { word } else { "COUNTER" };
+        let written = join_all(operations.into_iter().map(|op| self.store.write(op)));
+        let counted = join_all(counts.into_iter().map(|op| self.store.count(op)));
+        let (mut results, counted) = join(written, counted).await;
+        results.extend(counted);
+        OpError::of_parts(level, results)
+            .map_err(|error| CqlError::of_operation(&error, Some(word)))
     }
 }
 

@@ -296,7 +296,7 @@ impl From<OpError> for Problem {
             OpError::Unavailable { .. } => Kind::Unavailable,
             // The node goes down in the middle: the client is left as after a timeout.
             OpError::Timeout { .. } | OpError::Stopped => Kind::Timeout,
-            OpError::TooFewReplicas { .. } => Kind::TooFewReplicasAnswered,
+            OpError::TooFewReplicas { .. } | OpError::Partly { .. } => Kind::TooFewReplicasAnswered,
             OpError::BadLevel(_) | OpError::BadOperationId(_) | OpError::Invalid(_) => {
                 Kind::BadRequest
             }
@@ -331,6 +331,9 @@ impl From<OpError> for Problem {
                 .with("required", required)
                 .with("received", received)
                 .with("failed", failed),
+            OpError::Partly { done, parts, level, .. } => {
+                problem.with("level", level.to_string()).with("done", done).with("parts", parts)
+            }
             OpError::TooManySiblings { siblings, max } => {
                 problem.with("siblings", siblings).with("max", max)
             }

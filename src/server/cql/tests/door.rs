@@ -37,7 +37,10 @@ fn parameters(values: Vec<Value>) -> Parameters {
 
 impl Client {
     async fn new() -> Self {
-        let store: Arc<MemStore> = MemStore::new(tokio_env(), 9042);
+        Self::of(MemStore::new(tokio_env(), 9042)).await
+    }
+
+    async fn of(store: Arc<MemStore>) -> Self {
         let client = Self { service: CqlService::new(store), session: Session::default() };
         client.run("CREATE KEYSPACE shop WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}").await;
         client.run("USE shop").await;
@@ -234,6 +237,39 @@ async fn a_logged_batch_is_one_partition_or_none() {
     let unlogged = batch(BatchKind::Unlogged, vec![insert(4, 1), insert(5, 1)]);
     assert_eq!(client.answer(unlogged).await, Answer::Void);
     assert_eq!(client.show("SELECT count(*) FROM t").await, ["4"]);
+}
+
+#[tokio::test]
+async fn a_write_of_which_a_part_took_effect_is_never_told_as_refused() {
+    let store = MemStore::new(tokio_env(), 9042);
+    let client = Client::of(store.clone()).await;
+    client.run("CREATE TABLE t (p int PRIMARY KEY, v int)").await;
+    client.run("CREATE TABLE a (p int PRIMARY KEY, n counter)").await;
+    client.run("CREATE TABLE b (p int PRIMARY KEY, n counter)").await;
+    store.cut_off(&1_i32.to_be_bytes());
+    let (unavailable, timeout) = (0x1000, 0x1100);
+    for (text, code) in [
+        ("INSERT INTO t (p, v) VALUES (1, 1)", unavailable),
+        (
+            "BEGIN UNLOGGED BATCH INSERT INTO t (p, v) VALUES (1, 1); \
+             INSERT INTO t (p, v) VALUES (2, 1); APPLY BATCH",
+            timeout,
+        ),
+        ("UPDATE a SET n += 1 WHERE p = 1", unavailable),
+        (
+            "BEGIN COUNTER BATCH UPDATE a SET n += 1 WHERE p = 1; \
+             UPDATE b SET n += 1 WHERE p = 1; APPLY BATCH",
+            unavailable,
+        ),
+        (
+            "BEGIN COUNTER BATCH UPDATE a SET n += 1 WHERE p = 1; \
+             UPDATE b SET n += 1 WHERE p = 2; APPLY BATCH",
+            timeout,
+        ),
+    ] {
+        assert_eq!(client.refused(text).await, code, "{text}");
+    }
+    assert_eq!(client.show("SELECT n FROM b WHERE p = 2").await, ["1"]);
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use crate::record::{Cell, Column, Content, Record, RecordKind, Row};
 use crate::ring::{Member, token_in};
 use crate::server::cql::{PeerView, Store};
 use crate::types::{
-    ActorId, Addresses, Incarnation, Key, NodeId, TableId, Token, VoterId, WallMicros,
+    ActorId, Addresses, Consistency, Incarnation, Key, NodeId, TableId, Token, VoterId, WallMicros,
 };
 
 /// Rows by table and place.
@@ -28,6 +28,7 @@ pub struct MemStore {
     state: Mutex<Arc<ClusterState>>,
     rows: Mutex<Rows>,
     entries: Mutex<u128>,
+    unreachable: Mutex<Option<Vec<u8>>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -58,6 +59,7 @@ impl MemStore {
             state: Mutex::new(Arc::new(ClusterState::unfounded(member))),
             rows: Mutex::default(),
             entries: Mutex::new(0),
+            unreachable: Mutex::new(None),
         };
         store.apply(Command::Found {
             cluster: "mem".to_owned(),
@@ -66,6 +68,18 @@ impl MemStore {
             founders: vec![founder],
         });
         Arc::new(store)
+    }
+
+    /// From now on no replica of a key that begins with `partition` is alive, for writes.
+    pub fn cut_off(&self, partition: &[u8]) {
+        *lock(&self.unreachable) = Some(partition.to_vec());
+    }
+
+    /// As if no replica of `key` were alive.
+    fn reach(&self, key: &Key, level: Consistency) -> Result<(), OpError> {
+        let cut = lock(&self.unreachable);
+        let cut = cut.as_ref().is_some_and(|partition| key.as_bytes()[2..].starts_with(partition));
+        if cut { Err(OpError::Unavailable { level, required: 1, alive: 0 }) } else { Ok(()) }
     }
 
     fn apply(&self, command: Command) -> Verdict {
@@ -148,6 +162,7 @@ impl Store for MemStore {
         Box::pin(async move {
             let mut rows = lock(&self.rows);
             for (key, record) in op.rows {
+                self.reach(&key, op.level)?;
                 let place = (op.table.id, token_in(op.table.id, &key), key);
                 let own = rows.entry(place).or_insert_with(|| Record::empty(RecordKind::Row));
                 let _ = own.merge(&record);
@@ -160,6 +175,9 @@ impl Store for MemStore {
         let mut rows = lock(&self.rows);
         let stamp = i64::try_from(self.env.wall().0).unwrap();
         for CountRow { key, adds } in op.rows {
+            if let Err(error) = self.reach(&key, op.level) {
+                return Box::pin(std::future::ready(Err(error)));
+            }
             let own = rows.entry((op.table.id, token_in(op.table.id, &key), key));
             let own = own.or_insert_with(|| Record::empty(RecordKind::Row));
             let held = own.row().cloned().unwrap_or_default();
