@@ -6,13 +6,13 @@
 //!
 //! | bad input | test |
 //! |---|---|
-//! | malformed JSON, unknown settings | `http_buckets.rs`, `http_many.rs` |
-//! | unknown bucket, wrong keys, oversize values and heads | `http_errors.rs` |
-//! | misspelt headers and parameters, absurd R and W | `http_errors.rs`, `http_keys.rs` |
-//! | tampered contexts, contexts of another key | `http_keys.rs` |
-//! | truncated bodies and batches, one at a time | `http_errors.rs`, `http_many.rs` |
-//! | pauses, slow heads, slow readers, one at a time | `http_wire.rs` |
-//! | too many requests, bodies beyond the memory for them | `http_errors.rs` |
+//! | malformed JSON, unknown settings | `http/buckets.rs`, `http/many.rs` |
+//! | unknown bucket, wrong keys, oversize values and heads | `http/errors.rs` |
+//! | misspelt headers and parameters, absurd R and W | `http/errors.rs`, `http/keys.rs` |
+//! | tampered contexts, contexts of another key | `http/keys.rs` |
+//! | truncated bodies and batches, one at a time | `http/errors.rs`, `http/many.rs` |
+//! | pauses, slow heads, slow readers, one at a time | `http/wire.rs` |
+//! | too many requests, bodies beyond the memory for them | `http/errors.rs` |
 //! | frames with a wrong bit, cut short, too large | `net::codec::tests` |
 //! | strangers, misfits and older starts on the peer port | `net::tcp::tests` |
 //! | typos in a configuration, a door that strangers reach | `cli.rs`, `config::tests` |

@@ -1,11 +1,9 @@
 //! Buckets over the HTTP door.
 
-mod http_support;
-
 use std::sync::atomic::Ordering;
 
+use crate::support::World;
 use henge::meta::TableSettings;
-use http_support::World;
 use serde_json::json;
 
 #[tokio::test]

@@ -1,14 +1,12 @@
 //! Listings and batches over the HTTP door.
 
-mod http_support;
-
 use std::sync::atomic::Ordering;
 
+use crate::support::{Fake, World};
 use base64::Engine as _;
 use henge::coordinator::{OpError, WriteAction};
 use henge::server::http::HttpLimits;
 use henge::types::Consistency;
-use http_support::{Fake, World};
 use serde_json::{Value, json};
 
 async fn with_keys(count: usize) -> World {

@@ -1,16 +1,14 @@
 //! What the HTTP door says when something is wrong: every problem, its numbers, and the outcome
 //! of every write that was not a success.
 
-mod http_support;
-
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::support::{Fake, World};
 use henge::coordinator::{Fate, OpError};
 use henge::server::http::HttpLimits;
 use henge::server::http::problem::CATALOGUE;
 use henge::types::{Consistency, Mono};
-use http_support::{Fake, World};
 
 const L: Consistency = Consistency::Quorum;
 
@@ -255,7 +253,7 @@ async fn too_many_requests_at_once_are_refused_and_the_node_stays_observable() {
         (both.0.status, both.1.status)
     };
     let others = async {
-        http_support::eventually("two under way", || w.door.under_way() == 2).await;
+        crate::support::eventually("two under way", || w.door.under_way() == 2).await;
         w.put("/v1/kv/b/3", &[], "x").await.refused("overloaded");
         assert_eq!(w.get("/healthz", &[]).await.status, 200);
         assert_eq!(w.get("/metrics", &[]).await.status, 200);
@@ -299,7 +297,7 @@ async fn bodies_beyond_the_memory_for_them_are_refused_at_once() {
     w.put("/v1/buckets/b", &[], "").await;
     let first = w.put("/v1/kv/b/1", &[], vec![1; 1000]);
     let second = async {
-        http_support::eventually("one under way", || w.door.under_way() == 1).await;
+        crate::support::eventually("one under way", || w.door.under_way() == 1).await;
         let refused = w.put("/v1/kv/b/2", &[], vec![1; 1000]).await;
         refused.refused("overloaded");
         w.fake.gate.as_ref().unwrap().add_permits(9);

@@ -1,11 +1,9 @@
 //! The OpenAPI document and the door hold the same routes; the pages need no network.
 
-mod http_support;
-
 use std::collections::BTreeSet;
 
+use crate::support::World;
 use henge::server::http::routes::ROUTES;
-use http_support::World;
 use serde_json::Value;
 
 /// A path of a template that reaches a handler.

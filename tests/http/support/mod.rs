@@ -1,5 +1,4 @@
 //! A node in memory behind the real HTTP door, and a client that needs no socket.
-#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -9,7 +8,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request};
 use bytes::Bytes;
-use henge::causality::{Context, ContextCodec};
+use henge::causality::ContextCodec;
 use henge::coordinator::{
     LeaseOp, LeaseOutcome, ListOp, ListPage, ListedKey, OpError, PartitionDigest, ReadOp,
     ReadOutcome, Receipt, Told, Whereabouts, WriteAction, WriteOp, WriteOutcome,
@@ -562,9 +561,4 @@ pub async fn eventually(what: &str, mut done: impl FnMut() -> bool) {
         env.sleep(Duration::from_millis(5)).await;
     }
     panic!("never came true: {what}");
-}
-
-/// An empty context, for tests that need the type.
-pub fn nothing_seen() -> Context {
-    Context::default()
 }

@@ -1,13 +1,11 @@
 //! Fences, locks and elections as the HTTP door has them.
 
-mod http_support;
-
+use crate::support::World;
 use henge::coordinator::{Condition, OpError};
-use http_support::World;
 
 const FREE: &str = "key-not-found";
 
-async fn acquire(w: &World, name: &str, body: &str) -> http_support::Reply {
+async fn acquire(w: &World, name: &str, body: &str) -> crate::support::Reply {
     w.send("POST", &format!("/v1/locks/{name}"), &[], body.to_owned()).await
 }
 

@@ -1,20 +1,18 @@
 //! The HTTP door on byte streams: both protocol versions, garbage, clients that are slow in every
 //! way, and the orderly end.
 
-mod http_support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use crate::support::{Fake, World, eventually};
 use axum::http::Request;
 use bytes::Bytes;
 use henge::env::tokio_env;
 use henge::server::http::HttpLimits;
 use henge::server::http::listen::{Listener, serve_stream};
 use http_body_util::{BodyExt as _, Full};
-use http_support::{Fake, World, eventually};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::TcpStream;

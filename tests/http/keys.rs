@@ -1,12 +1,10 @@
 //! Reading and writing single keys over the HTTP door: the contract's table, row by row.
 
-mod http_support;
-
 use std::time::Duration;
 
+use crate::support::World;
 use henge::coordinator::WriteAction;
 use henge::types::Consistency;
-use http_support::World;
 
 #[tokio::test]
 async fn a_value_is_written_read_replaced_and_deleted() {
