@@ -83,6 +83,8 @@ pub enum Plant {
     P35,
     /// The hybrid clock begins anew with each start.
     P36,
+    /// A transaction whose answer was lost between nodes is decided again, as another operation.
+    P37,
     /// No hash tree is kept at all: what the trees cost is measured against it.
     NoTrees,
     /// sled's log writes end with its own `sync_file_range` in place of `fdatasync`.
@@ -120,12 +122,12 @@ mod active {
         use Plant::{
             NoTrees, P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17,
             P18, P19, P20, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row, P24Ttl,
-            P25, P26, P30, P31, P32, P33, P34, P35, P36, SledSync, Ttl,
+            P25, P26, P30, P31, P32, P33, P34, P35, P36, P37, SledSync, Ttl,
         };
         let all = [
             P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
             P20, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row, P24Ttl, P25, P26,
-            P30, P31, P32, P33, P34, P35, P36, NoTrees, SledSync, Ttl,
+            P30, P31, P32, P33, P34, P35, P36, P37, NoTrees, SledSync, Ttl,
         ];
         all.into_iter().find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

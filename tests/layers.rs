@@ -55,6 +55,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "coordinator",
         &[
+            "binary",
             "causality",
             "cluster",
             "env",

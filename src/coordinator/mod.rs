@@ -31,10 +31,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::cluster::Cluster;
 use crate::env::Env;
 use crate::meta::Table;
-use crate::net::Peers;
+use crate::net::{Peers, Refusal};
 use crate::plants::{Plant, planted};
 use crate::repair::hints::HintStore;
 use crate::ring::token_in;
@@ -205,6 +207,35 @@ impl Coordinator {
     ) -> Result<Told, OpError> {
         let _under_way = self.admit()?;
         lwt::tell(&self.inner, table, key, op, timeout).await
+    }
+
+    /// Decides on an operation that another node has sent, in that node's form, together with those
+    /// that wait for its key here; `patience` at most. Goes on if the returned future is dropped.
+    ///
+    /// # Errors
+    /// A [`Refusal`]: it was not begun.
+    pub async fn propose(
+        &self,
+        table: &Arc<Table>,
+        key: &Key,
+        operation: Bytes,
+        patience: Duration,
+    ) -> Result<Bytes, Refusal> {
+        let under_way = self.admit().map_err(|error| match error {
+            OpError::Overloaded { what } => Refusal::Overloaded { what },
+            _ => Refusal::Stopping,
+        })?;
+        let (inner, owed) = (self.inner.clone(), self.inner.hints.owe());
+        let (table, key) = (table.clone(), key.clone());
+        let drive = async move {
+            let _guards = (under_way, owed);
+            inner.take_in(&table, &key, &operation, patience).await
+        };
+        match self.inner.env.run("propose", drive).await {
+            Some(answer) => answer,
+            // It may have been proposed by then: no answer, rather than that one.
+            None => std::future::pending().await,
+        }
     }
 
     /// Finishes what is undecided on `key`, if anything is.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::causality::Context;
 use crate::meta::{ConflictMode, Table, TableName};
@@ -42,8 +42,9 @@ pub struct ReadOutcome {
     pub receipt: Option<Receipt>,
 }
 
-/// What a write does.
-#[derive(Clone, Debug)]
+/// What a write does. (Nodes send it to each other, `lwt::wire`: its shape is a matter of the
+/// protocol's version.)
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum WriteAction {
     /// Store a value.
     Put {
@@ -61,8 +62,8 @@ pub enum WriteAction {
 }
 
 /// What must hold for a write to take effect. Judged by Paxos on the key's newest state, whatever
-/// the conflict mode.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+/// the conflict mode. (Its shape is a matter of the protocol's version, like [`WriteAction`]'s.)
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub enum Condition {
     /// Nothing. In a table that is not `strong` such a write goes without Paxos.
     #[default]

@@ -60,6 +60,8 @@ pub enum Request {
     ApplyRows(ApplyRows),
     /// Add to one's own shares of a row's counters.
     Count(Count),
+    /// Decide on an operation by Paxos, together with the others that wait for its key there.
+    Propose(Propose),
 }
 
 /// How much of a record to show.
@@ -183,6 +185,18 @@ pub struct Count {
     pub adds: Vec<(u16, i64)>,
 }
 
+/// Decide on an operation of a lightweight transaction, which its own coordinator has not begun.
+/// Answered by [`Response::Proposed`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Propose {
+    /// The table.
+    pub table: TableId,
+    /// The key.
+    pub key: Key,
+    /// The operation, in the coordinator's own encoding.
+    pub operation: Bytes,
+}
+
 /// List records of one partition in (token, key) order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRequest {
@@ -272,6 +286,8 @@ pub enum Response {
     Paxos(PaxosAnswer),
     /// To [`Count`]: the replica's whole row with the increment in it, on stable storage.
     Counted(Bytes),
+    /// To [`Propose`]: what became of it, in the coordinator's own encoding.
+    Proposed(Bytes),
 }
 
 /// To [`Mint`]: the version that was made, or that the operation made when it first ran.

@@ -222,6 +222,7 @@ impl Opened {
             hints.clone(),
             settings.max_operations,
         );
+        service.set_coordinator(coordinator.clone());
         let delivery = Delivery::new(
             env.clone(),
             cluster.clone(),

@@ -60,6 +60,9 @@ const LWT: &[Row<LwtCounters>] = &[
     ("henge_lwt_judged_total", "Operations judged.", |c| &c.judged),
     ("henge_lwt_refused_total", "Conditions that did not hold.", |c| &c.refused),
     ("henge_lwt_peeks_total", "Serial reads that promised nothing.", |c| &c.peeks),
+    ("henge_lwt_forwarded_total", "Operations sent to the node that orders their key.", |c| {
+        &c.forwarded
+    }),
 ];
 
 const REPLICA: &[Row<ReplicaCounters>] = &[

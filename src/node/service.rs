@@ -1,11 +1,12 @@
 //! What a node answers to other nodes, and the rules that hold before any answer: the epoch rule
 //! (law L5), ownership, deadlines, and a bound on the work under way.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::cluster::Cluster;
+use crate::coordinator::Coordinator;
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Table};
 use crate::net::messages::{Header, Keep, PageRequest, Read, Request, Response};
@@ -30,6 +31,8 @@ pub struct NodeService {
     hints: Arc<HintStore>,
     purge: Arc<Purge>,
     gate: Arc<Gate>,
+    /// What decides on operations that others send here.
+    coordinator: OnceLock<Coordinator>,
     under_way: Arc<AtomicUsize>,
     max_under_way: usize,
 }
@@ -82,6 +85,8 @@ impl Sort {
             | Request::Ping
             | Request::Keep(_)
             | Request::Purge(_)
+            // Refused, it would be proposed elsewhere and be in the way of those that are here.
+            | Request::Propose(_)
             | Request::Open(_) => Self::Continued,
         }
     }
@@ -109,8 +114,25 @@ impl NodeService {
         gate: Arc<Gate>,
         max_under_way: usize,
     ) -> Self {
-        let under_way = Arc::default();
-        Self { env, me, cluster, replica, repair, hints, purge, gate, under_way, max_under_way }
+        let (coordinator, under_way) = (OnceLock::new(), Arc::default());
+        Self {
+            env,
+            me,
+            cluster,
+            replica,
+            repair,
+            hints,
+            purge,
+            gate,
+            coordinator,
+            under_way,
+            max_under_way,
+        }
+    }
+
+    /// Names the node's coordinator, which is made after this. Only the first call counts.
+    pub fn set_coordinator(&self, coordinator: Coordinator) {
+        let _ = self.coordinator.set(coordinator);
     }
 
     /// Background work is let in only while half of the places are free. New work of others has to
@@ -307,6 +329,14 @@ impl NodeService {
                 let answer = self.replica.paxos(&at.table, at.token, request, header.epoch).await;
                 self.look_at_memory();
                 answer
+            }
+            Request::Propose(propose) => {
+                let at = self.locate(&state, &header, propose.table, &propose.key)?;
+                let coordinator = self.coordinator.get().ok_or(Refusal::Stopping)?;
+                let left = deadline.since(self.env.mono());
+                let operation = propose.operation;
+                let answer = coordinator.propose(&at.table, &propose.key, operation, left);
+                Ok(Response::Proposed(answer.await?))
             }
             Request::Open(request) => {
                 self.owned(&state, &header, request.table, request.partition)?;

@@ -57,7 +57,7 @@ pub struct Holding {
 }
 
 /// What somebody wants of a lock.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// To hold it.
     Acquire {
@@ -83,7 +83,7 @@ pub enum Request {
 }
 
 /// A lock at one instant.
-#[derive(Clone, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
 pub struct State {
     /// The number of the last grant; 0: there was none.
     pub fence: u64,
@@ -101,7 +101,7 @@ pub enum Change {
 }
 
 /// Why nothing changes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Refusal {
     /// Somebody else's time is running.
     Held,

@@ -12,6 +12,7 @@
 //! a thread its own. What it costs is part of the report.
 
 mod chooser;
+mod etcd;
 mod report;
 mod rows;
 mod runner;
@@ -34,7 +35,7 @@ use workload::{Keys, Workload};
 /// Arguments of `henge bench`.
 #[derive(Debug, Clone, Args)]
 pub struct BenchArgs {
-    /// What to do: YCSB's a to f, or only reads or inserts.
+    /// What to do: YCSB's a to f, or only reads, inserts or conditional writes.
     #[arg(long, value_enum, default_value = "a")]
     pub workload: Workload,
     /// Seconds to measure.
@@ -90,6 +91,13 @@ pub struct BenchArgs {
     /// `bench.BUCKET`, which is created where it does not exist.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', conflicts_with_all = ["r", "w"])]
     pub cql: Vec<String>,
+    /// All clients work on one key.
+    #[arg(long)]
+    pub hot: bool,
+    /// Not against Henge: against etcd, by the JSON gateway at these client addresses, for
+    /// comparison. Workloads read, insert, create and cas.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', conflicts_with_all = ["r", "w", "level", "cql"])]
+    pub etcd: Vec<String>,
     /// Over CQL: every write is an INSERT with IF NOT EXISTS.
     #[arg(long, requires = "cql")]
     pub lwt: bool,
@@ -107,6 +115,9 @@ pub async fn bench(client: &ClientArgs, args: BenchArgs) -> Result<(), Failure> 
     if !args.cql.is_empty() {
         return rows::bench(args, json).await;
     }
+    if !args.etcd.is_empty() {
+        return etcd::bench(args, json).await;
+    }
     let client = client.client()?.with_patience(Duration::from_secs(10));
     let siblings = prepare(&client, &args).await?;
     let keys = Keys::new(args.records, args.seed);
@@ -122,7 +133,8 @@ pub async fn bench(client: &ClientArgs, args: BenchArgs) -> Result<(), Failure> 
         read_first: siblings,
         level: None,
     };
-    let loaded = !args.reload && is_loaded(&client, &args, &job.keys).await?;
+    let loaded = args.workload.brings_its_own()
+        || !args.reload && is_loaded(&client, &args, &job.keys).await?;
     measure(&job, loaded, json).await
 }
 

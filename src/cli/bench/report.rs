@@ -23,6 +23,8 @@ pub struct Stats {
     refused: Histogram<u64>,
     /// Reads that found nothing.
     pub absent: u64,
+    /// Conditional writes whose condition did not hold: answered, and counted among the successes.
+    pub declined: u64,
     /// Errors by what they were, and how often.
     pub errors: BTreeMap<String, u64>,
     /// What the first of each sort said.
@@ -40,6 +42,7 @@ impl Stats {
             latency: Kind::ALL.map(|_| empty()).into(),
             refused: empty(),
             absent: 0,
+            declined: 0,
             errors: BTreeMap::new(),
             said: BTreeMap::new(),
         }
@@ -80,6 +83,7 @@ impl Stats {
         }
         let _ = self.refused.add(&other.refused);
         self.absent += other.absent;
+        self.declined += other.declined;
         for (what, count) in &other.errors {
             *self.errors.entry(what.clone()).or_default() += count;
         }
@@ -186,6 +190,7 @@ impl Report {
             "ops": self.stats.successes(),
             "ops_per_s": self.ops_per_s(),
             "absent": self.stats.absent,
+            "declined": self.stats.declined,
             "errors": self.stats.errors,
             "first_errors": self.stats.said,
             "client_cpu_us_per_op": self.client_us_per_op(),
@@ -236,6 +241,12 @@ impl Report {
         }
         if self.stats.absent > 0 {
             output::line(format!("{} reads found nothing", grouped(self.stats.absent)))?;
+        }
+        if self.stats.declined > 0 {
+            let declined = grouped(self.stats.declined);
+            output::line(format!(
+                "{declined} of them changed nothing: their condition did not hold"
+            ))?;
         }
         for (what, count) in &self.stats.errors {
             output::line(format!("{} errors: {what}", grouped(*count)))?;

@@ -26,7 +26,7 @@ pub async fn bench(args: BenchArgs, json: bool) -> Result<(), Failure> {
         Some("local-one" | "local_one") => 10,
         Some(other) => return Err(Failure::usage(format!("no level of CQL is called {other}"))),
     };
-    if matches!(args.workload, Workload::E | Workload::F) {
+    if matches!(args.workload, Workload::E | Workload::F | Workload::Create | Workload::Cas) {
         return Err(Failure::usage("over CQL there are the workloads a, b, c, d, read and insert"));
     }
     let name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -119,6 +119,6 @@ impl Connection {
             }
             Err(CqlFailure::Io(error)) => return Err(error),
         };
-        Ok(Answer { status, context: None, problem, closes: false })
+        Ok(Answer { status, kept: None, problem, closes: false })
     }
 }

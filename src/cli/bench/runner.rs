@@ -13,9 +13,10 @@ use futures_util::future::join_all;
 
 use super::BenchArgs;
 use super::chooser::{Chooser, Random, mix};
+use super::etcd;
 use super::report::{Report, Stats, cpu_time};
 use super::rows;
-use super::wire::{Answer, Connection};
+use super::wire::{Answer, Connection, Want};
 use super::workload::{Keys, Kind};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
@@ -126,9 +127,17 @@ fn settings(args: &BenchArgs) -> serde_json::Value {
         "rate": args.rate, "clients": args.clients, "threads": args.threads,
         "records": args.records, "value_bytes": args.value_size, "bucket": args.bucket,
         "level": args.level, "r": args.r, "w": args.w, "seed": args.seed,
-        "door": if args.cql.is_empty() { "http" } else { "cql" }, "lwt": args.lwt,
+        "door": door(args), "lwt": args.lwt, "hot": args.hot,
         "choose": format!("{:?}", args.choose.unwrap_or(args.workload.choose())).to_lowercase(),
     })
+}
+
+fn door(args: &BenchArgs) -> &'static str {
+    match (args.cql.is_empty(), args.etcd.is_empty()) {
+        (false, _) => "cql",
+        (_, false) => "etcd",
+        (true, true) => "http",
+    }
 }
 
 /// Waits until all records are loaded.
@@ -216,6 +225,8 @@ struct Client<'a> {
     attempts: usize,
     request: Vec<u8>,
     value: Vec<u8>,
+    /// The version that stands under this client's key, as far as it knows.
+    version: Option<String>,
     /// When the last request was sent.
     sent: Instant,
 }
@@ -236,6 +247,7 @@ impl<'a> Client<'a> {
             attempts: 0,
             request: Vec::with_capacity(512),
             value,
+            version: None,
             sent: Instant::now(),
         }
     }
@@ -277,16 +289,29 @@ impl<'a> Client<'a> {
                 return;
             }
             let began = Instant::now();
-            let outcome = self.put(index, None).await;
+            let outcome = self.put(index, String::new()).await;
             self.record(Kind::Insert, began, outcome).await;
         }
     }
 
     async fn operate(&mut self, kind: Kind, began: Instant) {
+        let args = &self.shared.task.job.args;
         let outcome = match kind {
             Kind::Insert => {
-                let index = self.shared.next.fetch_add(1, Ordering::Relaxed);
-                self.put(index, None).await
+                let index = self.fresh();
+                self.put(index, String::new()).await
+            }
+            Kind::Create => {
+                let index = self.fresh();
+                self.replace(index, None).await
+            }
+            Kind::Cas => {
+                let own = if args.hot { 0 } else { u64::from(self.number) };
+                let known = self.version.take();
+                let done = self.replace(args.records + own, known.as_deref()).await;
+                // Whatever became of it: the next one will tell.
+                self.version = done.as_ref().ok().and_then(|done| done.kept.clone()).or(known);
+                done
             }
             Kind::Read => {
                 let index = self.choose();
@@ -294,13 +319,14 @@ impl<'a> Client<'a> {
             }
             Kind::Update if !self.shared.task.job.read_first => {
                 let index = self.choose();
-                self.put(index, None).await
+                self.put(index, String::new()).await
             }
             Kind::Update | Kind::ReadModifyWrite => {
                 let index = self.choose();
                 match self.get(index, true).await {
                     Ok(answer) if answer.status < 400 || answer.status == 404 => {
-                        self.put(index, answer.context).await
+                        let context = answer.kept.map(|seen| format!("henge-context: {seen}\r\n"));
+                        self.put(index, context.unwrap_or_default()).await
                     }
                     failed => failed,
                 }
@@ -310,7 +336,16 @@ impl<'a> Client<'a> {
         self.record(kind, began, outcome).await;
     }
 
+    /// A key that is new; with `--hot` the same one each time.
+    fn fresh(&self) -> u64 {
+        let args = &self.shared.task.job.args;
+        if args.hot { args.records } else { self.shared.next.fetch_add(1, Ordering::Relaxed) }
+    }
+
     fn choose(&mut self) -> u64 {
+        if self.shared.task.job.args.hot {
+            return 0;
+        }
         let count = self.shared.next.load(Ordering::Relaxed);
         self.shared.chooser.next(&mut self.random, count)
     }
@@ -320,6 +355,10 @@ impl<'a> Client<'a> {
             Ok(answer) if answer.status < 400 => (None, answer.closes),
             Ok(answer) if answer.status == 404 && kind == Kind::Read => {
                 self.shared.stats(self.thread).absent += 1;
+                (None, answer.closes)
+            }
+            Ok(answer) if answer.status == 412 && matches!(kind, Kind::Create | Kind::Cas) => {
+                self.shared.stats(self.thread).declined += 1;
                 (None, answer.closes)
             }
             Ok(answer) => {
@@ -355,26 +394,63 @@ impl<'a> Client<'a> {
         if let Some(level) = self.shared.task.job.level {
             return self.over_rows(index, level, true).await;
         }
+        if !self.shared.task.job.args.etcd.is_empty() {
+            return self.over_etcd(index, etcd::Call::Get).await;
+        }
         self.begin("GET");
         self.key(index);
         self.request.extend_from_slice(self.shared.read_query.as_bytes());
-        self.send(context, None).await
+        let want = if context { Want::Context } else { Want::Nothing };
+        self.send(want, None).await
     }
 
-    async fn put(&mut self, index: u64, context: Option<String>) -> std::io::Result<Answer> {
-        // Each value differs from the last one.
-        let stamp = mix(index ^ self.random.next()).to_le_bytes();
-        for (byte, random) in self.value.iter_mut().zip(stamp) {
-            *byte = b'a' + random % 26;
-        }
+    /// Writes a record, with these headers.
+    async fn put(&mut self, index: u64, headers: String) -> std::io::Result<Answer> {
+        self.renew_value(index);
         if let Some(level) = self.shared.task.job.level {
             return self.over_rows(index, level, false).await;
+        }
+        if !self.shared.task.job.args.etcd.is_empty() {
+            return self.over_etcd(index, etcd::Call::Put).await;
         }
         self.begin("PUT");
         self.key(index);
         self.request.extend_from_slice(self.shared.write_query.as_bytes());
-        let context = context.map(|context| format!("henge-context: {context}\r\n"));
-        self.send(false, Some(context.unwrap_or_default())).await
+        self.send(Want::Nothing, Some(headers)).await
+    }
+
+    /// Writes a record if it has this version; `None`: if it is absent. The answer tells the version
+    /// that stands there then.
+    async fn replace(&mut self, index: u64, known: Option<&str>) -> std::io::Result<Answer> {
+        self.renew_value(index);
+        if !self.shared.task.job.args.etcd.is_empty() {
+            let call = known.map_or(etcd::Call::Create, etcd::Call::Replace);
+            return self.over_etcd(index, call).await;
+        }
+        self.begin("PUT");
+        self.key(index);
+        self.request.extend_from_slice(self.shared.write_query.as_bytes());
+        let headers = match known {
+            None => "if-none-match: *\r\n".to_owned(),
+            Some(version) => format!("if-match: {version}\r\n"),
+        };
+        self.send(Want::Etag, Some(headers)).await
+    }
+
+    async fn over_etcd(&mut self, index: u64, call: etcd::Call<'_>) -> std::io::Result<Answer> {
+        let mut key = Vec::with_capacity(32);
+        self.shared.task.job.keys.write(index, &mut key);
+        etcd::request(&mut self.request, &key, &self.value, &call);
+        let answer = self.exchange(Want::Body).await?;
+        Ok(etcd::answer(&call, answer))
+    }
+
+    /// Each value differs from the last one.
+    fn renew_value(&mut self, index: u64) {
+        let stamp = mix(index ^ self.random.next()).to_le_bytes();
+        for (byte, random) in self.value.iter_mut().zip(stamp) {
+            *byte = b'a' + random % 26;
+        }
     }
 
     /// A read or a write over CQL.
@@ -410,7 +486,7 @@ impl<'a> Client<'a> {
             let index = self.random.below(cursors.len() as u64) as usize;
             write!(self.request, "&start={}", encode_key(cursors[index].as_bytes()))?;
         }
-        self.send(false, None).await
+        self.send(Want::Nothing, None).await
     }
 
     fn begin(&mut self, method: &str) {
@@ -426,7 +502,7 @@ impl<'a> Client<'a> {
     }
 
     /// Ends the request that was begun and sends it; `headers` is given for a write.
-    async fn send(&mut self, context: bool, headers: Option<String>) -> std::io::Result<Answer> {
+    async fn send(&mut self, want: Want, headers: Option<String>) -> std::io::Result<Answer> {
         self.request.extend_from_slice(b" HTTP/1.1\r\nhost: henge\r\n");
         if let Some(headers) = headers {
             self.request.extend_from_slice(headers.as_bytes());
@@ -435,6 +511,10 @@ impl<'a> Client<'a> {
         } else {
             self.request.extend_from_slice(b"\r\n");
         }
+        self.exchange(want).await
+    }
+
+    async fn exchange(&mut self, want: Want) -> std::io::Result<Answer> {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
@@ -443,7 +523,7 @@ impl<'a> Client<'a> {
             }
         };
         self.sent = Instant::now();
-        tokio::time::timeout(PATIENCE, connection.exchange(&self.request, context)).await?
+        tokio::time::timeout(PATIENCE, connection.exchange(&self.request, want)).await?
     }
 }
 

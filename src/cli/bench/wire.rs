@@ -26,12 +26,35 @@ pub struct Connection {
 pub struct Answer {
     /// The status.
     pub status: u16,
-    /// `Henge-Context`, if it was asked for.
-    pub context: Option<String>,
+    /// What was asked for, if it was there.
+    pub kept: Option<String>,
     /// The first bytes of the body of an error.
     pub problem: Option<String>,
     /// The server will close the connection.
     pub closes: bool,
+}
+
+/// What of an answer is wanted beside its status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing.
+    Nothing,
+    /// `Henge-Context`.
+    Context,
+    /// `ETag`.
+    Etag,
+    /// The first 2,000 bytes of the body.
+    Body,
+}
+
+impl Want {
+    fn header(self) -> Option<&'static [u8]> {
+        match self {
+            Self::Nothing | Self::Body => None,
+            Self::Context => Some(b"henge-context"),
+            Self::Etag => Some(b"etag"),
+        }
+    }
 }
 
 /// What a head says.
@@ -41,7 +64,7 @@ struct Head {
     length: usize,
     chunked: bool,
     closes: bool,
-    context: Option<String>,
+    kept: Option<String>,
 }
 
 fn invalid(why: &str) -> io::Error {
@@ -57,19 +80,22 @@ impl Connection {
     }
 
     /// Sends a whole request and reads the whole answer. After an error the connection is useless.
-    pub async fn exchange(&mut self, request: &[u8], want_context: bool) -> io::Result<Answer> {
+    pub async fn exchange(&mut self, request: &[u8], want: Want) -> io::Result<Answer> {
         self.stream.write_all(request).await?;
-        let head = self.head(want_context).await?;
+        let mut head = self.head(want).await?;
         let bodyless = matches!(head.status, 204 | 304) || head.status < 200;
         let problem = if bodyless {
             None
         } else if head.chunked {
             self.skip_chunks().await?;
             None
+        } else if want == Want::Body && head.status < 400 {
+            head.kept = self.body(head.length, 2_000).await?;
+            None
         } else {
-            self.body(head.length, head.status >= 400).await?
+            self.body(head.length, if head.status >= 400 { 400 } else { 0 }).await?
         };
-        Ok(Answer { status: head.status, context: head.context, problem, closes: head.closes })
+        Ok(Answer { status: head.status, kept: head.kept, problem, closes: head.closes })
     }
 
     /// Reads more. At least one byte has come if it succeeds.
@@ -91,14 +117,14 @@ impl Connection {
         Ok(())
     }
 
-    async fn head(&mut self, want_context: bool) -> io::Result<Head> {
+    async fn head(&mut self, want: Want) -> io::Result<Head> {
         let mut looked = 0;
         loop {
             let held = &self.buffer[self.start..self.end];
             let from = usize::saturating_sub(looked, 3);
             if let Some(at) = held[from..].windows(4).position(|four| four == b"\r\n\r\n") {
                 let end = from + at;
-                let head = parse_head(&held[..end], want_context)?;
+                let head = parse_head(&held[..end], want)?;
                 self.start += end + 4;
                 return Ok(head);
             }
@@ -110,19 +136,19 @@ impl Connection {
         }
     }
 
-    async fn body(&mut self, length: usize, keep: bool) -> io::Result<Option<String>> {
+    /// Reads the body, and keeps as much of its start.
+    async fn body(&mut self, length: usize, keep: usize) -> io::Result<Option<String>> {
         let mut left = length;
-        let mut kept = None;
+        let mut kept = Vec::new();
         loop {
             let held = &self.buffer[self.start..self.end];
             let count = held.len().min(left);
-            if keep && kept.is_none() && count > 0 {
-                kept = Some(String::from_utf8_lossy(&held[..count.min(400)]).into_owned());
-            }
+            kept.extend_from_slice(&held[..count.min(keep - kept.len())]);
             self.start += count;
             left -= count;
             if left == 0 {
-                return Ok(kept);
+                let text = || String::from_utf8_lossy(&kept).into_owned();
+                return Ok((!kept.is_empty()).then(text));
             }
             self.fill().await?;
         }
@@ -139,7 +165,7 @@ impl Connection {
                 while !self.line().await?.is_empty() {}
                 return Ok(());
             }
-            self.body(length, false).await?;
+            self.body(length, 0).await?;
             self.line().await?;
         }
     }
@@ -160,7 +186,7 @@ impl Connection {
     }
 }
 
-fn parse_head(head: &[u8], want_context: bool) -> io::Result<Head> {
+fn parse_head(head: &[u8], want: Want) -> io::Result<Head> {
     let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
     let first = lines.next().unwrap_or_default();
     let status = first
@@ -180,8 +206,8 @@ fn parse_head(head: &[u8], want_context: bool) -> io::Result<Head> {
             parsed.chunked = true;
         } else if name.eq_ignore_ascii_case(b"connection") {
             parsed.closes = value.eq_ignore_ascii_case(b"close");
-        } else if want_context && name.eq_ignore_ascii_case(b"henge-context") {
-            parsed.context = Some(text().to_owned());
+        } else if want.header().is_some_and(|wanted| name.eq_ignore_ascii_case(wanted)) {
+            parsed.kept = Some(text().to_owned());
         }
     }
     Ok(parsed)
@@ -232,11 +258,11 @@ mod tests {
             let mut connection = Connection::open(&address).await.unwrap();
             let mut answers = Vec::new();
             for _ in 0..5 {
-                answers.push(connection.exchange(b"GET", true).await.unwrap());
+                answers.push(connection.exchange(b"GET", Want::Context).await.unwrap());
             }
             let statuses: Vec<_> = answers.iter().map(|answer| answer.status).collect();
             assert_eq!(statuses, [200, 204, 200, 200, 503]);
-            assert_eq!(answers[0].context.as_deref(), Some("ab="));
+            assert_eq!(answers[0].kept.as_deref(), Some("ab="));
             assert!(answers[4].closes);
             if piece > 5 {
                 assert_eq!(answers[4].problem.as_deref(), Some("sorry"));
@@ -255,7 +281,7 @@ mod tests {
         for answer in bad {
             let address = server(vec![answer], 100).await;
             let mut connection = Connection::open(&address).await.unwrap();
-            assert!(connection.exchange(b"GET", false).await.is_err(), "{answer}");
+            assert!(connection.exchange(b"GET", Want::Nothing).await.is_err(), "{answer}");
         }
     }
 }

@@ -23,6 +23,11 @@ pub enum Workload {
     Read,
     /// Only inserts of new keys.
     Insert,
+    /// Only inserts of new keys, each if the key is absent: a conditional write, by Paxos.
+    Create,
+    /// Only compare-and-set: each client replaces what stands under a key of its own if that is what
+    /// it knows; with --hot all clients do so with one key, and one of them wins each time.
+    Cas,
 }
 
 /// One kind of operation.
@@ -38,12 +43,23 @@ pub enum Kind {
     Scan,
     /// GET, then PUT with its context.
     ReadModifyWrite,
+    /// PUT if absent.
+    Create,
+    /// PUT if the version is the one that the client knows.
+    Cas,
 }
 
 impl Kind {
     /// All kinds, in the order of reports.
-    pub const ALL: [Self; 5] =
-        [Self::Read, Self::Update, Self::Insert, Self::Scan, Self::ReadModifyWrite];
+    pub const ALL: [Self; 7] = [
+        Self::Read,
+        Self::Update,
+        Self::Insert,
+        Self::Scan,
+        Self::ReadModifyWrite,
+        Self::Create,
+        Self::Cas,
+    ];
 
     /// Its name in reports.
     pub fn name(self) -> &'static str {
@@ -53,6 +69,8 @@ impl Kind {
             Self::Insert => "insert",
             Self::Scan => "scan",
             Self::ReadModifyWrite => "read-modify-write",
+            Self::Create => "create",
+            Self::Cas => "compare-and-set",
         }
     }
 }
@@ -68,8 +86,15 @@ impl Workload {
             Self::E => Kind::Scan,
             Self::F if percent < 50 => Kind::ReadModifyWrite,
             Self::Insert => Kind::Insert,
+            Self::Create => Kind::Create,
+            Self::Cas => Kind::Cas,
             Self::A | Self::B | Self::C | Self::D | Self::F | Self::Read => Kind::Read,
         }
+    }
+
+    /// Whether it needs no records that are there before.
+    pub fn brings_its_own(self) -> bool {
+        matches!(self, Self::Create | Self::Cas)
     }
 
     /// How it chooses keys.
@@ -77,7 +102,7 @@ impl Workload {
         match self {
             Self::A | Self::B | Self::C | Self::E | Self::F => Choose::Zipfian,
             Self::D => Choose::Latest,
-            Self::Read | Self::Insert => Choose::Uniform,
+            Self::Read | Self::Insert | Self::Create | Self::Cas => Choose::Uniform,
         }
     }
 }

@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::causality::Context;
 use crate::coordinator::lwt::lease::{self, LeaseOutcome};
 use crate::coordinator::{Condition, OpError, RowsJudge, WriteAction};
@@ -41,6 +43,16 @@ pub(super) enum Ask {
     Verdict(OpId),
 }
 
+impl Ask {
+    /// Whether carrying it out twice could be told from carrying it out once.
+    pub(super) fn changes(&self) -> bool {
+        match self {
+            Self::Write { .. } | Self::Lease(_) | Self::Rows { .. } => true,
+            Self::Read | Self::Settle | Self::Verdict(_) => false,
+        }
+    }
+}
+
 /// What a writer has read, where values that it has not read must stay beside its own.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
@@ -65,7 +77,7 @@ pub(super) struct Case<'a> {
 #[derive(Clone, Debug)]
 pub(super) enum Verdict {
     /// It took effect; `dot` is `None` if there was nothing to delete.
-    Applied { dot: Option<Dot>, created: bool, replayed: bool, after: Record },
+    Applied { dot: Option<Dot>, created: bool, replayed: bool, after: After },
     /// Its condition does not hold on this record.
     Refused { current: Record, replayed: bool },
     /// A write with the fence `highest` was here before, and its own is lower.
@@ -81,13 +93,32 @@ pub(super) enum Verdict {
     Told(Told),
     /// It cannot be run at all.
     Failed(OpError),
-    /// Its id is older than all that a full memory holds: as the id was made here and has not been
-    /// proposed, another one above this will do.
+    /// Its id is older than all that a full memory holds: as the id was made by a node and has not
+    /// been proposed, another one above this will do.
     Rename(OpId),
+    /// It is for another node to propose; nothing of it has left this one.
+    Elsewhere(Ask),
+}
+
+/// What a writer is told of the record that it left behind.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct After {
+    /// Live values.
+    pub(super) siblings: u32,
+    pub(super) context: Context,
+    /// The greatest stamp.
+    pub(super) stamp: Hlc,
+}
+
+impl After {
+    fn of(record: &Record, now: WallMicros) -> Self {
+        let siblings = u32::try_from(record.view(now).versions.len()).unwrap_or(u32::MAX);
+        Self { siblings, context: record.context(), stamp: record.max_stamp() }
+    }
 }
 
 /// What is known of an operation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Told {
     /// It took effect, as this version.
     Applied(Dot),
@@ -164,7 +195,7 @@ pub(super) fn judge(
                         dot: Some(entry.dot),
                         created: entry.created,
                         replayed: case.named,
-                        after: record.clone(),
+                        after: After::of(record, case.now),
                     };
                 }
                 // Fences do not fall: it is too old for ever.
@@ -231,7 +262,7 @@ fn apply(
         }
         WriteAction::Delete => {
             if record.view(case.now).versions.is_empty() && !case.named && !brings_news {
-                let after = record.clone();
+                let after = After::of(record, case.now);
                 return Verdict::Applied { dot: None, created: false, replayed: false, after };
             }
             record::Action::Delete
@@ -258,7 +289,7 @@ fn apply(
                 dot: Some(minted.dot),
                 created: minted.created,
                 replayed: false,
-                after: record.clone(),
+                after: After::of(record, case.now),
             }
         }
         Err(error) => Verdict::Failed(OpError::NotSupported(error.to_string())),

@@ -1,11 +1,13 @@
 //! One key's queue at one proposer: rounds as long as anybody waits.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::coordinator::lwt::judge::{Ask, Verdict};
 use crate::coordinator::lwt::round::{Electors, Standing};
 use crate::coordinator::lwt::state::records_of;
 use crate::coordinator::lwt::{Job, Lane, MAX_COMBINED};
@@ -90,6 +92,7 @@ impl<'a> Drive<'a> {
         let mut pause = FIRST_PAUSE;
         loop {
             self.top_up();
+            self.lane.at_work.store(!self.jobs.is_empty(), Ordering::Release);
             if self.jobs.is_empty() {
                 if self.lingers().await {
                     continue;
@@ -107,9 +110,10 @@ impl<'a> Drive<'a> {
                     self.standing = None;
                     if planted(Plant::P10) {
                         for job in &mut self.jobs {
-                            job.op = self.inner.new_op_id(None);
+                            job.about.op = self.inner.new_op_id(None);
                         }
                     }
+                    self.hand_over();
                     self.wait(&mut pause).await;
                 }
                 After::Impossible(error) => {
@@ -160,6 +164,27 @@ impl<'a> Drive<'a> {
             }
         }
         self.jobs.len() > before
+    }
+
+    /// Gives back what another node may propose as well, if the key is contended and another node
+    /// is its home. What was proposed here stays here.
+    fn hand_over(&mut self) {
+        if !self.inner.is_contended(&self.table, &self.key)
+            || self.inner.home_elsewhere(&self.table, &self.key).is_none()
+        {
+            return;
+        }
+        let all = self.jobs.drain(..).chain(self.lane.waiting().drain(..)).collect::<Vec<_>>();
+        let goes =
+            |job: &Job| job.moves && !job.is_proposed() && !matches!(job.ask, Ask::Rows { .. });
+        let (go, stay): (Vec<_>, Vec<_>) = all.into_iter().partition(goes);
+        for job in go {
+            let _ = job.reply.send(Ok(Verdict::Elsewhere(job.ask)));
+        }
+        let mut waiting = self.lane.waiting();
+        for job in stay.into_iter().rev() {
+            waiting.push_front(job);
+        }
     }
 
     fn fail_all(&mut self, error: &OpError) {

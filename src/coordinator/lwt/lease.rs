@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::coordinator::lwt::judge::{Case, Events, Verdict, note};
 use crate::coordinator::lwt::{Ask, Errand, strange};
@@ -13,7 +14,7 @@ use crate::record::{Action, Mint, Mutation, OpMemory, OpVerdict, Record, Value};
 use crate::types::{Hlc, WallMicros};
 
 /// What became of a request for a lock.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum LeaseOutcome {
     /// It is held so.
     Held {

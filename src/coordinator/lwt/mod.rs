@@ -19,6 +19,7 @@
 //!   one queue, and see each other.
 //! - *Lanes*: operations on one key wait in one queue, and all that wait are judged in order inside
 //!   one round (at most [`MAX_COMBINED`]). No answer leaves before what it rests on is decided.
+//!   Where proposers of several nodes meet on one key, its operations go to one of them ([`route`]).
 //! - In a `strong` table nothing but Paxos writes, so the state that this proposer had chosen last
 //!   is the newest one as long as its standing promise holds: with each vote it asks for the
 //!   promise of its next ballot, and saves the *prepare* (rule 11). An answer leaves once a state is
@@ -35,10 +36,12 @@ mod lane;
 mod lease;
 mod peek;
 mod round;
+mod route;
 mod state;
+mod wire;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,23 +51,22 @@ use tokio::sync::{Notify, oneshot};
 use crate::causality::Context;
 use crate::coordinator::plan::Plan;
 use crate::coordinator::{
-    Condition, ConditionalOp, ConditionalOutcome, Fate, Inner, OpError, ReadOp, ReadOutcome,
-    Receipt, WriteOp, WriteOutcome, write,
+    Condition, ConditionalOp, ConditionalOutcome, Inner, OpError, ReadOp, ReadOutcome, Receipt,
+    WriteOp, WriteOutcome, write,
 };
 use crate::env::Env;
 use crate::meta::{ConflictMode, Table};
 use crate::net::paxos::{MAX_OPERATION_ROWS, PaxosAnswer, PaxosRequest, PaxosStep};
 use crate::net::{Request, Response};
 use crate::plants::{Plant, planted};
-use crate::record::Record;
-use crate::types::{
-    ActorId, Ballot, Consistency, Dot, Hlc, Key, Mono, NodeId, OpId, TableId, WallMicros,
-};
+use crate::types::{ActorId, Ballot, Consistency, Dot, Hlc, Key, Mono, NodeId, OpId, TableId};
 
 pub use judge::Told;
-use judge::{Ask, Seen, Verdict};
+use judge::{After, Ask, Seen, Verdict};
 pub use lease::LeaseOutcome;
 pub(super) use lease::lease;
+use route::Contended;
+use wire::About;
 
 /// The most operations in one round. Ballots are at least this far apart in time.
 pub(super) const MAX_COMBINED: usize = 64;
@@ -89,6 +91,8 @@ pub struct LwtCounters {
     pub refused: AtomicU64,
     /// Serial reads answered after one round trip that promised nothing.
     pub peeks: AtomicU64,
+    /// Operations sent to the node that orders their key.
+    pub forwarded: AtomicU64,
 }
 
 /// The proposer of one node.
@@ -96,6 +100,7 @@ pub struct LwtCounters {
 pub(super) struct Lwt {
     proposer: ActorId,
     lanes: Mutex<BTreeMap<(TableId, Key), Arc<Lane>>>,
+    contended: Contended,
     ballots: AtomicU64,
     pub(super) counters: LwtCounters,
 }
@@ -106,6 +111,8 @@ struct Lane {
     waiting: Mutex<VecDeque<Job>>,
     /// Somebody has come.
     wake: Notify,
+    /// A round is under way.
+    at_work: AtomicBool,
 }
 
 impl Lane {
@@ -125,10 +132,9 @@ const ABANDONED: u8 = 2;
 #[derive(Debug)]
 struct Job {
     ask: Ask,
-    op: OpId,
-    named: bool,
-    request: u64,
-    now: WallMicros,
+    about: About,
+    /// Another node may be the one to propose it.
+    moves: bool,
     deadline: Mono,
     state: Arc<AtomicU8>,
     /// Rounds with it in them that other proposers interrupted.
@@ -154,6 +160,7 @@ impl Lwt {
         Self {
             proposer: ActorId(env.random("proposer")),
             lanes: Mutex::default(),
+            contended: Contended::default(),
             ballots: AtomicU64::new(0),
             counters: LwtCounters::default(),
         }
@@ -161,6 +168,13 @@ impl Lwt {
 
     fn lanes(&self) -> MutexGuard<'_, BTreeMap<(TableId, Key), Arc<Lane>>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether operations on the key wait here, or are being decided.
+    fn is_at_work(&self, table: &Table, key: &Key) -> bool {
+        let lanes = self.lanes();
+        let lane = lanes.get(&(table.id, key.clone()));
+        lane.is_some_and(|lane| lane.at_work.load(Ordering::Acquire) || !lane.waiting().is_empty())
     }
 }
 
@@ -187,85 +201,6 @@ impl Inner {
         let time = next(last.unwrap_or_else(|last| last)).unwrap_or(now);
         Ballot { time, actor: self.lwt.proposer }
     }
-
-    /// Has `ask` decided.
-    async fn decide(
-        self: &Arc<Self>,
-        errand: &Errand<'_>,
-        ask: Ask,
-        (op, request): (Option<OpId>, u64),
-    ) -> Result<Verdict, OpError> {
-        let (reply, answer) = oneshot::channel();
-        let state = Arc::new(AtomicU8::new(WAITING));
-        let interrupted = Arc::new(AtomicU32::new(0));
-        let deadline = errand.started + errand.timeout;
-        let job = Job {
-            ask,
-            op: op.unwrap_or_else(|| self.new_op_id(None)),
-            named: op.is_some(),
-            request,
-            now: self.env.wall(),
-            deadline,
-            state: state.clone(),
-            interrupted: interrupted.clone(),
-            reply,
-        };
-        self.queue(errand.table, errand.key, job)?;
-        let left = deadline.since(self.env.mono());
-        match self.env.timeout(left, answer).await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(_)) => Err(OpError::Stopped),
-            Err(_) => {
-                let given_up =
-                    state.compare_exchange(WAITING, ABANDONED, Ordering::AcqRel, Ordering::Acquire);
-                let fate = if given_up.is_ok() { Fate::NotApplied } else { Fate::Unknown };
-                let rounds = interrupted.load(Ordering::Acquire);
-                if rounds > 0 {
-                    let timeout_ms = millis(errand.timeout);
-                    return Err(OpError::Contended { rounds, timeout_ms, fate });
-                }
-                Err(self.out_of_time(errand, fate))
-            }
-        }
-    }
-
-    fn out_of_time(&self, errand: &Errand<'_>, fate: Fate) -> OpError {
-        let n = errand.table.settings.replication.total();
-        OpError::Timeout {
-            level: Consistency::Serial,
-            required: n / 2 + 1,
-            received: 0,
-            timeout_ms: millis(errand.timeout),
-            fate,
-        }
-    }
-
-    /// Puts a job into its lane, and starts the lane if it stands still.
-    fn queue(self: &Arc<Self>, table: &Arc<Table>, key: &Key, job: Job) -> Result<(), OpError> {
-        let place = (table.id, key.clone());
-        let mut lanes = self.lwt.lanes();
-        if let Some(lane) = lanes.get(&place) {
-            let mut waiting = lane.waiting();
-            if waiting.len() >= MAX_WAITING {
-                let what = format!("{MAX_WAITING} operations wait for this key");
-                return Err(OpError::Overloaded { what });
-            }
-            waiting.push_back(job);
-            lane.wake.notify_one();
-            return Ok(());
-        }
-        let lane = Arc::new(Lane::default());
-        lane.waiting().push_back(job);
-        lanes.insert(place, lane.clone());
-        drop(lanes);
-        let (inner, table, key) = (self.clone(), table.clone(), key.clone());
-        let owed = self.hints.owe();
-        self.env.spawn("lane", async move {
-            lane::Drive::new(&inner, table, key, lane).run().await;
-            drop(owed);
-        });
-        Ok(())
-    }
 }
 
 fn millis(time: Duration) -> u64 {
@@ -278,7 +213,10 @@ pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome,
     let (started, now) = (inner.env.mono(), inner.env.wall());
     let errand = Errand { table: &op.table, key: &op.key, timeout: op.timeout, started };
     let receipt = op.receipt.then(|| receipt("read"));
-    if let Some(record) = peek::peek(inner, &errand).await? {
+    // Where others are at work all the time, a look finds something undecided.
+    if !inner.is_contended(&op.table, &op.key)
+        && let Some(record) = peek::peek(inner, &errand).await?
+    {
         return Ok(ReadOutcome { record, now, receipt });
     }
     match inner.decide(&errand, Ask::Read, (None, 0)).await? {
@@ -316,17 +254,14 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
     let seen = seen(op);
     let ask = Ask::Write { action, condition, fence: op.fence, seen: seen.clone() };
     match inner.decide(&errand, ask, (op.op, request)).await? {
-        Verdict::Applied { dot, created, replayed, after } => {
-            let siblings = after.view(inner.env.wall()).versions.len();
-            Ok(WriteOutcome {
-                dot,
-                created,
-                siblings: u32::try_from(siblings).unwrap_or(u32::MAX),
-                context: seen_after(seen, dot, &after),
-                replayed,
-                receipt: op.receipt.then(|| receipt("write")),
-            })
-        }
+        Verdict::Applied { dot, created, replayed, after } => Ok(WriteOutcome {
+            dot,
+            created,
+            siblings: after.siblings,
+            context: seen_after(seen, dot, after),
+            replayed,
+            receipt: op.receipt.then(|| receipt("write")),
+        }),
         Verdict::Refused { current, replayed } => {
             inner.lwt.counters.refused.fetch_add(1, Ordering::Relaxed);
             let now = inner.env.wall();
@@ -351,12 +286,12 @@ fn seen(op: &WriteOp) -> Option<Seen> {
 }
 
 /// What a writer has seen after its write: never a value that it has not read.
-fn seen_after(seen: Option<Seen>, dot: Option<Dot>, after: &Record) -> Context {
-    let Some(Seen { mut context, .. }) = seen else { return after.context() };
+fn seen_after(seen: Option<Seen>, dot: Option<Dot>, after: After) -> Context {
+    let Some(Seen { mut context, .. }) = seen else { return after.context };
     if let Some(dot) = dot {
         context.insert(dot);
     }
-    context.meet(after.max_stamp());
+    context.meet(after.stamp);
     context
 }
 

@@ -204,7 +204,7 @@ impl Drive<'_> {
             for job in &mut self.jobs {
                 let mut verdict = judge(&mut state, &job.case(), &mut events, &mut room);
                 if let Verdict::Rename(oldest) = verdict {
-                    job.op = self.inner.new_op_id(Some(oldest));
+                    job.about.op = self.inner.new_op_id(Some(oldest));
                     verdict = judge(&mut state, &job.case(), &mut events, &mut room);
                 }
                 verdicts.push(verdict);
@@ -250,6 +250,7 @@ impl Drive<'_> {
 
     fn note_interruption(&self, interrupted: bool) {
         if interrupted {
+            self.inner.note_contention(&self.table, &self.key);
             self.inner.lwt.counters.interrupted.fetch_add(1, Ordering::Relaxed);
             for job in &self.jobs {
                 job.interrupted.fetch_add(1, Ordering::AcqRel);
@@ -409,10 +410,10 @@ impl super::Job {
     fn case(&self) -> Case<'_> {
         Case {
             ask: &self.ask,
-            op: self.op,
-            named: self.named,
-            request: self.request,
-            now: self.now,
+            op: self.about.op,
+            named: self.about.named,
+            request: self.about.request,
+            now: self.about.now,
         }
     }
 }

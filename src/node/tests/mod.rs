@@ -12,6 +12,8 @@ mod hints;
 mod listing;
 mod locks;
 mod lwt;
+mod lwt_delays;
+mod lwt_homes;
 mod lwt_rows;
 mod membership;
 mod outcomes;
