@@ -50,10 +50,56 @@ async fn an_item_of_a_batch_has_conditions_of_its_own() {
     let last = w.fake.last_write.lock().unwrap().clone().unwrap();
     let tags = ["\"a\"", "\"b\""].map(str::to_owned).to_vec();
     assert_eq!((last.condition, last.fence), (Condition::Matches(tags), None));
-    for header in [("if-match", "*"), ("if-fence", "3")] {
-        let whole = w.send("POST", "/v1/kv/b/batch", &[header], lines).await;
-        whole.refused("not-supported");
+}
+
+#[tokio::test]
+async fn a_batch_under_a_condition_is_one_operation_on_one_key() {
+    let w = World::with_bucket().await;
+    let lines = concat!(
+        r#"{"op":"put","key":"k","value":"1"}"#,
+        "\n",
+        r#"{"op":"delete","key":"k"}"#,
+        "\n",
+        r#"{"op":"put","key":"k","value":"3","content_type":"text/plain"}"#,
+        "\n",
+    );
+    let headers = [("if-none-match", "*"), ("if-fence", "8")];
+    let done = w.send("POST", "/v1/kv/b/batch", &headers, lines).await;
+    assert_eq!(done.status, 200);
+    let answers = done.lines();
+    let status: Vec<u64> = answers.iter().map(|a| a["status"].as_u64().unwrap()).collect();
+    assert_eq!(status, [204, 204, 201], "{answers:?}");
+    assert!(answers[2]["etag"].is_string() && answers[0]["etag"].is_null());
+    let last = w.fake.last_write.lock().unwrap().clone().unwrap();
+    assert_eq!((last.condition, last.fence), (Condition::Absent, Some(8)));
+    assert_eq!(w.get("/v1/kv/b/k", &[]).await.body, "3", "and nothing of the others is seen");
+    // None of it, and it says so once.
+    let late = w.send("POST", "/v1/kv/b/batch", &[("if-fence", "7")], lines).await;
+    assert_eq!(late.status, 412);
+    late.refused("fence-too-old");
+}
+
+#[tokio::test]
+async fn a_batch_under_a_condition_has_no_items_that_could_go_their_own_ways() {
+    let w = World::with_bucket().await;
+    let put = r#"{"op":"put","key":"k","value":"1"}"#;
+    for other in [
+        r#"{"op":"put","key":"other","value":"1"}"#,
+        r#"{"op":"get","key":"k"}"#,
+        r#"{"op":"put","key":"k","value":"2","if_none_match":"*"}"#,
+        r#"{"op":"put","key":"k","value":"2","if_fence":3}"#,
+        r#"{"op":"put","key":"k","value":"2","id":"01900000-0000-7000-8000-000000000001"}"#,
+        r#"{"op":"put","key":"k"}"#,
+        "{",
+    ] {
+        let lines = format!("{put}\n{other}\n");
+        let refused = w.send("POST", "/v1/kv/b/batch", &[("if-match", "*")], lines).await;
+        assert_eq!(refused.status, 400, "{other}");
+        assert_eq!(refused.refused("bad-request")["index"], 1, "{other}");
     }
+    let none = w.send("POST", "/v1/kv/b/batch", &[("if-match", "*")], "\n").await;
+    none.refused("bad-request");
+    assert!(w.fake.last_write.lock().unwrap().is_none(), "nothing was written");
 }
 
 #[tokio::test]

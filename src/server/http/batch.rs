@@ -14,6 +14,7 @@
 
 mod item;
 mod lines;
+mod whole;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +28,6 @@ use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::causality::Context;
-use crate::coordinator::Condition;
 use crate::server::Principal;
 use crate::server::budget::Share;
 use crate::server::http::body::{DoorBody, drain};
@@ -42,6 +42,7 @@ use crate::types::Key;
 
 use item::{Item, ItemAnswer, Options};
 use lines::{Line, Lines};
+use whole::Terms;
 
 pub use item::{BatchAnswerDoc, BatchItemDoc};
 
@@ -60,23 +61,32 @@ const KEY_OVERHEAD: usize = 256;
 /// key run in order, each write superseding the one before it; items of different keys run at
 /// once. `if_match`, `if_none_match` and `if_fence` are an item's conditions, as the headers are a
 /// single request's: an item whose condition does not hold is refused, and the others go on. (Each
-/// is an operation of its own: there is no all-or-nothing over several keys.) `id` is the item's operation id, as `Idempotency-Key` is a single request's. Read the
-/// answers while sending. Items without a line of answer were not run.
+/// is an operation of its own: there is no all-or-nothing over several keys.) `id` is the item's
+/// operation id, as `Idempotency-Key` is a single request's. Read the answers while sending. Items
+/// without a line of answer were not run.
+///
+/// With `If-Match`, `If-None-Match` or `If-Fence` as headers the whole batch has that condition, and
+/// may have one `Idempotency-Key`. Its items are then plain writes of one key, and take effect
+/// together or not at all: `412` if the condition does not hold.
 #[utoipa::path(post, path = "/v1/kv/{bucket}/batch", operation_id = "run_batch", tag = "Keys and values",
-    params(super::openapi::BucketPath, super::openapi::BatchParams),
+    params(super::openapi::BucketPath, super::openapi::BatchParams, super::openapi::WriteHeaders),
     request_body(content = BatchItemDoc, content_type = "application/x-ndjson", description = "One item per line"),
     responses(
         (status = 200, description = "One answer per line", content_type = "application/x-ndjson", body = BatchAnswerDoc),
         (status = "default", response = super::openapi::ProblemResponse),
     ))]
-pub(super) fn batch(inner: &Arc<Inner>, parts: &Parts, body: Body, bucket: &str) -> Answer {
-    let options = match options(inner, parts, bucket) {
-        Ok(options) => Arc::new(options),
+pub(super) async fn batch(inner: &Arc<Inner>, parts: &Parts, body: Body, bucket: &str) -> Answer {
+    let (options, terms) = match options(inner, parts, bucket) {
+        Ok(options) => options,
         Err(problem) => {
             drain(&inner.env, body, &inner.limits);
             return Err(problem);
         }
     };
+    if terms.are_some() {
+        return whole::run(inner, parts, body, &options, terms).await;
+    }
+    let options = Arc::new(options);
     let (sender, receiver) = mpsc::channel(ANSWERS_WAITING);
     let batch = Batch {
         inner: inner.clone(),
@@ -88,24 +98,23 @@ pub(super) fn batch(inner: &Arc<Inner>, parts: &Parts, body: Body, bucket: &str)
         index: 0,
     };
     inner.env.spawn("http-batch", batch.run(body));
-    let mut response = Response::new(DoorBody::stream(receiver));
-    let ndjson = HeaderValue::from_static(NDJSON);
-    response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
-    Ok(response)
+    Ok(answer_of(DoorBody::stream(receiver)))
 }
 
-fn options(inner: &Inner, parts: &Parts, bucket: &str) -> Result<Options, Problem> {
+/// The answer whose lines are `body`.
+fn answer_of(body: DoorBody) -> Response<DoorBody> {
+    let mut response = Response::new(body);
+    let ndjson = HeaderValue::from_static(NDJSON);
+    response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
+    response
+}
+
+fn options(inner: &Inner, parts: &Parts, bucket: &str) -> Result<(Options, Terms), Problem> {
     const KNOWN: &[&str] = &["level", "r", "w", "timeout"];
     let table = inner.bucket(bucket)?;
     inner.permit(Principal::of(parts), &table)?;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
-    if condition(&parts.headers)? != Condition::None || fence(&parts.headers)?.is_some() {
-        return Err(Problem::new(
-            Kind::NotSupported,
-            "a condition is about one key: give each item its own, as if_match, if_none_match or \
-             if_fence",
-        ));
-    }
+    let terms = Terms { condition: condition(&parts.headers)?, fence: fence(&parts.headers)? };
     options::plain_body(&parts.headers)?;
     let (read, write) = match params.text("level")? {
         // One name for both: what is no level for reads does not refuse a batch of writes.
@@ -118,7 +127,8 @@ fn options(inner: &Inner, parts: &Parts, bucket: &str) -> Result<Options, Proble
             options::level(&params, &table, Side::Write)?,
         ),
     };
-    Ok(Options { read, write, timeout: options::timeout(&params, &inner.limits)?, table })
+    let timeout = options::timeout(&params, &inner.limits)?;
+    Ok((Options { read, write, timeout, table }, terms))
 }
 
 type Running = FuturesOrdered<crate::env::BoxFuture<'static, Bytes>>;

@@ -234,7 +234,7 @@ impl Door {
                 (answer, route("POST", ALL), true)
             }
             (&Method::POST, Some(KvPath::Key(bucket, "batch"))) => {
-                let answer = batch::batch(inner, parts, Body::new(body), bucket);
+                let answer = batch::batch(inner, parts, Body::new(body), bucket).await;
                 (answer, route("POST", BATCH), true)
             }
             (method, Some(path)) => {

@@ -208,6 +208,36 @@ impl Item {
         &self.key
     }
 
+    /// Refuses what is no write, or has terms of its own.
+    pub(super) fn must_be_plain_write(&self) -> Result<(), Problem> {
+        let Wish::Write(write) = &self.wish else {
+            return Err(Problem::bad("a batch under a condition is of writes, and this is a get"));
+        };
+        let plain = write.condition == Condition::None
+            && write.fence.is_none()
+            && write.context.is_none()
+            && write.op.is_none();
+        if plain {
+            return Ok(());
+        }
+        Err(Problem::bad(
+            "a batch under a condition is one operation: its items have no condition, no context \
+             and no id of their own (its id is the header Idempotency-Key)",
+        ))
+    }
+
+    /// Its key, and what it does; of a write without terms of its own.
+    ///
+    /// # Errors
+    /// As [`Item::must_be_plain_write`].
+    pub(super) fn into_plain_write(self) -> Result<(Key, WriteAction), Problem> {
+        self.must_be_plain_write()?;
+        match self.wish {
+            Wish::Write(write) => Ok((self.key, write.action)),
+            Wish::Get => Err(Problem::bad("a get writes nothing")),
+        }
+    }
+
     /// Runs the item. `seen` is what earlier writes of the batch have seen of the key; the second
     /// part of the answer is what this one adds.
     pub(super) async fn run(
@@ -371,7 +401,7 @@ fn failed(id: Option<String>, error: OpError, write: bool) -> ItemAnswer {
     ItemAnswer::problem(id.as_deref(), &error.into(), write)
 }
 
-fn written(
+pub(super) fn written(
     id: Option<String>,
     outcome: &WriteOutcome,
     context: String,
@@ -419,6 +449,11 @@ fn read_answer(
 }
 
 impl ItemAnswer {
+    /// A write that another one of its batch has replaced before anybody saw it.
+    pub(super) fn superseded() -> Self {
+        Self { status: 204, id: None, content: Content::Other(serde_json::json!({})) }
+    }
+
     /// An item that came to nothing.
     pub(super) fn problem(id: Option<&str>, problem: &Problem, write: bool) -> Self {
         let mut members = serde_json::to_value(problem.json(write)).unwrap_or_default();
