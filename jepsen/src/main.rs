@@ -2,7 +2,7 @@
 //! judged.
 //!
 //! ```text
-//! clients (session, workload) ── HTTP ──▶ nodes, each in a network of its own (hosts)
+//! clients (session, workload) ── HTTP, CQL (door) ──▶ nodes, each in a network of its own (hosts)
 //!      │                                     ▲
 //!      ▼                                     │ partitions, kills, clocks, disks (nemesis)
 //! history (NDJSON) ──▶ checkers (workload, check) ──▶ verdict ──▶ report
@@ -13,6 +13,7 @@
 #![allow(clippy::disallowed_methods, reason = "drives real processes on the real clock")]
 
 mod check;
+mod door;
 mod history;
 mod hosts;
 mod matrix;
@@ -100,7 +101,7 @@ struct Run {
     /// The short matrix of the gate.
     #[arg(long, conflicts_with = "all")]
     quick: bool,
-    /// Workloads that run beside each other on one cluster, or `all`.
+    /// Workloads that run beside each other on one cluster; `all` through HTTP, or `cql`.
     #[arg(long, value_delimiter = ',', default_value = "register")]
     workload: Vec<String>,
     /// The fault; with --all, only these.
@@ -178,6 +179,9 @@ fn workloads(names: &[String]) -> Result<Vec<Kind>, String> {
     if names.iter().any(|name| name == "all") {
         return Ok(workload::ALL.to_vec());
     }
+    if names.iter().any(|name| name == "cql") {
+        return Ok(workload::CQL.to_vec());
+    }
     let named = |name: &String| Kind::named(name).ok_or_else(|| format!("no workload {name:?}"));
     names.iter().map(named).collect()
 }
@@ -193,9 +197,13 @@ fn run_command(run: &Run) -> Result<ExitCode, String> {
             }
             (named, _) => named.to_vec(),
         };
+        let mut workloads = workload::ALL.to_vec();
+        // The gate looks through the other door too.
+        workloads.extend(run.quick.then_some(Kind::CqlRegister));
         let cells = all.into_iter().flat_map(|nemesis| {
+            let workloads = workloads.clone();
             (0..run.repeat).map(move |more| Cell {
-                workloads: workload::ALL.to_vec(),
+                workloads: workloads.clone(),
                 nemesis,
                 seconds: run.time.as_secs(),
                 seed: run.seed + more,
@@ -337,5 +345,6 @@ fn doctor(place: &Place) -> Result<ExitCode, String> {
     }
     println!("faults: {}", nemesis::ALL.map(Fault::name).join(" "));
     println!("workloads: {}", workload::ALL.map(Kind::name).join(" "));
+    println!("through CQL: {}", workload::CQL.map(Kind::name).join(" "));
     Ok(ExitCode::from(u8::from(missing > 0)))
 }

@@ -137,6 +137,7 @@ fn fingerprint(path: &Path) -> String {
 
 fn stages(plan: &Plan, cluster: &Cluster, began: Instant) -> Result<Vec<Arc<Stage>>, String> {
     let urls: Vec<String> = (0..cluster.len()).map(|node| cluster.url(node)).collect();
+    let cql: Vec<String> = (0..cluster.len()).map(|node| cluster.cql(node)).collect();
     let binary = fingerprint(&plan.binary);
     let phases = plan.workloads.len().min(3) as u64;
     let mut stages = Vec::new();
@@ -154,7 +155,7 @@ fn stages(plan: &Plan, cluster: &Cluster, began: Instant) -> Result<Vec<Arc<Stag
         let recorder = Recorder::new(&path, header, began)
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let turn = (at as u64, phases);
-        stages.push(Arc::new(Stage::new(kind, recorder, &urls, began, plan.seed, turn)?));
+        stages.push(Arc::new(Stage::new(kind, recorder, (&urls, &cql), began, plan.seed, turn)?));
     }
     Ok(stages)
 }

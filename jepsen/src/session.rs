@@ -6,16 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use henge::client::{Call, Client, ClientError, Outcome as Applied, Reply};
+use henge::client::{Call, Client, ClientError, CqlRows, Outcome as Applied, Reply};
 use henge::sim::rng::Rng;
 use hyper::http::Method;
 use serde_json::Value;
 
+use crate::door::{Door, Level};
 use crate::history::{Outcome, Recorder};
 use crate::workload::Kind;
 
 /// How long a client waits for an answer. Nodes are asked to answer in less.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long a node may take, as a parameter of each request.
 pub const TIMEOUT: &str = "timeout=2s";
@@ -77,6 +78,8 @@ pub struct Stage {
     pub recorder: Recorder,
     /// One client per node.
     pub nodes: Vec<Client>,
+    /// Where each serves CQL, `host:port`.
+    pub cql: Vec<String>,
     /// By group.
     pub keys: Vec<Keys>,
     /// Set when the clients should end.
@@ -98,7 +101,7 @@ impl Stage {
     pub fn new(
         kind: Kind,
         recorder: Recorder,
-        urls: &[String],
+        (urls, cql): (&[String], &[String]),
         began: Instant,
         seed: u64,
         (phase, phases): (u64, u64),
@@ -110,6 +113,7 @@ impl Stage {
             bucket: kind.name().replace('-', "_"),
             recorder,
             nodes: nodes.map_err(|error| error.to_string())?,
+            cql: cql.to_vec(),
             keys: (0..kind.groups())
                 .map(|group| Keys::new(prefix(group), kind.per_key()))
                 .collect(),
@@ -186,6 +190,8 @@ pub struct Session {
     pub process: u64,
     /// The node that it asks next.
     pub node: usize,
+    /// Its connections, where it speaks CQL.
+    pub door: Door,
     /// Its draws.
     pub rng: Rng,
     /// The key that `seen` is about.
@@ -203,6 +209,7 @@ impl Session {
             group: number as usize % stage.keys.len(),
             process: stage.processes.fetch_add(1, Relaxed),
             node: number as usize % stage.nodes.len(),
+            door: Door::new(&stage.cql),
             rng: Rng::stream(stage.seed, number, stage.kind.name()),
             seen_key: String::new(),
             seen: Vec::new(),
@@ -226,8 +233,12 @@ impl Session {
 
     /// A value that nobody else writes, and that leads back to its operation wherever it turns up.
     pub fn value(&self) -> String {
-        let number = self.stage.numbers.fetch_add(1, Relaxed);
-        format!("{}.{}.{number}", self.stage.seed, self.process)
+        format!("{}.{}.{}", self.stage.seed, self.process, self.unique())
+    }
+
+    /// A number above 0 that nobody else writes.
+    pub fn unique(&self) -> u64 {
+        self.stage.numbers.fetch_add(1, Relaxed) + 1
     }
 
     /// Works until the stage stops.
@@ -277,6 +288,31 @@ impl Session {
         };
         let outcome = ended(&error, effect);
         Attempt { outcome, reply, learnt: Value::String(error.to_string()) }
+    }
+
+    /// As [`Session::attempt`], of a statement through the CQL port.
+    pub async fn ask(
+        &mut self,
+        (f, key, asked): (&str, &str, Value),
+        text: &str,
+        level: Level,
+        effect: Effect,
+        judge: impl FnOnce(&CqlRows) -> Option<Value>,
+    ) -> Attempt {
+        let number = self.stage.recorder.begin(self.process, self.node, f, key, asked);
+        let answer = self.door.ask(self.node, text, level, PATIENCE).await;
+        let (outcome, learnt) = match answer.as_ref().map(judge) {
+            Ok(Some(learnt)) => (Outcome::Ok, learnt),
+            Ok(None) => (Outcome::Info, Value::String("an answer of another kind".to_owned())),
+            Err(trouble) => {
+                let is_over = effect == Effect::Reads || trouble.has_no_effect;
+                let outcome = if is_over { Outcome::Fail } else { Outcome::Info };
+                (outcome, Value::String(trouble.why.clone()))
+            }
+        };
+        self.stage.recorder.end(number, outcome, learnt.clone());
+        self.after(outcome).await;
+        Attempt { outcome, reply: None, learnt }
     }
 
     /// Retires the process where its operation stays open, and goes elsewhere where it failed.

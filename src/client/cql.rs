@@ -1,5 +1,7 @@
 //! A small client of the CQL door: one connection, version 4, one request under way. For the
-//! benchmark; applications use a driver.
+//! benchmark and the tests of whole clusters; applications use a driver.
+
+mod rows;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -43,6 +45,15 @@ pub enum CqlFailure {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreparedId(Vec<u8>);
 
+impl CqlFailure {
+    /// The request was refused by a node that says that it has had no effect and will have none.
+    #[must_use]
+    pub fn has_no_effect(&self) -> bool {
+        // Unavailable, overloaded, bootstrapping; and from 0x2000 on what is wrong with the request.
+        matches!(self, Self::Refused { code: 0x1000..=0x1002 | 0x2000.., .. })
+    }
+}
+
 /// What is kept of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CqlResult {
@@ -51,6 +62,8 @@ pub struct CqlResult {
     /// Bytes of the answer's body.
     pub bytes: usize,
 }
+
+pub use rows::CqlRows;
 
 /// One connection.
 #[derive(Debug)]
@@ -95,12 +108,30 @@ impl CqlConnection {
     /// # Errors
     /// [`CqlFailure`].
     pub async fn query(&mut self, text: &str) -> Result<CqlResult, CqlFailure> {
+        self.put_query(text, 4);
+        self.result().await
+    }
+
+    /// Runs a statement without values, and reads the rows that it answers with; none for one that
+    /// has no result. `level`: the protocol's number of a level. A future of it that is dropped
+    /// leaves the connection of no more use.
+    ///
+    /// # Errors
+    /// [`CqlFailure`].
+    pub async fn rows(&mut self, text: &str, level: u16) -> Result<CqlRows, CqlFailure> {
+        self.put_query(text, level);
+        if self.exchange().await? != opcode::RESULT {
+            return Err(invalid("no result"));
+        }
+        CqlRows::read(&self.body).ok_or_else(|| invalid("a result that is no result"))
+    }
+
+    fn put_query(&mut self, text: &str, level: u16) {
         self.begin(opcode::QUERY);
         put_len(&mut self.out, text.len());
         self.out.extend_from_slice(text.as_bytes());
-        self.out.extend_from_slice(&4u16.to_be_bytes());
+        self.out.extend_from_slice(&level.to_be_bytes());
         self.out.push(0);
-        self.result().await
     }
 
     /// Prepares a statement.

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-pub use cql::{CqlConnection, CqlFailure, CqlResult, PreparedId};
+pub use cql::{CqlConnection, CqlFailure, CqlResult, CqlRows, PreparedId};
 pub use error::{ClientError, Outcome, Problem};
 pub use kv::{
     BucketSettings, Encoding, Found, FoundValue, KeyEntry, KeyPage, ListOptions, OpMode,

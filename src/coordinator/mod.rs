@@ -67,6 +67,9 @@ pub struct CoordinatorCounters {
     pub repairs: AtomicU64,
     /// Replicas asked because another was slow.
     pub hedges: AtomicU64,
+    /// Operations on keys of which this node holds no copy: a client that knows the ring would have
+    /// asked another.
+    pub forwards: AtomicU64,
     /// Hedges put off because they had used up their share of the reads.
     pub hedges_put_off: AtomicU64,
     /// Mints sent again to a second replica.

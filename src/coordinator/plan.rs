@@ -1,6 +1,7 @@
 //! The plan of one operation: which replicas, how many answers, until when, by which epoch.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::coordinator::{Inner, OpError};
@@ -79,7 +80,11 @@ impl Inner {
         let token = token_in(table.id, key);
         let state = self.cluster.state();
         let partition = state.ring().partition_of(token);
-        self.plan_partition(purpose, table, partition, level, started, timeout)
+        let plan = self.plan_partition(purpose, table, partition, level, started, timeout)?;
+        if !plan.replicas.contains(&self.peers.me()) {
+            self.counters.forwards.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(plan)
     }
 
     /// Plans an operation on a whole partition.

@@ -229,6 +229,26 @@ impl Where {
         (0..schema.partition_key().len()).all(|at| self.restricts(at) == Some(true))
     }
 
+    /// The bind markers of the key's columns, in its order: if the statement is about one row,
+    /// names each column of its key by a marker, and restricts nothing else.
+    #[must_use]
+    pub fn key_markers(&self, schema: &Schema) -> Option<Vec<usize>> {
+        let count = schema.partition_key().len() + schema.clustering_key().len();
+        if self.restrictions.len() != count {
+            return None;
+        }
+        let marker_of = |place: usize| {
+            self.restrictions.iter().find_map(|restriction| match restriction {
+                Restriction::Compare { place: at, operator: Operator::Equal, value } => {
+                    let Term::Bind(marker) = value else { return None };
+                    (*at == place).then_some(*marker)
+                }
+                _ => None,
+            })
+        };
+        (0..count).map(marker_of).collect()
+    }
+
     /// True when there is no restriction at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -503,12 +523,12 @@ fn split_tuple(bytes: &[u8], count: usize) -> Result<Vec<Vec<u8>>, String> {
 
 /// A partition key's bytes, as Cassandra writes them and tokens are computed from.
 #[must_use]
-pub fn partition_bytes(values: &[Vec<u8>]) -> Vec<u8> {
+pub fn partition_bytes<T: AsRef<[u8]>>(values: &[T]) -> Vec<u8> {
     if let [only] = values {
-        return only.clone();
+        return only.as_ref().to_vec();
     }
     let mut out = Vec::new();
-    for value in values {
+    for value in values.iter().map(AsRef::as_ref) {
         out.extend_from_slice(&u16::try_from(value.len()).unwrap_or(u16::MAX).to_be_bytes());
         out.extend_from_slice(value);
         out.push(0);

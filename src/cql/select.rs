@@ -389,6 +389,20 @@ impl Query {
         Ok(())
     }
 
+    /// The places of its columns, if it shows columns as they are, and all rows that match.
+    #[must_use]
+    pub fn plain_columns(&self) -> Option<Vec<usize>> {
+        let limited = self.limit.is_some() || self.per_partition.is_some();
+        if limited || self.distinct || self.is_aggregate() {
+            return None;
+        }
+        let place_of = |expression: &Expression| match expression {
+            Expression::Column(place) => Some(*place),
+            _ => None,
+        };
+        self.expressions.iter().map(place_of).collect()
+    }
+
     /// True when rows are counted or summed up, not shown each.
     #[must_use]
     pub fn is_aggregate(&self) -> bool {

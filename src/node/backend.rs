@@ -226,6 +226,10 @@ impl Backend for NodeBackend {
         self.state().table_of(keyspace, table).filter(|table| table.rows.is_none()).cloned()
     }
 
+    fn any_table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>> {
+        self.state().table_of(keyspace, table).cloned()
+    }
+
     fn tables(&self) -> Vec<Arc<Table>> {
         let state = self.state();
         let buckets = state.tables().values().filter(|table| table.rows.is_none());

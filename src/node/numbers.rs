@@ -28,6 +28,11 @@ const COORDINATOR: &[Row<CoordinatorCounters>] = &[
     }),
     ("henge_coordinator_hedges_total", "Replicas asked because another was slow.", |c| &c.hedges),
     (
+        "henge_coordinator_forwards_total",
+        "Operations on keys of which this node holds no copy.",
+        |c| &c.forwards,
+    ),
+    (
         "henge_coordinator_hedges_put_off_total",
         "Hedges put off because they had used up their share of the reads.",
         |c| &c.hedges_put_off,

@@ -202,6 +202,15 @@ impl Record {
         }
     }
 
+    /// The same, taken out of it.
+    #[must_use]
+    pub fn into_row(self) -> Option<Row> {
+        match self.body {
+            Body::Row(row, _) => Some(*row),
+            Body::Siblings(_) | Body::Lww(_) => None,
+        }
+    }
+
     /// The kind.
     #[must_use]
     pub fn kind(&self) -> RecordKind {

@@ -113,6 +113,11 @@ impl Cluster {
         format!("http://{}:8098", address(node))
     }
 
+    /// Where a node serves CQL, `host:port`.
+    pub fn cql(&self, node: usize) -> String {
+        format!("{}:9042", address(node))
+    }
+
     /// The rules of the network.
     pub fn rules(&self) -> &Arc<Rules> {
         self.network.rules()

@@ -3,6 +3,7 @@
 mod bank;
 mod converge;
 mod counter;
+mod cql;
 mod election;
 mod lock;
 mod monotonic;
@@ -53,6 +54,14 @@ pub enum Kind {
     Weak,
     /// Anything goes; afterwards all replicas become equal by themselves.
     Converge,
+    /// Through CQL: compare-and-set of a register by conditional statements.
+    CqlRegister,
+    /// Through CQL: appends to a list by conditional statements.
+    CqlAppend,
+    /// Through CQL: elements added blindly at quorum to a set.
+    CqlSet,
+    /// Through CQL: rows are seen whole.
+    RowShape,
 }
 
 /// Those that hold the cluster to a promise.
@@ -70,6 +79,9 @@ pub const ALL: [Kind; 11] = [
     Kind::Converge,
 ];
 
+/// Those that hold it to one through CQL.
+pub const CQL: [Kind; 4] = [Kind::CqlRegister, Kind::CqlAppend, Kind::CqlSet, Kind::RowShape];
+
 impl Kind {
     /// As on the command line.
     pub fn name(self) -> &'static str {
@@ -86,12 +98,27 @@ impl Kind {
             Self::Monotonic => "monotonic",
             Self::Weak => "weak",
             Self::Converge => "converge",
+            Self::CqlRegister => "cql-register",
+            Self::CqlAppend => "cql-append",
+            Self::CqlSet => "cql-set",
+            Self::RowShape => "row-shape",
         }
     }
 
     /// The workload called `name`.
     pub fn named(name: &str) -> Option<Self> {
-        ALL.into_iter().chain([Self::Weak]).find(|kind| kind.name() == name)
+        ALL.into_iter().chain(CQL).chain([Self::Weak]).find(|kind| kind.name() == name)
+    }
+
+    /// The columns of its table, where it speaks CQL.
+    fn columns(self) -> Option<&'static str> {
+        match self {
+            Self::CqlRegister => Some(cql::register::COLUMNS),
+            Self::CqlAppend => Some(cql::append::COLUMNS),
+            Self::CqlSet => Some(cql::set::COLUMNS),
+            Self::RowShape => Some(cql::shape::COLUMNS),
+            _ => None,
+        }
     }
 
     /// How concurrent writes meet in its bucket.
@@ -105,7 +132,11 @@ impl Kind {
             | Self::Resurrect
             | Self::Lock
             | Self::Election
-            | Self::Converge => "siblings",
+            | Self::Converge
+            | Self::CqlRegister
+            | Self::CqlAppend
+            | Self::CqlSet
+            | Self::RowShape => "siblings",
         }
     }
 
@@ -128,10 +159,10 @@ impl Kind {
         match self {
             Self::Create => 10,
             Self::Resurrect | Self::Converge => 30,
-            Self::Set => 48,
+            Self::Set | Self::CqlSet | Self::CqlAppend => 48,
             Self::Lock | Self::Election => 60,
             Self::Siblings => 80,
-            Self::Register | Self::Counter => 100,
+            Self::Register | Self::Counter | Self::CqlRegister | Self::RowShape => 100,
             Self::Bank => 24,
             Self::Monotonic | Self::Weak => 400,
         }
@@ -150,6 +181,10 @@ impl Kind {
             Self::Bank => &["transfer", "look"],
             Self::Monotonic | Self::Weak => &["read", "write"],
             Self::Converge => &["put", "delete"],
+            Self::CqlRegister => &["read", "cas"],
+            Self::CqlAppend => &["read", "append"],
+            Self::CqlSet => &["read", "add"],
+            Self::RowShape => &["read", "write", "batch", "fleeting", "cas"],
         }
     }
 
@@ -158,6 +193,9 @@ impl Kind {
     /// # Errors
     /// The cluster's words.
     pub async fn prepare(self, stage: &Stage) -> Result<(), String> {
+        if let Some(columns) = self.columns() {
+            return cql::prepare(stage, columns).await;
+        }
         let settings = BucketSettings {
             replication_factor: u32::try_from(stage.nodes.len()).ok(),
             conflict: Some(self.conflict().to_owned()),
@@ -182,6 +220,10 @@ impl Kind {
             Self::Bank => bank::step(session).await,
             Self::Monotonic | Self::Weak => monotonic::step(session).await,
             Self::Converge => converge::step(session).await,
+            Self::CqlRegister => cql::register::step(session).await,
+            Self::CqlAppend => cql::append::step(session).await,
+            Self::CqlSet => cql::set::step(session).await,
+            Self::RowShape => cql::shape::step(session).await,
         }
     }
 
@@ -200,6 +242,10 @@ impl Kind {
             Self::Bank => bank::finish(&mut session).await,
             Self::Monotonic | Self::Weak => monotonic::finish(&mut session).await,
             Self::Converge => converge::finish(&mut session).await,
+            Self::CqlRegister => cql::register::finish(&mut session).await,
+            Self::CqlAppend => cql::append::finish(&mut session).await,
+            Self::CqlSet => cql::set::finish(&mut session).await,
+            Self::RowShape => cql::shape::finish(&mut session).await,
         }
     }
 
@@ -217,6 +263,10 @@ impl Kind {
             Self::Monotonic => monotonic::judge(history),
             Self::Weak => monotonic::judge_weak(history),
             Self::Converge => converge::judge(history),
+            Self::CqlRegister => register::judge(history),
+            Self::CqlAppend => cql::append::judge(history),
+            Self::CqlSet => set::judge(history),
+            Self::RowShape => cql::shape::judge(history),
         }
     }
 }

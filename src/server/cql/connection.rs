@@ -1,7 +1,7 @@
 //! One connection: how it starts up, and the order of its requests.
 //!
 //! One task reads and one writes; requests run in tasks of their own, so answers may overtake each
-//! other.
+//! other. Reads by key are worked on by the task that reads ([`Inline`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,9 @@ use crate::server::cql::error::{BAD_CREDENTIALS, CqlError, INVALID, OVERLOADED, 
 use crate::server::cql::events::{Event, Interests};
 use crate::server::cql::frame::{Frame, MAX_BODY, Version, flag};
 use crate::server::cql::inbox::{Inbox, Incoming, Refusal};
-use crate::server::cql::outbox::{Framing, Outbox};
+use crate::server::cql::inline::Inline;
+use crate::server::cql::outbox::{Framing, NoMemory, Outbox, Parcel, UnderWay};
+use crate::server::cql::point::PointRead;
 use crate::server::cql::request::{self, Request};
 use crate::server::cql::response::{Answer, Reply};
 use crate::server::cql::segment::Coding;
@@ -78,10 +80,11 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let peer = stream.peer_addr().ok();
         let (input, output) = stream.into_split();
-        let (outbox, outgoing) = Outbox::new(&self.memory);
-        self.env.spawn("cql-writer", outgoing.write(output, self.env.clone()));
+        let (outbox, outgoing) = Outbox::new(output, self.env.clone(), &self.memory);
+        self.env.spawn("cql-writer", outgoing.write());
         let mut stop = self.stop.clone();
         let mut inbox = Inbox::new(input, self.env.clone(), &self.memory);
+        let mut inline = Inline::new(outbox.clone());
         let mut serving = Serving {
             session: Arc::new(Session::default()),
             outbox: outbox.clone(),
@@ -91,21 +94,24 @@ impl Connection {
             origin: Origin { client: peer },
             connection: self,
         };
-        tokio::select! {
+        let stopped = tokio::select! {
             biased;
-            _ = stop.wait_for(|stop| *stop) => {}
-            () = outbox.closed() => {}
-            () = serving.serve(&mut inbox) => {}
+            _ = stop.wait_for(|stop| *stop) => true,
+            () = outbox.closed() => false,
+            () = serving.serve(&mut inbox, &mut inline) => false,
+        };
+        if stopped {
+            inline.finish().await;
         }
     }
 }
 
 impl Serving {
-    async fn serve(&mut self, inbox: &mut Inbox) {
+    async fn serve(&mut self, inbox: &mut Inbox, inline: &mut Inline) {
         loop {
-            match inbox.next().await {
+            match inline.tend(inbox.next()).await {
                 Incoming::Frame(frame, held) => {
-                    if self.take(inbox, frame, held).await == Next::Close {
+                    if self.take(inbox, inline, frame, held).await == Next::Close {
                         return;
                     }
                 }
@@ -154,7 +160,13 @@ impl Serving {
         self.send(stream, Answer::Error(error).into()).await;
     }
 
-    async fn take(&mut self, inbox: &mut Inbox, frame: Frame, held: Share) -> Next {
+    async fn take(
+        &mut self,
+        inbox: &mut Inbox,
+        inline: &mut Inline,
+        frame: Frame,
+        held: Share,
+    ) -> Next {
         let stream = frame.stream;
         if self.stage == Stage::New {
             // Not fixed before STARTUP: who asks for options on one version may start up on
@@ -191,15 +203,19 @@ impl Serving {
             (Request::Register(kinds), Stage::Open) => self.register(stream, &kinds).await,
             (request, Stage::Open) => {
                 let traced = frame.flags & flag::TRACING != 0;
-                self.begin(stream, request, traced, held).await;
+                // As soon as there is room for its answer.
+                let place = inline.tend(self.outbox.room(MAX_IN_FLIGHT)).await;
+                match self.connection.service.point(&request).filter(|_| !traced) {
+                    Some(read) => inline.begin(Box::pin(self.read(stream, read, (held, place)))),
+                    None => self.begin(stream, request, traced, (held, place)),
+                }
             }
         }
         Next::Go
     }
 
-    /// Begins a request, as soon as there is room for its answer.
-    async fn begin(&self, stream: i16, request: Request, traced: bool, held: Share) {
-        let place = self.outbox.room(MAX_IN_FLIGHT).await;
+    /// Begins a request in a task of its own.
+    fn begin(&self, stream: i16, request: Request, traced: bool, (held, place): (Share, UnderWay)) {
         let (service, session) = (self.connection.service.clone(), self.session.clone());
         let (outbox, agreed, origin) = (self.outbox.clone(), self.agreed, self.origin);
         self.connection.env.spawn("cql-request", async move {
@@ -208,6 +224,22 @@ impl Serving {
             send(&outbox, agreed, stream, &reply).await;
             drop(place);
         });
+    }
+
+    /// A read by key, for the connection's own task.
+    fn read(
+        &self,
+        stream: i16,
+        read: PointRead,
+        places: (Share, UnderWay),
+    ) -> impl Future<Output = Parcel> + Send + 'static {
+        let (service, outbox) = (self.connection.service.clone(), self.outbox.clone());
+        let agreed = self.agreed;
+        async move {
+            let answer = service.read_point(read).await;
+            drop(places);
+            parcel_of(&outbox, agreed, stream, &answer.into())
+        }
     }
 
     async fn start(&mut self, inbox: &mut Inbox, stream: i16, options: &BTreeMap<String, String>) {
@@ -277,15 +309,18 @@ impl Serving {
     }
 }
 
-/// Sends a reply, or says that there was no memory for it: which only a long one can find, and no
-/// write that has taken effect has a long one.
 async fn send(outbox: &Outbox, agreed: Agreed, stream: i16, reply: &Reply) {
+    outbox.send(parcel_of(outbox, agreed, stream, reply)).await;
+}
+
+/// A reply on its way; or that there was no memory for it: which only a long one can find, and no
+/// write that has taken effect has a long one.
+fn parcel_of(outbox: &Outbox, agreed: Agreed, stream: i16, reply: &Reply) -> Parcel {
     let bytes = reply.encode(agreed.version, stream, agreed.deflate);
-    if outbox.send(bytes, agreed.framing).await.is_err() {
+    let parcel = outbox.parcel(bytes, agreed.framing);
+    parcel.unwrap_or_else(|NoMemory| {
         let why = "no memory for this answer: too many large ones wait to be taken";
         let reply = Reply::from(Answer::Error(CqlError::new(OVERLOADED, why)));
-        let bytes = reply.encode(agreed.version, stream, agreed.deflate);
-        // Short enough to be sent always.
-        let _ = outbox.send(bytes, agreed.framing).await;
-    }
+        outbox.short(reply.encode(agreed.version, stream, agreed.deflate), agreed.framing)
+    })
 }

@@ -104,7 +104,9 @@ impl Interests {
             match event {
                 Ok(event) if self.kinds[event.kind()] => {
                     // Without memory it is missed, as if the connection had been lost.
-                    let _ = outbox.send(event.encode(version), framing).await;
+                    if let Ok(parcel) = outbox.parcel(event.encode(version), framing) {
+                        outbox.send(parcel).await;
+                    }
                 }
                 Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => {}
                 Err(broadcast::error::RecvError::Closed) => return,

@@ -19,6 +19,7 @@ use crate::server::cql::auth::{AllowAll, Authenticator};
 use crate::server::cql::conditional::{Conditional, Write};
 use crate::server::cql::ddl;
 use crate::server::cql::error::{BOOTSTRAPPING, CqlError, OVERLOADED, PROTOCOL, SERVER};
+use crate::server::cql::point::PointRead;
 use crate::server::cql::reads::{self, Ask, TIMEOUT};
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
 use crate::server::cql::response::{Answer, Reply, Rows};
@@ -79,11 +80,9 @@ fn with_warning(mut reply: Reply, warning: Option<String>) -> Reply {
 
 /// Tells a client whose result metadata are others (`known` is their id) of the columns.
 fn with_news(answer: Answer, ready: &Ready, known: Option<&[u8]>) -> Answer {
-    match (answer, known, ready.result_id) {
-        (Answer::Rows(rows), Some(known), Some(id)) if *known != id => {
-            Answer::Rows(Rows { changed: Some(id), ..rows })
-        }
-        (answer, ..) => answer,
+    match answer {
+        Answer::Rows(rows) => Answer::Rows(Rows { changed: ready.news_for(known), ..rows }),
+        answer => answer,
     }
 }
 
@@ -166,6 +165,21 @@ impl CqlService {
             self.batch(&Session::default(), batch).await?;
         }
         Ok(())
+    }
+
+    /// The read of one row by its key that `request` is; `None`: it is something else.
+    pub(super) fn point(&self, request: &Request) -> Option<PointRead> {
+        let Request::Execute { id, result, parameters } = request else { return None };
+        PointRead::new(self.find(id).ok()?, result.as_deref(), parameters)
+    }
+
+    /// Answers such a read.
+    pub(super) async fn read_point(&self, read: PointRead) -> Answer {
+        let _place = match self.store.enter() {
+            Ok(place) => place,
+            Err(busy) => return Answer::Error(CqlError::new(OVERLOADED, busy.to_string())),
+        };
+        read.run(&*self.store).await.map_or_else(Answer::Error, Answer::Rows)
     }
 
     /// Answers a request without noting what is done for it.

@@ -14,6 +14,7 @@ use crate::cql::types::{CqlType, UdtType};
 use crate::cql::{self, value};
 use crate::meta::{ClusterState, Table};
 use crate::server::cql::error::{CqlError, SYNTAX};
+use crate::server::cql::point::Point;
 use crate::server::cql::response::{ColumnSpec, Metadata};
 use crate::server::cql::system;
 use crate::server::cql::wire::Value;
@@ -50,6 +51,8 @@ pub(super) struct Ready {
     /// The keyspace that was in use.
     pub(super) keyspace: Option<String>,
     pub(super) binds: Metadata,
+    /// Of a SELECT that names one row by its key.
+    pub(super) point: Option<Point>,
     /// Markers of the partition key's columns, in key order; empty unless all are bound.
     pub(super) key: Vec<u16>,
     pub(super) result: Option<Arc<Metadata>>,
@@ -158,6 +161,7 @@ impl Ready {
             ));
         }
         let key = routing(&work, &markers);
+        let point = Point::of(&work);
         let columns = markers
             .into_iter()
             .zip(&parsed.binds)
@@ -179,6 +183,7 @@ impl Ready {
         Ok(Self {
             id: id_of(keyspace, text),
             work,
+            point,
             keyspace: keyspace.map(str::to_owned),
             binds,
             key,
@@ -187,6 +192,11 @@ impl Ready {
             text: text.to_owned(),
             digest: xxh3_64(text.as_bytes()),
         })
+    }
+
+    /// The id of its result metadata, for a client that has others (`known` is their id).
+    pub(super) fn news_for(&self, known: Option<&[u8]>) -> Option<[u8; 16]> {
+        self.result_id.filter(|id| known.is_some_and(|known| known != id))
     }
 
     /// True when the tables that it names are still what they were.

@@ -210,6 +210,10 @@ pub trait Backend: Send + Sync + 'static {
     fn enter(&self) -> Result<Place, Busy>;
     /// The table `table` of `keyspace`. On the path of every request: no IO, no lock held.
     fn table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>>;
+    /// The table, also one of rows, which is no bucket: for saying where its keys live.
+    fn any_table(&self, keyspace: &str, table: &str) -> Option<Arc<Table>> {
+        self.table(keyspace, table)
+    }
     /// All tables, by name.
     fn tables(&self) -> Vec<Arc<Table>>;
     /// Seals and opens contexts.

@@ -15,7 +15,7 @@ use crate::server::http::door::Inner;
 use crate::server::http::path::key_in_path;
 use crate::server::http::problem::{Kind, Problem};
 use crate::server::http::query::Params;
-use crate::types::PartitionId;
+use crate::types::{Key, PartitionId};
 
 type Answer = Result<Response<DoorBody>, Problem>;
 
@@ -52,7 +52,8 @@ pub struct StatusJson {
     pub status: &'static str,
 }
 
-/// Where a key lives: its token, its partition and its replicas.
+/// Where a key lives: its token, its partition and its replicas. Of a table of rows (CQL), named
+/// `keyspace.table`, the key is the bytes of a partition key.
 #[utoipa::path(get, path = "/v1/where/{bucket}/{key}", operation_id = "where_is", tag = "Nodes",
     params(super::openapi::KeyPath),
     responses(
@@ -63,8 +64,17 @@ pub(super) async fn locate(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
     Params::parse(parts.uri.query(), &[])?;
     let rest = parts.uri.path().strip_prefix("/v1/where/").unwrap_or_default();
     let (bucket, raw_key) = rest.split_once('/').unwrap_or((rest, ""));
-    let table = inner.bucket(bucket)?;
+    let rows = bucket.split_once('.').and_then(|(keyspace, table)| {
+        inner.backend.any_table(keyspace, table).filter(|table| table.rows.is_some())
+    });
     let key = key_in_path(raw_key, &inner.limits)?;
+    let (table, key) = match rows {
+        None => (inner.bucket(bucket)?, key),
+        Some(table) => {
+            let of_partition = Key::of_row(key.as_bytes(), &[]);
+            (table, of_partition.map_err(|error| Problem::bad_parameter("key", error))?)
+        }
+    };
     let place = inner.backend.locate(&table, &key);
     let body = WhereJson {
         token: place.token.0,

@@ -2,6 +2,7 @@ mod client;
 mod door;
 mod fuzz;
 mod mem;
+mod point;
 mod port;
 
 use bytes::BytesMut;
