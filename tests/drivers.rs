@@ -1,7 +1,8 @@
 //! Cassandra's own drivers, unmodified, against three processes.
 //!
 //! `tests/clients/install` fetches them from the package registries; without them these tests say
-//! SKIPPED, unless `HENGE_DRIVERS=required`.
+//! SKIPPED, unless `HENGE_DRIVERS=required`. The drivers for Go and Java need toolchains of their
+//! own, and are asked for by name (`tests/clients/more`).
 #![allow(clippy::disallowed_methods, reason = "drives real processes")]
 
 mod support;
@@ -21,15 +22,21 @@ fn file(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// True if `tests/clients/install` has put `path` there.
-fn is_installed(path: &str) -> bool {
+/// True if `tests/clients/install` has put `path` there. It must have, if `HENGE_DRIVERS` is `word`
+/// or `all`.
+fn is_there(path: &str, word: &str) -> bool {
     let there = file(path).exists();
-    let required = std::env::var("HENGE_DRIVERS").as_deref() == Ok("required");
-    assert!(there || !required, "no {path}: run tests/clients/install");
+    let asked = std::env::var("HENGE_DRIVERS").unwrap_or_default();
+    assert!(there || asked != word && asked != "all", "no {path}: run tests/clients/install");
     if !there {
         println!("SKIPPED: no {path}: run tests/clients/install");
     }
     there
+}
+
+/// One of the drivers that are always there in a gate.
+fn is_installed(path: &str) -> bool {
+    is_there(path, "required")
 }
 
 /// Runs `program` on a cluster, does to the nodes what it asks for, and returns what it has said.
@@ -39,6 +46,7 @@ async fn drive(program: &mut Command, cluster: &mut TestCluster) -> String {
     let mut child = program
         .arg(endpoints.join(","))
         .arg("--drive")
+        .env("HENGE_NODES", cluster.nodes())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -104,5 +112,32 @@ async fn the_scylla_driver_works() {
     let _turn = TURN.lock().await;
     let mut cluster = TestCluster::start_apart(3).await;
     let said = drive(&mut Command::new(file(program)), &mut cluster).await;
+    assert!(said.ends_with("OK\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_go_driver_works() {
+    let program = "target/drivers/go/go-driver";
+    if !is_there(program, "more") {
+        return;
+    }
+    let _turn = TURN.lock().await;
+    let mut cluster = TestCluster::start_apart(3).await;
+    let said = drive(&mut Command::new(file(program)), &mut cluster).await;
+    assert!(said.ends_with("OK\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_java_driver_works() {
+    let program = "target/drivers/java/build/java-driver.jar";
+    if !is_there(program, "more") {
+        return;
+    }
+    let _turn = TURN.lock().await;
+    let mut cluster = TestCluster::start_apart(3).await;
+    let mut java = Command::new("java");
+    let libraries = file("target/drivers/java/lib/*");
+    java.arg("-cp").arg(format!("{}:{}", libraries.display(), file(program).display()));
+    let said = drive(java.arg("Driver"), &mut cluster).await;
     assert!(said.ends_with("OK\n"), "{said}");
 }

@@ -95,6 +95,57 @@ const tests = {
     }
   },
 
+  // The driver knows who holds a key, and asks nobody else. With HENGE_NODES.
+  async routing(client) {
+    const nodes = (process.env.HENGE_NODES || "").split(",").filter((node) => node);
+    if (nodes.length === 0) return;
+    const get = async (path, node = nodes[0]) => (await fetch(node + path)).text();
+    const forwards = async () => {
+      let all = 0;
+      for (const node of nodes) {
+        const line = /^henge_coordinator_forwards_total (\d+)$/m.exec(await get("/metrics", node));
+        all += Number(line[1]);
+      }
+      return all;
+    };
+    const factor = Math.min(2, endpoints.length);
+    await client.execute(`CREATE KEYSPACE nodejs2 WITH replication = {'class': 'SimpleStrategy', 'replication_factor': ${factor}}`);
+    await client.execute("CREATE TABLE nodejs2.t (k int PRIMARY KEY, v text)");
+    await client.metadata.refreshKeyspace("nodejs2");
+    const bare = (id) => id.toString().replace(/-/g, "");
+    for (let k = 0; k < 50; k++) {
+      const key = Buffer.alloc(4);
+      key.writeInt32BE(k);
+      const own = client.getReplicas("nodejs2", key).map((host) => bare(host.hostId)).sort();
+      const path = [...key].map((byte) => "%" + byte.toString(16).padStart(2, "0").toUpperCase()).join("");
+      const where = JSON.parse(await get("/v1/where/nodejs2.t/" + path));
+      assert.deepStrictEqual(where.replicas.map(bare).sort(), own, "replicas of " + k);
+    }
+    const before = await forwards();
+    let next = 0;
+    const reader = async () => {
+      while (next < 10000) {
+        await client.execute("SELECT v FROM nodejs2.t WHERE k = ?", [next++], { consistency: types.consistencies.localOne });
+      }
+    };
+    await Promise.all(Array.from({ length: 50 }, reader));
+    assert.strictEqual((await forwards()) - before, 0, "reads that went to a node without the key");
+    await client.execute("DROP KEYSPACE nodejs2");
+  },
+
+  async counters(client) {
+    await client.execute("CREATE TABLE nodejs.hits (k text PRIMARY KEY, n counter)");
+    const once = { isIdempotent: false, retry: new policies.retry.FallthroughRetryPolicy() };
+    const add = (k, by) => client.execute("UPDATE nodejs.hits SET n = n + ? WHERE k = ?", [by, k], once);
+    await Promise.all(Array.from({ length: 100 }, () => add("page", 2)));
+    const count = async (k) =>
+      (await client.execute("SELECT n FROM nodejs.hits WHERE k = ?", [k])).first().n.toNumber();
+    assert.strictEqual(await count("page"), 200);
+    const query = "UPDATE nodejs.hits SET n = n + ? WHERE k = ?";
+    await client.batch([{ query, params: [-1, "page"] }, { query, params: [5, "other"] }], { prepare: true, counter: true });
+    assert.deepStrictEqual([await count("page"), await count("other")], [199, 5]);
+  },
+
   async types(client) {
     const values = {
       c_ascii: "a",

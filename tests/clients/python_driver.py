@@ -9,10 +9,13 @@ for it: they print `@kill N` or `@start N` (nodes from 0) and go on after a line
 
 import datetime
 import decimal
+import json
 import logging
+import os
 import sys
 import time
 import traceback
+import urllib.request
 import uuid
 
 from cassandra import ConsistencyLevel
@@ -126,6 +129,62 @@ def metadata(s, cluster):
     token = rows(s, "SELECT token(k) FROM t WHERE k = 5")[0][0]
     own = cluster.metadata.token_map.token_class.from_key((5).to_bytes(4, "big")).value
     assert token == own, (token, own)
+
+
+def get(node, path):
+    with urllib.request.urlopen(node + path) as answer:
+        return answer.read().decode()
+
+
+def forwards(nodes):
+    """Operations so far whose coordinators hold no copy of the key."""
+    name = "henge_coordinator_forwards_total "
+    lines = (line for node in nodes for line in get(node, "/metrics").splitlines())
+    return sum(int(line[len(name) :]) for line in lines if line.startswith(name))
+
+
+def routing(s, cluster):
+    """The driver knows who holds a key, and asks nobody else. With HENGE_NODES."""
+    nodes = [node for node in os.environ.get("HENGE_NODES", "").split(",") if node]
+    if not nodes:
+        return
+    s.execute(
+        "CREATE KEYSPACE two WITH replication ="
+        " {'class': 'SimpleStrategy', 'replication_factor': %d}" % min(2, s.nodes)
+    )
+    s.execute("CREATE TABLE two.t (k int PRIMARY KEY, v text)")
+    for k in range(50):
+        key = k.to_bytes(4, "big")
+        own = {host.host_id.hex for host in cluster.metadata.get_replicas("two", key)}
+        where = json.loads(get(nodes[0], "/v1/where/two.t/%s" % "".join("%%%02X" % b for b in key)))
+        assert {uuid.UUID(id).hex for id in where["replicas"]} == own, (k, where, own)
+    select = s.prepare("SELECT v FROM two.t WHERE k = ?")
+    select.consistency_level = ConsistencyLevel.LOCAL_ONE
+    before, waiting = forwards(nodes), []
+    for k in range(10_000):
+        begin = lambda k=k: s.execute_async(select, (k,))
+        waiting.append((begin, begin()))
+        if len(waiting) >= 100:
+            for request in waiting:
+                result_of(*request)
+            waiting = []
+    assert forwards(nodes) == before, forwards(nodes) - before
+    s.execute("DROP KEYSPACE two")
+
+
+def counters(s, cluster):
+    s.execute("CREATE TABLE hits (k text PRIMARY KEY, n counter)")
+    add = s.prepare("UPDATE hits SET n = n + ? WHERE k = ?")
+    for future in [s.execute_async(add, (2, "page")) for _ in range(100)]:
+        future.result()
+    count = lambda k: s.execute("SELECT n FROM hits WHERE k = %s", (k,)).one().n
+    assert count("page") == 200, count("page")
+    batch = BatchStatement(BatchType.COUNTER)
+    batch.add(add, (-1, "page"))
+    batch.add(add, (5, "other"))
+    s.execute(batch)
+    assert (count("page"), count("other")) == (199, 5)
+    fails(s, "INSERT INTO hits (k, n) VALUES ('page', 1)", "InvalidRequest")
 
 
 def columns(s, cluster):
@@ -435,12 +494,14 @@ def dying_nodes(s, cluster):
 
 TESTS = [
     metadata,
+    routing,
     columns,
     slices,
     deletions,
     statics_and_timeuuids,
     batches,
     time_to_live,
+    counters,
     errors,
     altered_tables,
     types,
