@@ -95,6 +95,22 @@ impl If {
         places
     }
 
+    /// The value that the column at `place` must equal, if that is all that it asks.
+    ///
+    /// # Errors
+    /// A sentence for the client.
+    pub fn equals(&self, place: usize, binds: Binds<'_>) -> Result<Option<Vec<u8>>, String> {
+        let Which::All(checks) = &self.which else { return Ok(None) };
+        let [Check { place: own, part: Part::Whole, kind, test }] = &checks[..] else {
+            return Ok(None);
+        };
+        let Test::Compare(Operator::Equal, term) = test else { return Ok(None) };
+        match evaluate(term, kind, binds)? {
+            Bound::Value(bytes) if *own == place => Ok(Some(bytes.to_vec())),
+            _ => Ok(None),
+        }
+    }
+
     /// True when it compares static columns only, at least one.
     #[must_use]
     pub fn is_about_statics(&self, schema: &Schema) -> bool {

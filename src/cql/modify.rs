@@ -71,8 +71,10 @@ pub type Counts = BTreeMap<RowKey, BTreeMap<u16, i64>>;
 pub struct Moment<'a> {
     /// The stamp of statements that name none, in microseconds.
     pub stamp: i64,
-    /// The server's clock.
+    /// What time it is for the statement, which may have said so itself.
     pub now: WallMicros,
+    /// The server's clock.
+    pub clock: WallMicros,
     /// Rows as they are, where [`Modify::needs_read`] asked for them: (head, row) by key.
     pub current: &'a BTreeMap<RowKey, (Row, Row)>,
 }
@@ -320,6 +322,12 @@ impl Modify {
         out
     }
 
+    /// True if it names its own stamp.
+    #[must_use]
+    pub fn has_timestamp(&self) -> bool {
+        self.using.timestamp.is_some()
+    }
+
     /// What must hold for it.
     #[must_use]
     pub fn condition(&self) -> &If {
@@ -468,8 +476,8 @@ impl Modify {
     fn stamp(&self, binds: Binds<'_>, moment: &Moment<'_>) -> Result<i64, String> {
         let given = number(self.using.timestamp.as_ref(), &CqlType::Bigint, binds)?;
         let stamp = given.unwrap_or(moment.stamp);
-        let now = i64::try_from(moment.now.0).unwrap_or(i64::MAX);
-        if stamp > now.saturating_add(MAX_AHEAD) {
+        let clock = i64::try_from(moment.clock.0).unwrap_or(i64::MAX);
+        if stamp > clock.saturating_add(MAX_AHEAD) {
             return Err(format!(
                 "the timestamp {stamp} is more than a day in the future: nobody could delete it"
             ));

@@ -358,6 +358,7 @@ impl ClusterState {
         let table =
             Table { id, name: name.clone(), settings: settings.clone(), version: self.epoch, rows };
         self.tables.insert(id, Arc::new(table));
+        self.schema_version = self.epoch;
         self.names.entry(name.keyspace.clone()).or_default().insert(name.table.clone(), id);
         Ok(Verdict::Created(id))
     }
@@ -379,14 +380,13 @@ impl ClusterState {
         let table = Arc::make_mut(table);
         table.settings = settings.clone();
         table.version = self.epoch;
+        self.schema_version = self.epoch;
         Ok(Verdict::Done)
     }
 
     fn drop_table(&mut self, id: TableId) -> Result<Verdict, NotDone> {
         let table = self.tables.remove(&id).ok_or(NotDone::NoSuchTable)?;
-        if table.rows.is_some() {
-            self.schema_version = self.epoch;
-        }
+        self.schema_version = self.epoch;
         if let Some(tables) = self.names.get_mut(&table.name.keyspace) {
             tables.remove(&table.name.table);
             if tables.is_empty() {
@@ -476,9 +476,7 @@ mod schema {
         let ids: Vec<TableId> =
             state.names.get(name).into_iter().flatten().map(|(_, id)| *id).collect();
         for id in ids {
-            if state.tables.get(&id).is_some_and(|table| table.rows.is_some()) {
-                state.drop_table(id)?;
-            }
+            state.drop_table(id)?;
         }
         Ok(Verdict::Done)
     }

@@ -4,9 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::causality::ContextCodec;
 use crate::coordinator::{
     ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp,
-    ScanPage,
+    ScanPage, WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
 use crate::gossip::Liveness;
@@ -106,6 +107,15 @@ impl Store for NodeStore {
     fn write(&self, mut op: RowsOp) -> BoxFuture<'_, Result<(), OpError>> {
         op.timeout = op.timeout.min(self.limit);
         Box::pin(self.node.coordinator().write_rows(op))
+    }
+
+    fn put(&self, mut op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {
+        op.timeout = op.timeout.min(self.limit);
+        Box::pin(self.node.coordinator().write(op))
+    }
+
+    fn codec(&self) -> &ContextCodec {
+        self.backend.codec()
     }
 
     fn count(&self, mut op: CountOp) -> BoxFuture<'_, Result<(), OpError>> {

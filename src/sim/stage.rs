@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::node::NodeStore;
-use crate::server::cql::direct::{self, PageOfRows, Reply, Terms};
+use crate::node::{Node, NodeStore};
+use crate::server::cql::direct::{self, Class, PageOfRows, Reply, Terms};
 use crate::sim::cluster::SimCluster;
 use crate::sim::executor::{Executor, Schedule};
 use crate::sim::generate::{Size, generate};
@@ -92,17 +92,38 @@ impl Stage {
 
     /// Executes a statement through `node`.
     pub fn cql(&mut self, node: u32, level: Consistency, text: &str) -> Reply {
-        let failed = |message: String| Reply::Failed { not_applied: false, message };
-        let Some(life) = self.cluster.life(node) else { return failed("it is down".to_owned()) };
-        let machine = self.cluster.nodes()[node as usize].machine;
+        self.page(node, text, Terms { level, page_size: None, paging_state: None })
+    }
+
+    /// Executes a statement through `node`, and gives a page of what it shows.
+    pub fn page(&mut self, node: u32, text: &str, terms: Terms) -> Reply {
         let limit = Duration::from_millis(self.cluster.plan().timeout_ms);
-        let terms = Terms { level, page_size: None, paging_state: None };
-        let store = Arc::new(NodeStore::with_limit(life.node, limit));
-        let reply = direct::execute(store, text.to_owned(), terms);
-        match self.executor.block_on(machine, PATIENCE, reply) {
-            Ok(Some(reply)) => reply,
-            Ok(None) => failed("no answer".to_owned()),
-            Err(stuck) => failed(stuck.to_string()),
+        let text = text.to_owned();
+        let reply = self.run(node, |node| async move {
+            direct::execute(Arc::new(NodeStore::with_limit(node, limit)), text, terms).await
+        });
+        reply.unwrap_or_else(|message| Reply::Failed {
+            not_applied: false,
+            class: Class::Other,
+            message,
+        })
+    }
+
+    /// Runs something on `node`.
+    ///
+    /// # Errors
+    /// It is down, or does not end.
+    pub fn run<T, F>(&mut self, node: u32, what: impl FnOnce(Node) -> F) -> Result<T, String>
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        let life = self.cluster.life(node).ok_or("it is down")?;
+        let machine = self.cluster.nodes()[node as usize].machine;
+        match self.executor.block_on(machine, PATIENCE, what(life.node)) {
+            Ok(Some(result)) => Ok(result),
+            Ok(None) => Err("no answer".to_owned()),
+            Err(stuck) => Err(stuck.to_string()),
         }
     }
 

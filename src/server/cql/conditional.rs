@@ -21,7 +21,7 @@ use crate::server::cql::statement::Target;
 use crate::types::{Consistency, Key, WallMicros};
 
 /// One statement with its values and its moment.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Write {
     pub(super) modify: Modify,
     pub(super) values: Vec<Bound>,
@@ -61,6 +61,7 @@ impl Conditional {
         let Some(table) = target.table.clone() else {
             return Err(crate::server::cql::system::read_only(&target.keyspace));
         };
+        let target_is_strong = target.is_strong();
         let (schema, names) =
             (target.schema.clone(), (target.keyspace.clone(), target.name.clone()));
         let mut partitions: Vec<Vec<u8>> = Vec::new();
@@ -85,6 +86,11 @@ impl Conditional {
         let all = Self { schema, table, names, partition, is_batch, writes };
         for write in &all.writes {
             let keys = all.keys(write).map_err(CqlError::invalid)?;
+            if target_is_strong && (keys.is_empty() || write.modify.has_timestamp()) {
+                return Err(invalid(
+                    "a write of a table WITH conflict = 'strong' names whole rows, and no timestamp",
+                ));
+            }
             if write.modify.condition().is_some() && keys.is_empty() {
                 return Err(invalid(
                     "DELETE statements must restrict all PRIMARY KEY columns with equality \
@@ -93,6 +99,11 @@ impl Conditional {
             }
         }
         Ok(all)
+    }
+
+    /// Whether any of them has conditions. (All writes of a strong table come this way.)
+    pub(super) fn has_conditions(&self) -> bool {
+        self.writes.iter().any(|write| write.modify.condition().is_some())
     }
 
     fn keys(&self, write: &Write) -> Result<Vec<RowKey>, String> {
@@ -262,7 +273,9 @@ impl RowsJudge for Conditional {
         let mut changed: BTreeMap<Vec<u8>, Row> = BTreeMap::new();
         for write in &self.writes {
             let own = write.now();
-            let moment = Moment { stamp, now, current: &current };
+            // Its stamp is the round's own.
+            let clock = WallMicros(u64::MAX);
+            let moment = Moment { stamp, now, clock, current: &current };
             let mutations = write.modify.mutations(&self.schema, write.binds(&own), &moment)?;
             for (clustering, row) in mutations.into_iter().flat_map(|mutation| mutation.rows) {
                 changed.entry(clustering).or_default().join(&row);

@@ -6,7 +6,11 @@ use std::sync::Arc;
 use crate::cql::ast::{AlterTable, AlterType, ColumnDef, CreateTable, Name, Property, Statement};
 use crate::cql::schema::{Role, Schema};
 use crate::cql::types::{CqlType, RawType, UdtType};
-use crate::meta::{ClusterState, Command, Keyspace, NotDone, Table, TableName, Verdict};
+use crate::meta::{
+    ClusterState, Command, ConflictMode, Keyspace, NotDone, Table, TableName, TableSettings,
+    Verdict,
+};
+use crate::server::cql::buckets;
 use crate::server::cql::error::{CqlError, SERVER, UNAUTHORIZED};
 use crate::server::cql::options;
 use crate::server::cql::response::{Answer, SchemaChange};
@@ -132,8 +136,17 @@ fn plan(
         }
         Statement::DropTable { table, if_exists } => {
             let keyspace = keyspace_of(given, table)?;
-            match existing(state, &keyspace, table, *if_exists)? {
-                Some((old, _)) => {
+            let bucket =
+                state.table_of(&keyspace, &table.name).filter(|table| table.rows.is_none());
+            if bucket.is_some_and(|table| table.name.is_system()) {
+                return Err(system::read_only(&keyspace));
+            }
+            let found = match bucket {
+                Some(bucket) => Some(bucket.clone()),
+                None => existing(state, &keyspace, table, *if_exists)?.map(|(table, _)| table),
+            };
+            match found {
+                Some(old) => {
                     let dropped = change("DROPPED", "TABLE", &keyspace, &table.name);
                     Ok(Plan::Do(Box::new(Command::DropTable { id: old.id }), dropped))
                 }
@@ -232,6 +245,11 @@ fn existing(
     let table = state.table_of(keyspace, &name.name);
     match table.and_then(|table| Some((table.clone(), table.rows.clone()?))) {
         Some(found) => Ok(Some(found)),
+        None if table.is_some() => Err(CqlError::invalid(format!(
+            "{keyspace}.{} is a bucket: its columns are fixed, its settings are changed by PATCH \
+             /v1/buckets",
+            name.name
+        ))),
         None if if_exists => Ok(None),
         None => {
             find(state, keyspace)?;
@@ -323,10 +341,30 @@ fn create_table(
         ));
     }
     let uuid = crate::cql::functions::Now::new(store.wall().0, store.random()).uuid();
+    let (conflict, properties) = options::conflict(&create.properties)?;
+    let misfit = buckets::misfit(&columns);
+    let is_strong = conflict == Some(ConflictMode::Strong);
+    if is_strong && columns.iter().any(counts) {
+        return Err(CqlError::invalid("counters are not for tables WITH conflict = 'strong'"));
+    }
     let mut schema = Schema::new(columns, uuid);
-    options::apply(&mut schema, &create.properties)?;
+    options::apply(&mut schema, &properties)?;
     let name = TableName { keyspace: keyspace.clone(), table: name.clone() };
     let created = change("CREATED", "TABLE", &keyspace, &name.table);
+    if conflict == Some(ConflictMode::Siblings) {
+        if let Some(misfit) = misfit {
+            return Err(CqlError::invalid(misfit));
+        }
+        let replication = find(state, &keyspace)?.replication.clone();
+        let mut settings = TableSettings::new(replication);
+        let grace = schema.options.get("gc_grace_seconds").and_then(|text| text.parse().ok());
+        settings.grace_s = grace.unwrap_or(settings.grace_s);
+        settings.ttl_s = u64::from(schema.default_ttl_s);
+        return Ok(Plan::Do(Box::new(Command::CreateTable { name, settings }), created));
+    }
+    if is_strong {
+        schema.options.insert("conflict".to_owned(), "strong".to_owned());
+    }
     Ok(Plan::Do(Box::new(Command::CreateRows { name, schema: Arc::new(schema) }), created))
 }
 
@@ -534,6 +572,13 @@ fn alter_type(
 /// What differs between two states, as events: for drivers that keep a copy of the schema.
 pub(super) fn differences(old: &ClusterState, new: &ClusterState) -> Vec<SchemaChange> {
     let mut out = Vec::new();
+    for keyspace in buckets::keyspaces(new).keys() {
+        if !buckets::keyspaces(old).contains_key(keyspace)
+            && !old.keyspaces().contains_key(*keyspace)
+        {
+            out.push(change("CREATED", "KEYSPACE", keyspace, ""));
+        }
+    }
     let keyspaces: BTreeSet<&String> =
         old.keyspaces().keys().chain(new.keyspaces().keys()).collect();
     for keyspace in keyspaces {
@@ -558,8 +603,10 @@ pub(super) fn differences(old: &ClusterState, new: &ClusterState) -> Vec<SchemaC
         }
     }
     let tables = |state: &ClusterState| {
-        let rows = state.tables().values().filter(|table| table.rows.is_some());
-        rows.map(|table| (table.name.clone(), table.clone()))
+        state
+            .tables()
+            .values()
+            .map(|table| (table.name.clone(), table.clone()))
             .collect::<std::collections::BTreeMap<_, _>>()
     };
     let (a, b) = (tables(old), tables(new));

@@ -1,10 +1,11 @@
-//! The door without its socket, for the simulator: a statement's text goes the way that a QUERY's
-//! does, from the parser to the coordinator, and the answer is given as plain values.
+//! The door without its socket, for the HTTP door and the simulator: a statement's text goes the way
+//! that a QUERY's does, from the parser to the coordinator, and the answer is given as plain values.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::cql::types::CqlType;
 use crate::server::cql::error::{
     BOOTSTRAPPING, CONFIG, CqlError, INVALID, OVERLOADED, SYNTAX, UNAVAILABLE,
 };
@@ -30,6 +31,8 @@ pub struct Terms {
 pub struct PageOfRows {
     /// Names of the columns.
     pub names: Vec<String>,
+    /// Their types.
+    pub kinds: Vec<CqlType>,
     /// The rows, each with a value (or null) per column.
     pub rows: Vec<Vec<Option<Bytes>>>,
     /// Where the next page begins; none: that was all.
@@ -45,6 +48,25 @@ impl PageOfRows {
     }
 }
 
+/// Sorts of errors, by their codes in the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The statement is wrong, or what it asks is not possible.
+    Bad,
+    /// Too few replicas are alive.
+    Unavailable,
+    /// The node has too much to do.
+    Overloaded,
+    /// The node does not serve yet, or any more.
+    NotReady,
+    /// Too few replicas have answered in time.
+    Timeout,
+    /// Too few replicas have answered well.
+    Failure,
+    /// Something else.
+    Other,
+}
+
 /// An answer.
 #[derive(Debug, Clone)]
 pub enum Reply {
@@ -56,6 +78,8 @@ pub enum Reply {
     Failed {
         /// It did not take effect and never will.
         not_applied: bool,
+        /// What sort of error it is.
+        class: Class,
         /// Why.
         message: String,
     },
@@ -79,7 +103,8 @@ pub async fn execute(store: Arc<dyn Store>, text: String, terms: Terms) -> Reply
     match service.answer_untraced(&Session::default(), Request::Query { text, parameters }).await {
         Answer::Rows(Rows { metadata, rows, paging_state, .. }) => {
             let names = metadata.columns.iter().map(|column| column.name.clone()).collect();
-            Reply::Rows(PageOfRows { names, rows, paging_state })
+            let kinds = metadata.columns.iter().map(|column| column.kind.clone()).collect();
+            Reply::Rows(PageOfRows { names, kinds, rows, paging_state })
         }
         Answer::Error(error) => failed(&error),
         _ => Reply::Done,
@@ -90,5 +115,14 @@ pub async fn execute(store: Arc<dyn Store>, text: String, terms: Terms) -> Reply
 fn failed(error: &CqlError) -> Reply {
     let not_applied =
         [UNAVAILABLE, OVERLOADED, BOOTSTRAPPING, SYNTAX, INVALID, CONFIG].contains(&error.code());
-    Reply::Failed { not_applied, message: error.message().to_owned() }
+    let class = match error.code() {
+        SYNTAX | INVALID | CONFIG => Class::Bad,
+        UNAVAILABLE => Class::Unavailable,
+        OVERLOADED => Class::Overloaded,
+        BOOTSTRAPPING => Class::NotReady,
+        0x1100 | 0x1200 => Class::Timeout,
+        0x1300 | 0x1500 => Class::Failure,
+        _ => Class::Other,
+    };
+    Reply::Failed { not_applied, class, message: error.message().to_owned() }
 }

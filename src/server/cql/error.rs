@@ -57,12 +57,10 @@ impl CqlError {
         Self { fields: fields.0, ..Self::new(0x2500, message) }
     }
 
-    #[cfg(feature = "sim")]
     pub(super) fn code(&self) -> i32 {
         self.code
     }
 
-    #[cfg(feature = "sim")]
     pub(super) fn message(&self) -> &str {
         &self.message
     }
@@ -92,7 +90,7 @@ impl CqlError {
                 put_counts(&mut fields, *level, *received, *required);
                 let head = fields.0.clone();
                 let code = timeout_tail(&mut fields, write);
-                let newer = (write == Some(CAS)).then(|| contended(head, CAS));
+                let newer = (write == Some(CAS)).then(|| contended(head, 0));
                 Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
             OpError::TooFewReplicas { level, required, received, failed, fate, .. } => {
@@ -101,6 +99,7 @@ impl CqlError {
                 }
                 put_counts(&mut fields, *level, *received, *required);
                 // Version 5 has who failed and why, instead of how many: nobody is named.
+                let unknown = fields.0.clone();
                 let mut named = Writer(fields.0.clone());
                 named.int(0);
                 fields.int(i64::from(*failed));
@@ -109,14 +108,18 @@ impl CqlError {
                     _ => 0x1300,
                 };
                 timeout_tail(&mut named, write);
-                let newer = Some(Box::new((code, named.0)));
+                let newer = match write {
+                    Some(CAS) => Box::new((CAS_UNKNOWN, unknown)),
+                    _ => Box::new((code, named.0)),
+                };
+                let newer = Some(newer);
                 Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
-            OpError::Contended { fate: Fate::Unknown, .. } => {
+            OpError::Contended { fate: Fate::Unknown, rounds, .. } => {
                 put_counts(&mut fields, Consistency::Serial, 0u8, 1u8);
-                let unknown = fields.0.clone();
+                let head = fields.0.clone();
                 let code = timeout_tail(&mut fields, write);
-                let newer = write.is_some().then(|| Box::new((CAS_UNKNOWN, unknown)));
+                let newer = write.is_some().then(|| contended(head, *rounds));
                 Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
             // A driver must not take it for refused, and send all of it again.
@@ -154,11 +157,11 @@ fn put_counts(
     out.int(required.into());
 }
 
-/// A write timeout of version 5, which says how often others came in between: that is not counted.
-fn contended(head: Vec<u8>, kind: &str) -> Box<(i32, Vec<u8>)> {
+/// A write timeout of version 5, which says how often others came in between.
+fn contended(head: Vec<u8>, rounds: u32) -> Box<(i32, Vec<u8>)> {
     let mut out = Writer(head);
-    out.string(kind);
-    out.short(0);
+    out.string(CAS);
+    out.short(usize::try_from(rounds).unwrap_or(usize::MAX).min(usize::from(u16::MAX)));
     Box::new((0x1100, out.0))
 }
 

@@ -18,11 +18,11 @@
 //! partitions.
 
 mod auth;
+mod buckets;
 mod compress;
 mod conditional;
 mod connection;
 mod ddl;
-#[cfg(feature = "sim")]
 pub mod direct;
 mod error;
 mod events;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::cql::ast::Property;
 use crate::cql::schema::Schema;
+use crate::meta::ConflictMode;
 use crate::ring::Replication;
 use crate::server::cql::error::{CONFIG, CqlError, SYNTAX};
 
@@ -41,8 +42,13 @@ pub(super) fn apply(schema: &mut Schema, given: &[(String, Property)]) -> Result
                         CqlError::new(CONFIG, format!("Invalid default_time_to_live: {value}"))
                     })?;
             }
-            Property::Simple(_) if matches!(name.as_str(), "id" | "conflict") => {
-                return Err(CqlError::invalid(format!("WITH {name} is not supported yet")));
+            Property::Simple(_) if name == "conflict" => {
+                return Err(CqlError::invalid(
+                    "conflict is chosen when a table is created, for ever: make another one and copy",
+                ));
+            }
+            Property::Simple(_) if name == "id" => {
+                return Err(CqlError::invalid("WITH id is not supported yet"));
             }
             Property::Simple(value) if SIMPLE.contains(&name.as_str()) => {
                 schema.options.insert(name.clone(), value.clone());
@@ -58,6 +64,24 @@ pub(super) fn apply(schema: &mut Schema, given: &[(String, Property)]) -> Result
         }
     }
     Ok(())
+}
+
+/// How concurrent writes meet in a new table, and its other properties.
+pub(super) fn conflict(
+    given: &[(String, Property)],
+) -> Result<(Option<ConflictMode>, Vec<(String, Property)>), CqlError> {
+    let (own, rest): (Vec<_>, Vec<_>) =
+        given.iter().cloned().partition(|(name, _)| name == "conflict");
+    let mode = match own.last().map(|(_, value)| value) {
+        None => None,
+        Some(Property::Simple(mode)) if mode == "lww" => Some(ConflictMode::Lww),
+        Some(Property::Simple(mode)) if mode == "siblings" => Some(ConflictMode::Siblings),
+        Some(Property::Simple(mode)) if mode == "strong" => Some(ConflictMode::Strong),
+        Some(_) => {
+            return Err(CqlError::new(CONFIG, "conflict is 'lww', 'siblings' or 'strong'"));
+        }
+    };
+    Ok((mode, rest))
 }
 
 /// What a keyspace's properties say: replication, if given, and durable_writes.

@@ -14,12 +14,13 @@ use crate::cql::term::{Binds, Bound, evaluate};
 use crate::cql::types::CqlType;
 use crate::cql::value;
 use crate::meta::Table;
-use crate::record::Row;
+use crate::record::{Record, Row};
 use crate::ring::token_of;
+use crate::server::cql::buckets::{self, Shower};
 use crate::server::cql::error::{CqlError, PROTOCOL};
 use crate::server::cql::paging::PagingState;
 use crate::server::cql::store::Store;
-use crate::types::{Consistency, Key, Token, WallMicros};
+use crate::types::{Consistency, Key, MAX_KEY_BYTES, Token, WallMicros};
 use std::sync::Arc;
 
 /// Time for one read of the store.
@@ -251,10 +252,14 @@ fn serial(level: Consistency) -> Option<Consistency> {
     }
 }
 
+fn is_strong(schema: &Schema) -> bool {
+    schema.options.get("conflict").is_some_and(|mode| mode == "strong")
+}
+
 /// Finishes what is undecided on a partition. Every decision up to now is then on a majority of
 /// its replicas, where a quorum read finds it.
 async fn settle(
-    ask: &Ask<'_>,
+    level: Consistency,
     store: &dyn Store,
     table: &Arc<Table>,
     partition: &[u8],
@@ -262,7 +267,7 @@ async fn settle(
     let op = ReadOp {
         table: table.clone(),
         key: key_of(partition, &[])?,
-        level: ask.level,
+        level,
         timeout: TIMEOUT,
         receipt: false,
         local: false,
@@ -280,17 +285,27 @@ pub(super) async fn select(
     let resumed = resumed(ask)?;
     let partitions = tests.partitions(ask.schema).map_err(CqlError::invalid)?;
     let plain;
-    let ask = match serial(ask.level) {
+    // Of a strong table, what was decided last may not be on a quorum yet.
+    let level = match partitions.as_deref() {
+        Some([_]) if is_strong(ask.schema) => buckets::serially(ask.level),
+        _ => ask.level,
+    };
+    let ask = match serial(level) {
         None => ask,
-        Some(level) => {
+        Some(_)
+            if table.rows.is_none() && partitions.as_ref().is_some_and(|all| all.len() == 1) =>
+        {
+            ask
+        }
+        Some(quorum) => {
             let Some([partition]) = partitions.as_deref() else {
                 return Err(CqlError::invalid(
                     "SERIAL/LOCAL_SERIAL consistency may only be requested for one partition at a \
                      time",
                 ));
             };
-            settle(ask, store, table, partition).await?;
-            plain = Ask { level, ..*ask };
+            settle(level, store, table, partition).await?;
+            plain = Ask { level: quorum, ..*ask };
             &plain
         }
     };
@@ -377,6 +392,9 @@ impl Reading<'_> {
         partition: &[u8],
         from: Option<&[u8]>,
     ) -> Result<bool, CqlError> {
+        if self.table.rows.is_none() {
+            return self.versions(collector, partition, from).await;
+        }
         let schema = self.ask.schema;
         let key = key_of(partition, &[])?;
         if schema.clustering_key().is_empty() {
@@ -421,6 +439,91 @@ impl Reading<'_> {
             return collector.offer(view, partition, &[]);
         }
         Ok(true)
+    }
+
+    /// Reads the versions of a bucket's key after the one called `from`.
+    async fn versions(
+        &self,
+        collector: &mut Collector<'_>,
+        partition: &[u8],
+        from: Option<&[u8]>,
+    ) -> Result<bool, CqlError> {
+        let key = Key::new(partition.to_vec());
+        let key = key.map_err(|error| CqlError::invalid(error.to_string()))?;
+        let op = ReadOp {
+            table: self.table.clone(),
+            key: key.clone(),
+            level: buckets::read_level(self.table, self.ask.level),
+            timeout: TIMEOUT,
+            receipt: false,
+            local: false,
+        };
+        let outcome = self.store.read(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
+        self.show(collector, &key, &outcome.record, from)
+    }
+
+    fn show(
+        &self,
+        collector: &mut Collector<'_>,
+        key: &Key,
+        record: &Record,
+        from: Option<&[u8]>,
+    ) -> Result<bool, CqlError> {
+        let (schema, codec, now) = (self.ask.schema, self.store.codec(), self.ask.now);
+        let shower = Shower { table: self.table, schema, codec, now };
+        for (name, view) in shower.rows(key, record) {
+            let again = from.is_some_and(|from| *name <= *from);
+            if !again && !collector.offer(view, key.as_bytes(), &name)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads a bucket's keys in the order of their tokens.
+    async fn scan_versions(
+        &self,
+        collector: &mut Collector<'_>,
+        resumed: Option<&PagingState>,
+    ) -> Result<(), CqlError> {
+        let Some((first, last)) = collector.tests.token_range() else { return Ok(()) };
+        let bound =
+            |bytes: Vec<u8>| Key::new(bytes).map_err(|error| CqlError::invalid(error.to_string()));
+        let before = match last.checked_add(1) {
+            Some(token) => Some((Token(token), bound(vec![0])?)),
+            None => None,
+        };
+        let mut after = match (resumed, first.checked_sub(1)) {
+            (None, None) => None,
+            (None, Some(token)) => Some((Token(token), bound(vec![0xFF; MAX_KEY_BYTES])?)),
+            (Some(state), _) => {
+                let from = Some(&state.clustering[..]);
+                if !self.versions(collector, &state.partition, from).await? {
+                    return Ok(());
+                }
+                Some((token_of(&state.partition), bound(state.partition.clone())?))
+            }
+        };
+        loop {
+            let op = ScanOp {
+                table: self.table.clone(),
+                after: after.clone(),
+                before: before.clone(),
+                limit: self.ask.page_size.map_or(CHUNK, |size| size.clamp(1, CHUNK - 1) + 1),
+                level: self.ask.level,
+                timeout: TIMEOUT,
+            };
+            let page = self.store.scan(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
+            for (_, key, record) in &page.rows {
+                if !self.show(collector, key, record, None)? {
+                    return Ok(());
+                }
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
+        }
     }
 
     async fn single(
@@ -550,6 +653,9 @@ impl Reading<'_> {
         collector: &mut Collector<'_>,
         resumed: Option<&PagingState>,
     ) -> Result<(), CqlError> {
+        if self.table.rows.is_none() {
+            return self.scan_versions(collector, resumed).await;
+        }
         let Some((first, last)) = collector.tests.token_range() else { return Ok(()) };
         let least = || Key::new(vec![0]).map_err(|error| CqlError::invalid(error.to_string()));
         let before = match last.checked_add(1) {

@@ -16,6 +16,7 @@ use crate::cql::value;
 use crate::meta::{Command, NotDone, Table, Verdict};
 use crate::record::{Record, Row};
 use crate::server::cql::auth::{AllowAll, Authenticator};
+use crate::server::cql::buckets;
 use crate::server::cql::conditional::{Conditional, Write};
 use crate::server::cql::ddl;
 use crate::server::cql::error::{BOOTSTRAPPING, CqlError, OVERLOADED, PROTOCOL, SERVER};
@@ -23,7 +24,7 @@ use crate::server::cql::point::PointRead;
 use crate::server::cql::reads::{self, Ask, TIMEOUT};
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
 use crate::server::cql::response::{Answer, Reply, Rows};
-use crate::server::cql::statement::{Ready, Target, Work, target};
+use crate::server::cql::statement::{Ready, Target, Work, has_keyspace, target};
 use crate::server::cql::store::Store;
 use crate::server::cql::system;
 use crate::server::cql::traces::{self, About, Traced};
@@ -323,7 +324,12 @@ impl CqlService {
                     warning: page.warning,
                 }))
             }
-            Work::Modify(target, modify) if modify.condition().is_some() => {
+            Work::Modify(target, modify) if buckets::is_bucket(target) => {
+                let when = (parameters.level, self.wall(parameters.now));
+                let rows = buckets::write(&*self.store, target, (modify, binds), when).await?;
+                Ok(rows.map_or(Answer::Void, Answer::Rows))
+            }
+            Work::Modify(target, modify) if modify.condition().is_some() || target.is_strong() => {
                 let write = self.write_of(modify, given.binds.clone(), parameters.now);
                 let all = Conditional::new(vec![(target.clone(), write)], false)?;
                 self.write_if(all, parameters.serial).await
@@ -337,7 +343,18 @@ impl CqlService {
                 Ok(Answer::Void)
             }
             Work::Batch { kind, using, writes: all } => {
-                if all.iter().any(|(_, modify)| modify.condition().is_some()) {
+                if all.iter().any(|(target, _)| buckets::is_bucket(target)) {
+                    let mut writes = Vec::with_capacity(all.len());
+                    for (target, modify) in all {
+                        let values = given.binds.clone();
+                        writes.push((target, self.write_of(modify, values, parameters.now)));
+                    }
+                    return self.values(*kind, &writes, parameters.level).await;
+                }
+                let by_paxos = |(target, modify): &(Target, Modify)| {
+                    modify.condition().is_some() || target.is_strong()
+                };
+                if all.iter().any(by_paxos) {
                     if using.timestamp.is_some() {
                         return Err(CqlError::invalid(
                             "Cannot provide custom timestamp for conditional BATCH",
@@ -388,7 +405,7 @@ impl CqlService {
         let keyspace = ready.keyspace.as_deref();
         match statement {
             Statement::Use(name) => {
-                if !state.keyspaces().contains_key(name) && !system::is_keyspace(name) {
+                if !has_keyspace(&state, name) {
                     return Err(CqlError::invalid(format!("Keyspace '{name}' does not exist")));
                 }
                 session.set_keyspace(name);
@@ -430,7 +447,15 @@ impl CqlService {
             let bound = ready.bind(values, None)?;
             all.push((target.clone(), self.write_of(modify, bound, batch.now)));
         }
-        if all.iter().any(|(_, write)| write.modify.condition().is_some()) {
+        if all.iter().any(|(target, _)| buckets::is_bucket(target)) {
+            let writes: Vec<_> =
+                all.iter().map(|(target, write)| (target, write.clone())).collect();
+            return self.values(batch.kind, &writes, batch.level).await;
+        }
+        let by_paxos = |(target, write): &(Target, Write)| {
+            write.modify.condition().is_some() || target.is_strong()
+        };
+        if all.iter().any(by_paxos) {
             return self.write_if(Conditional::new(all, true)?, batch.serial).await;
         }
         let stamp = Some(batch.timestamp.unwrap_or_else(|| self.stamp()));
@@ -454,7 +479,38 @@ impl CqlService {
         let all = Arc::new(all);
         let outcome = self.store.write_if(all.operation(level)?).await;
         let outcome = outcome.map_err(|error| CqlError::of_operation(&error, Some("CAS")))?;
+        if !all.has_conditions() {
+            return Ok(Answer::Void);
+        }
         Ok(Answer::Rows(if outcome.applied { all.applied() } else { all.refusal(&outcome)? }))
+    }
+
+    /// Writes values of buckets one after the other, as their door does with a batch.
+    async fn values(
+        &self,
+        kind: BatchKind,
+        writes: &[(&Target, Write)],
+        level: Consistency,
+    ) -> Result<Answer, CqlError> {
+        let plain = |(target, write): &(&Target, Write)| {
+            buckets::is_bucket(target) && !write.modify.condition().is_some()
+        };
+        if !writes.iter().all(plain) {
+            return Err(CqlError::invalid(
+                "a batch with writes of buckets has nothing else in it, and no conditions",
+            ));
+        }
+        if kind != BatchKind::Unlogged && writes.len() > 1 {
+            return Err(CqlError::invalid(
+                "writes of buckets are not atomic together: use BEGIN UNLOGGED BATCH",
+            ));
+        }
+        for (target, write) in writes {
+            let now = write.now();
+            let (statement, when) = ((&write.modify, write.binds(&now)), (level, write.at.0));
+            buckets::write(&*self.store, target, statement, when).await?;
+        }
+        Ok(Answer::Void)
     }
 
     async fn write_batch(
@@ -531,6 +587,7 @@ impl CqlService {
         let moment = Moment {
             stamp: how.stamp.unwrap_or_else(|| self.stamp()),
             now: self.wall(how.now),
+            clock: self.store.wall(),
             current: &current,
         };
         let mutations =

@@ -13,6 +13,7 @@ use crate::cql::term::Bound;
 use crate::cql::types::{CqlType, UdtType};
 use crate::cql::{self, value};
 use crate::meta::{ClusterState, Table};
+use crate::server::cql::buckets;
 use crate::server::cql::error::{CqlError, SYNTAX};
 use crate::server::cql::point::Point;
 use crate::server::cql::response::{ColumnSpec, Metadata};
@@ -82,18 +83,30 @@ pub(super) fn target(
         let (keyspace, name) = (keyspace.to_owned(), name.name.clone());
         return Ok(Target { keyspace, name, schema, table: None });
     }
-    if !state.keyspaces().contains_key(keyspace) && !system::is_keyspace(keyspace) {
+    if !has_keyspace(state, keyspace) {
         return Err(CqlError::invalid(format!("keyspace {keyspace} does not exist")));
     }
-    let found = table.and_then(|table| Some((table, table.rows.clone()?)));
-    let Some((table, schema)) = found else {
+    let Some(table) = table else {
         return Err(CqlError::invalid(format!("unconfigured table {}", name.name)));
     };
+    let schema = buckets::schema_of(table);
     let (keyspace, name) = (keyspace.to_owned(), name.name.clone());
     Ok(Target { keyspace, name, schema, table: Some(table.clone()) })
 }
 
+/// True of a keyspace that CQL has made, of the system's, and of those that buckets are in.
+pub(super) fn has_keyspace(state: &ClusterState, keyspace: &str) -> bool {
+    let is_buckets = || state.tables().values().any(|table| table.name.keyspace == keyspace);
+    state.keyspaces().contains_key(keyspace) || system::is_keyspace(keyspace) || is_buckets()
+}
+
 impl Target {
+    /// True of a table of rows that are written by Paxos only.
+    pub(super) fn is_strong(&self) -> bool {
+        let option = self.schema.options.get("conflict");
+        !buckets::is_bucket(self) && option.is_some_and(|mode| mode == "strong")
+    }
+
     fn label(&self) -> String {
         format!("{}.{}", self.keyspace, self.name)
     }

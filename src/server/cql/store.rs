@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::causality::ContextCodec;
 use crate::coordinator::{
     ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp,
-    ScanPage,
+    ScanPage, WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Command, Verdict};
@@ -58,6 +59,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>>;
     /// Merges rows of one partition.
     fn write(&self, op: RowsOp) -> BoxFuture<'_, Result<(), OpError>>;
+    /// Writes a value of a bucket.
+    fn put(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>>;
+    /// Seals and opens contexts of buckets' values.
+    fn codec(&self) -> &ContextCodec;
     /// Adds to counters.
     fn count(&self, op: CountOp) -> BoxFuture<'_, Result<(), OpError>>;
     /// Changes rows of one partition if they are as they must be.

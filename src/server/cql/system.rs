@@ -14,6 +14,7 @@ use crate::cql::types::CqlType;
 use crate::cql::value;
 use crate::meta::ClusterState;
 use crate::ring::Replication;
+use crate::server::cql::buckets;
 use crate::server::cql::error::{CqlError, UNAUTHORIZED};
 use crate::server::cql::store::{PeerView, Store};
 use crate::types::Epoch;
@@ -315,8 +316,11 @@ fn keyspaces(state: &ClusterState) -> Vec<Named> {
     let own = state.keyspaces().values().map(|keyspace| {
         (text(&keyspace.name), replication(&keyspace.replication), keyspace.durable_writes)
     });
+    let buckets = buckets::keyspaces(state).into_iter();
+    let buckets = buckets.map(|(name, own)| (text(name), replication(own), true));
     system
         .chain(own)
+        .chain(buckets)
         .map(|(name, replication, durable)| {
             BTreeMap::from([
                 ("keyspace_name", name),
@@ -333,9 +337,8 @@ fn all_tables(state: &ClusterState) -> Vec<(String, String, Arc<Schema>)> {
     let system = system.filter(|(keyspace, name, _)| state.table_of(keyspace, name).is_none());
     let mut out: Vec<_> = system.cloned().collect();
     for table in state.tables().values() {
-        if let Some(schema) = &table.rows {
-            out.push((table.name.keyspace.clone(), table.name.table.clone(), schema.clone()));
-        }
+        let schema = buckets::schema_of(table);
+        out.push((table.name.keyspace.clone(), table.name.table.clone(), schema));
     }
     out.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
     out

@@ -9,9 +9,10 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::causality::ContextCodec;
 use crate::coordinator::{
     ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp,
-    ScanPage,
+    ScanPage, WriteOp, WriteOutcome,
 };
 use crate::cql::ast::BatchKind;
 use crate::cql::functions::Now;
@@ -140,6 +141,16 @@ impl Store for Traced {
             format!("Writing {count} rows of a partition of {} {}", op.table.name, at(op.level));
         let tell = |(): &()| "Enough replicas have stored them".to_owned();
         Box::pin(self.noted(what, self.inner.write(op), tell))
+    }
+
+    fn put(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {
+        let what = format!("Writing a value of {} {}", op.table.name, at(op.level));
+        let tell = |_: &WriteOutcome| "Enough replicas have stored it".to_owned();
+        Box::pin(self.noted(what, self.inner.put(op), tell))
+    }
+
+    fn codec(&self) -> &ContextCodec {
+        self.inner.codec()
     }
 
     fn count(&self, op: CountOp) -> BoxFuture<'_, Result<(), OpError>> {

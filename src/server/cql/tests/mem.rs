@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::causality::ContextCodec;
 use crate::coordinator::{
     ConditionalOp, ConditionalOutcome, CountOp, CountRow, OpError, ReadOp, ReadOutcome, RowsOp,
-    ScanOp, ScanPage,
+    ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Command, Founder, LogEntry, Verdict};
@@ -29,6 +30,7 @@ pub struct MemStore {
     rows: Mutex<Rows>,
     entries: Mutex<u128>,
     unreachable: Mutex<Option<Vec<u8>>>,
+    codec: ContextCodec,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,6 +62,7 @@ impl MemStore {
             rows: Mutex::default(),
             entries: Mutex::new(0),
             unreachable: Mutex::new(None),
+            codec: ContextCodec::new([1; 32]),
         };
         store.apply(Command::Found {
             cluster: "mem".to_owned(),
@@ -169,6 +172,14 @@ impl Store for MemStore {
             }
             Ok(())
         })
+    }
+
+    fn put(&self, _: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {
+        Box::pin(std::future::ready(Err(OpError::NotSupported("no buckets here".to_owned()))))
+    }
+
+    fn codec(&self) -> &ContextCodec {
+        &self.codec
     }
 
     fn count(&self, op: CountOp) -> BoxFuture<'_, Result<(), OpError>> {
