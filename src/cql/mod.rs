@@ -11,6 +11,7 @@
 pub mod ast;
 pub mod conditions;
 pub mod functions;
+pub mod json;
 mod lexer;
 pub mod modify;
 pub mod number;

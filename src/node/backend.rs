@@ -14,10 +14,11 @@ use crate::env::BoxFuture;
 use crate::gossip::Liveness;
 use crate::meta::{ClusterState, Command, NotDone, Table, TableName, TableSettings, Verdict};
 use crate::net::Refusal;
-use crate::node::Node;
+use crate::node::{Node, NodeStore};
 use crate::overload::{Busy, Place};
 use crate::repair::Apart;
 use crate::repair::purge::Blocked;
+use crate::server::cql;
 use crate::server::http::backend::{
     Alteration, ApartView, Backend, BlockedView, ClusterView, Creation, HintsView, LoadView,
     NodeView, NotReady, PartitionView, RepairView, RingView,
@@ -236,6 +237,10 @@ impl Backend for NodeBackend {
         let mut tables: Vec<Arc<Table>> = buckets.cloned().collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         tables
+    }
+
+    fn cql(&self) -> Option<Arc<dyn cql::Store>> {
+        Some(Arc::new(NodeStore::new(self.node.clone())))
     }
 
     fn codec(&self) -> &ContextCodec {

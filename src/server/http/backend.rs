@@ -15,6 +15,7 @@ use crate::coordinator::{
 use crate::env::BoxFuture;
 use crate::meta::{Table, TableName, TableSettings};
 use crate::overload::{Busy, Place};
+use crate::server::cql;
 use crate::types::{Key, OpId, PartitionId};
 
 /// Why a node is not ready to serve.
@@ -259,6 +260,10 @@ pub trait Backend: Send + Sync + 'static {
     ) -> BoxFuture<'_, Result<Alteration, OpError>>;
     /// Drops a table. Completes when every live node knows it.
     fn drop_table(&self, table: Arc<Table>) -> BoxFuture<'_, Result<(), OpError>>;
+    /// The store of CQL's tables, if the node has that door.
+    fn cql(&self) -> Option<Arc<dyn cql::Store>> {
+        None
+    }
     /// Members of the cluster.
     fn node_count(&self) -> u32;
     /// The cluster.

@@ -27,7 +27,7 @@ use crate::server::http::numbers::{Numbers, RouteId, UNROUTED};
 use crate::server::http::path::{decode_path, is_bucket_name};
 use crate::server::http::problem::{Kind, Problem};
 use crate::server::http::{
-    batch, buckets, conditions, elections, listing, locks, names, nodes, pages,
+    batch, buckets, conditions, elections, listing, locks, names, nodes, pages, rows,
 };
 use crate::types::Mono;
 
@@ -211,6 +211,25 @@ impl Door {
         const ONE: &str = "/v1/kv/{bucket}/{key}";
         const ALL: &str = "/v1/kv/{bucket}";
         const BATCH: &str = "/v1/kv/{bucket}/batch";
+        if let Some(KvPath::Bucket(bucket) | KvPath::Key(bucket, _)) = path
+            && let Some(rows) = rows::find(inner, bucket)
+        {
+            let (key, template) = match path {
+                Some(KvPath::Key(_, key)) => (Some(key), ONE),
+                _ => (None, ALL),
+            };
+            let mut body = Body::new(body);
+            let answer = rows::answer(inner, parts, &mut body, &rows, key).await;
+            finish_body(inner, body);
+            let write = kv::is_write(&parts.method);
+            let route = match parts.method {
+                Method::GET | Method::HEAD => route("GET", template),
+                Method::PUT => route("PUT", ONE),
+                Method::DELETE => route("DELETE", ONE),
+                _ => UNROUTED,
+            };
+            return (answer.unwrap_or_else(|problem| problem.into_response(write)), route);
+        }
         let (answer, route, write) = match (&parts.method, path) {
             (&Method::GET | &Method::HEAD, Some(KvPath::Key(bucket, key))) => {
                 (kv::get(inner, parts, bucket, key).await, route("GET", ONE), false)

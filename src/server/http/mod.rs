@@ -47,6 +47,7 @@ pub mod path;
 pub mod problem;
 pub mod query;
 pub mod routes;
+mod rows;
 mod versions;
 
 pub use backend::Backend;
