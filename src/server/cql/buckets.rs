@@ -108,6 +108,11 @@ pub(super) fn keyspaces(state: &ClusterState) -> BTreeMap<&str, &Replication> {
         .collect()
 }
 
+/// True of a table of rows that are written by Paxos only.
+pub(super) fn is_strong(schema: &Schema) -> bool {
+    schema.options.get("conflict").is_some_and(|mode| mode == "strong")
+}
+
 /// True of a table of values.
 pub(super) fn is_bucket(target: &Target) -> bool {
     target.table.as_ref().is_some_and(|table| table.rows.is_none())

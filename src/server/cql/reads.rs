@@ -252,10 +252,6 @@ fn serial(level: Consistency) -> Option<Consistency> {
     }
 }
 
-fn is_strong(schema: &Schema) -> bool {
-    schema.options.get("conflict").is_some_and(|mode| mode == "strong")
-}
-
 /// Finishes what is undecided on a partition. Every decision up to now is then on a majority of
 /// its replicas, where a quorum read finds it.
 async fn settle(
@@ -287,7 +283,7 @@ pub(super) async fn select(
     let plain;
     // Of a strong table, what was decided last may not be on a quorum yet.
     let level = match partitions.as_deref() {
-        Some([_]) if is_strong(ask.schema) => buckets::serially(ask.level),
+        Some([_]) if buckets::is_strong(ask.schema) => buckets::serially(ask.level),
         _ => ask.level,
     };
     let ask = match serial(level) {

@@ -103,8 +103,7 @@ pub(super) fn has_keyspace(state: &ClusterState, keyspace: &str) -> bool {
 impl Target {
     /// True of a table of rows that are written by Paxos only.
     pub(super) fn is_strong(&self) -> bool {
-        let option = self.schema.options.get("conflict");
-        !buckets::is_bucket(self) && option.is_some_and(|mode| mode == "strong")
+        buckets::is_strong(&self.schema)
     }
 
     fn label(&self) -> String {
