@@ -85,8 +85,12 @@ fn put(
 /// The values that a GET of the HTTP door shows.
 fn get(stage: &mut Stage, table: &Arc<Table>, key: &str) -> Vec<String> {
     let (table, key) = (table.clone(), Key::new(key.as_bytes().to_vec()).unwrap());
-    let read = stage.run(2, |node| async move {
-        let op = ReadOp { table, key, level: Quorum, timeout: TIME, receipt: false, local: false };
+    let level = match table.settings.conflict {
+        ConflictMode::Strong => Consistency::Serial,
+        ConflictMode::Siblings | ConflictMode::Lww => Quorum,
+    };
+    let read = stage.run(2, move |node| async move {
+        let op = ReadOp { table, key, level, timeout: TIME, receipt: false, local: false };
         node.coordinator().read(op).await
     });
     let found = read.unwrap().unwrap();
@@ -286,6 +290,7 @@ fn a_table_made_by_cql_may_keep_siblings_or_be_strong() {
     let level: Consistency = One;
     assert!(matches!(stage.cql(0, level, write), Reply::Failed { .. }));
     stage.heal();
+    stage.run_for(5 * TIME).expect("time passes");
     ok(&mut stage, "DROP KEYSPACE k");
     let state = stage.cluster().life(0).expect("it runs").node.cluster().state();
     assert!(state.table_named(&"k.notes".parse().unwrap()).is_none());

@@ -26,8 +26,16 @@ impl Doors {
         Self { http, cql, _cluster: cluster }
     }
 
+    /// Runs a statement; the number of rows that a SELECT shows.
     async fn cql(&mut self, text: &str) -> u32 {
-        self.cql.query(text).await.unwrap_or_else(|error| panic!("{text}: {error}")).rows
+        if !text.starts_with("SELECT") {
+            self.cql.query(text).await.unwrap_or_else(|error| panic!("{text}: {error}"));
+            return 0;
+        }
+        let id = self.cql.prepare(text).await.unwrap_or_else(|error| panic!("{text}: {error}"));
+        let quorum = 4;
+        let result = self.cql.execute(&id, quorum, &[]).await;
+        result.unwrap_or_else(|error| panic!("{text}: {error}")).rows
     }
 
     async fn refused(&mut self, text: &str) -> (i32, String) {
