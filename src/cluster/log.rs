@@ -446,7 +446,12 @@ impl Cluster {
                     let time = deadline.min(cluster.env.mono() + VOTE_TIME);
                     let learn = MetaRequest::Learn { first, entries };
                     match cluster.ask(node, &learn, time).await {
-                        Some(MetaResponse::Learned { epoch }) if epoch.0 >= index => return,
+                        Some(MetaResponse::Learned { epoch }) if epoch.0 >= index => {
+                            // Known before its next heartbeat: clients that have changed the
+                            // schema look at once whether all nodes agree on it.
+                            cluster.gossip().heard_epoch(node, epoch);
+                            return;
+                        }
                         Some(MetaResponse::Learned { epoch }) => after = epoch,
                         _ => cluster.env.sleep(Duration::from_millis(20)).await,
                     }

@@ -45,7 +45,8 @@ const MAX_PLANS: u32 = 4;
 /// Reads a key for a client.
 pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome, OpError> {
     if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) && !op.local {
-        return lwt::read(inner, op).await;
+        // Boxed: most reads are of the other kind, and should not carry the room for this.
+        return Box::pin(lwt::read(inner, op)).await;
     }
     plain(inner, op).await
 }
@@ -458,7 +459,7 @@ impl<'a> Reading<'a> {
                 }
             }
             (_, Response::Refused(refusal)) => {
-                self.inner.follow(&self.plan, &refusal).await?;
+                Box::pin(self.inner.follow(&self.plan, &refusal)).await?;
                 let cause = match refusal {
                     Refusal::Damaged => Cause::Damaged,
                     Refusal::Overloaded { .. } => Cause::Busy,

@@ -315,6 +315,14 @@ impl Gossip {
         self.heartbeat(node).map(|beat| beat.epoch)
     }
 
+    /// `node` has said, otherwise than by gossip, that it is at `epoch`.
+    pub fn heard_epoch(&mut self, node: NodeId, epoch: Epoch) {
+        let beat = self.peers.get_mut(&node).and_then(|peer| peer.heartbeat.as_mut());
+        if let Some(beat) = beat {
+            beat.epoch = beat.epoch.max(epoch);
+        }
+    }
+
     /// Peers that were heard to be at a later epoch than this node, the furthest first.
     #[must_use]
     pub fn ahead(&self) -> Vec<(NodeId, Epoch)> {

@@ -102,6 +102,19 @@ fn everyone_learns_of_everyones_liveness_epoch_and_addresses() {
 }
 
 #[test]
+fn an_epoch_heard_of_otherwise_counts_at_once_and_never_goes_back() {
+    let mut world = World::of(&[A, B]);
+    world.rounds(20);
+    let a = world.nodes.get_mut(&A).unwrap();
+    a.heard_epoch(B, Epoch(7));
+    assert_eq!(a.epoch_of(B), Some(Epoch(7)));
+    a.heard_epoch(B, Epoch(3));
+    assert_eq!(a.epoch_of(B), Some(Epoch(7)));
+    a.heard_epoch(C, Epoch(3));
+    assert_eq!(a.epoch_of(C), None, "nobody has met it");
+}
+
+#[test]
 fn silence_makes_a_node_suspect_then_dead_and_a_word_makes_it_live() {
     let mut world = World::of(&[A, B]);
     world.rounds(20);

@@ -33,6 +33,13 @@ impl Reading<'_> {
             let generation = self.generation();
             return Ok(Done { merged, bytes, generation, holders, begun, received, receipt });
         }
+        // Boxed, as it is rare and needs much room.
+        Box::pin(self.make_agree()).await
+    }
+
+    /// The same, where replicas have shown different things.
+    async fn make_agree(mut self) -> Result<Done, Stop> {
+        let (begun, received) = (self.begun, self.shown.len());
         self.bring_together().await?;
         let merged = self.merged()?;
         let bytes = merged.encode(&self.address);

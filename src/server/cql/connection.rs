@@ -72,6 +72,8 @@ struct Serving {
     agreed: Agreed,
     interests: Interests,
     origin: Origin,
+    /// Dropped at the connection's end: who tells of events keeps the socket open no longer.
+    over: watch::Sender<()>,
 }
 
 impl Connection {
@@ -91,6 +93,7 @@ impl Connection {
             stage: Stage::New,
             agreed: Agreed { version: Version::NEWEST, framing: Framing::None, deflate: false },
             interests: Interests::default(),
+            over: watch::channel(()).0,
             origin: Origin { client: peer },
             connection: self,
         };
@@ -302,8 +305,13 @@ impl Serving {
         if let Some(interests) = self.interests.begin() {
             let events = self.connection.events.subscribe();
             let (outbox, agreed) = (self.outbox.clone(), self.agreed);
+            let mut over = self.over.subscribe();
             self.connection.env.spawn("cql-register", async move {
-                interests.tell(events, &outbox, agreed.version, agreed.framing).await;
+                tokio::select! {
+                    biased;
+                    _ = over.changed() => {}
+                    () = interests.tell(events, &outbox, agreed.version, agreed.framing) => {}
+                }
             });
         }
     }

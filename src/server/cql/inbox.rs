@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut as _, BytesMut};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::tcp::OwnedReadHalf;
 
 use crate::env::Env;
@@ -164,23 +165,19 @@ impl Inbox {
     async fn read(&mut self) -> bool {
         let within = !self.raw.is_empty() || !self.joined.is_empty();
         let patience = (within || !self.started).then_some(PAUSE);
-        loop {
-            self.raw.reserve(READ);
-            let mut window = (&mut self.raw).limit(READ);
-            match self.socket.try_read_buf(&mut window) {
-                Ok(read) => return read > 0,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+        self.raw.reserve(READ);
+        let mut window = (&mut self.raw).limit(READ);
+        // Unlike `try_read`, this knows from a short read that the socket is empty, and does not
+        // ask again.
+        let reading = self.socket.read_buf(&mut window);
+        let read = match patience {
+            None => reading.await,
+            Some(pause) => match self.env.timeout(pause, reading).await {
+                Ok(read) => read,
                 Err(_) => return false,
-            }
-            let readable = self.socket.readable();
-            let came = match patience {
-                None => readable.await.is_ok(),
-                Some(pause) => matches!(self.env.timeout(pause, readable).await, Ok(Ok(()))),
-            };
-            if !came {
-                return false;
-            }
-        }
+            },
+        };
+        read.is_ok_and(|read| read > 0)
     }
 
     /// Takes a frame's memory, and its body out of its compression.

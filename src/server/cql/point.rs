@@ -33,9 +33,15 @@ pub(super) struct Point {
 }
 
 impl Point {
-    /// `None`: this is no such statement.
+    /// `None`: this is no such statement. Nor is one about a bucket, whose keys and values are
+    /// others, or about a strong table, which is read by way of what was decided on it.
     pub(super) fn of(work: &Work) -> Option<Self> {
-        let Work::Select(Target { schema, table: Some(_), .. }, query) = work else { return None };
+        let Work::Select(target, query) = work else { return None };
+        let holds_rows = target.table.as_ref().is_some_and(|table| table.rows.is_some());
+        if !holds_rows || target.is_strong() {
+            return None;
+        }
+        let schema = &target.schema;
         let (key, shown) = (query.wheres.key_markers(schema)?, query.plain_columns()?);
         Some(Self { key, shown })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::client::{Client, Server};
 use crate::server::budget::Share;
@@ -278,6 +278,21 @@ async fn who_has_registered_hears_of_the_schema_on_either_version() {
         body.string_list(&["NONSENSE"]);
         assert_eq!(client.ask(opcode::REGISTER, &body.0).await.code(), 0x000A);
     }
+}
+
+/// A driver that shuts down half-closes its connections and waits until the node has closed its end.
+#[tokio::test]
+async fn a_client_that_has_registered_is_let_go_when_it_leaves() {
+    let server = Server::start(32 * MIB).await;
+    let mut client = server.client(Version::V4, false).await;
+    let mut body = Writer::default();
+    body.string_list(&["SCHEMA_CHANGE", "STATUS_CHANGE", "TOPOLOGY_CHANGE"]);
+    assert_eq!(client.ask(opcode::REGISTER, &body.0).await.opcode, opcode::READY);
+    client.socket.shutdown().await.expect("half-closed");
+    let mut rest = Vec::new();
+    let env = crate::env::tokio_env();
+    let end = env.timeout(Duration::from_secs(60), client.socket.read_to_end(&mut rest)).await;
+    assert_eq!(end.expect("the node closes its end").unwrap_or(0), 0);
 }
 
 #[tokio::test]
