@@ -174,6 +174,7 @@ const PLANTS: &[(&str, &[Check])] = &[
     ("P34", &[Check::W7]),
     ("P35", &[Check::W6]),
     ("P36", &[Check::W9, Check::I22]),
+    ("P37", &[Check::W1]),
 ];
 
 fn seed_range(text: &str) -> Result<std::ops::Range<u64>, String> {
