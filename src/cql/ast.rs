@@ -263,6 +263,46 @@ pub enum AlterType {
     Rename(Vec<(String, String)>),
 }
 
+/// What DESCRIBE shows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Describe {
+    /// Names of all keyspaces.
+    Keyspaces,
+    /// Names of the tables of the keyspace in use, or of all.
+    Tables,
+    /// Names of types, likewise.
+    Types,
+    /// Names of functions, likewise.
+    Functions,
+    /// Names of aggregates, likewise.
+    Aggregates,
+    /// The cluster, and who keeps what of the keyspace in use.
+    Cluster,
+    /// Everything that makes the clients' keyspaces again.
+    Schema {
+        /// The system's keyspaces too.
+        full: bool,
+    },
+    /// A keyspace (`None`: the one in use) with all that is in it.
+    Keyspace(Option<String>),
+    /// A keyspace without what is in it.
+    OnlyKeyspace(Option<String>),
+    /// A table.
+    Table(Name),
+    /// A user type.
+    Type(Name),
+    /// An index.
+    Index(Name),
+    /// A materialized view.
+    View(Name),
+    /// A function.
+    Function(Name),
+    /// An aggregate.
+    Aggregate(Name),
+    /// A keyspace, or else a table, of that name.
+    Any(Name),
+}
+
 /// A statement.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the names are CQL's own")]
@@ -312,6 +352,7 @@ pub enum Statement {
         name: Name,
         if_exists: bool,
     },
+    Describe(Describe),
     /// A statement of CQL that this server does not carry out: what it is, in a sentence.
     Refused(&'static str),
 }

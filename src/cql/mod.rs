@@ -10,11 +10,13 @@
 
 pub mod ast;
 pub mod conditions;
+pub mod describe;
 pub mod functions;
 pub mod json;
 mod lexer;
 pub mod modify;
 pub mod number;
+pub mod options;
 pub mod order;
 mod parser;
 mod print;

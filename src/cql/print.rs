@@ -267,6 +267,37 @@ impl Display for CreateTable {
     }
 }
 
+impl Display for Describe {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let keyspace = |f: &mut Formatter<'_>, name: &Option<String>| match name {
+            Some(name) => write!(f, "KEYSPACE {}", quote(name)),
+            None => f.write_str("KEYSPACE"),
+        };
+        match self {
+            Self::Keyspaces => f.write_str("KEYSPACES"),
+            Self::Tables => f.write_str("TABLES"),
+            Self::Types => f.write_str("TYPES"),
+            Self::Functions => f.write_str("FUNCTIONS"),
+            Self::Aggregates => f.write_str("AGGREGATES"),
+            Self::Cluster => f.write_str("CLUSTER"),
+            Self::Schema { full: false } => f.write_str("SCHEMA"),
+            Self::Schema { full: true } => f.write_str("FULL SCHEMA"),
+            Self::Keyspace(name) => keyspace(f, name),
+            Self::OnlyKeyspace(name) => {
+                f.write_str("ONLY ")?;
+                keyspace(f, name)
+            }
+            Self::Table(name) => write!(f, "TABLE {name}"),
+            Self::Type(name) => write!(f, "TYPE {name}"),
+            Self::Index(name) => write!(f, "INDEX {name}"),
+            Self::View(name) => write!(f, "MATERIALIZED VIEW {name}"),
+            Self::Function(name) => write!(f, "FUNCTION {name}"),
+            Self::Aggregate(name) => write!(f, "AGGREGATE {name}"),
+            Self::Any(name) => write!(f, "{name}"),
+        }
+    }
+}
+
 impl Display for Statement {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let exists = |if_exists: bool| if if_exists { "IF EXISTS " } else { "" };
@@ -353,6 +384,7 @@ impl Display for Statement {
             Self::DropType { name, if_exists } => {
                 write!(f, "DROP TYPE {}{name}", exists(*if_exists))
             }
+            Self::Describe(what) => write!(f, "DESCRIBE {what}"),
             Self::Refused(_) => f.write_str("LIST ROLES"),
         }
     }

@@ -41,6 +41,20 @@ fn statements_print_as_what_they_were_parsed_from() {
         "DROP KEYSPACE k",
         "-- comment\nSELECT /* inside */ key, value, type, list FROM t // end",
         "SELECT $$dollars 'n' quotes$$ FROM t",
+        "DESCRIBE KEYSPACES",
+        "DESC TABLES;",
+        "describe full schema",
+        "DESCRIBE KEYSPACE",
+        "DESCRIBE KEYSPACE \"Ks\" WITH INTERNALS",
+        "DESCRIBE ONLY KEYSPACE ks",
+        "DESCRIBE TABLE ks.t",
+        "DESCRIBE TYPE addr",
+        "DESCRIBE type",
+        "DESCRIBE type.t",
+        "DESCRIBE MATERIALIZED VIEW v",
+        "DESCRIBE INDEX ks.i",
+        "DESCRIBE ks.t",
+        "DESCRIBE CLUSTER",
     ] {
         same(text);
     }

@@ -4,6 +4,7 @@
 //! of their own, since the tree is no larger than the text.
 
 mod ddl;
+mod describe;
 mod dml;
 mod select;
 mod terms;
@@ -410,7 +411,7 @@ impl Parser<'_> {
 
     fn statement(&mut self) -> Parse<Statement> {
         const STATEMENTS: &str = "a statement: SELECT, INSERT, UPDATE, DELETE, BEGIN BATCH, CREATE, \
-                                  ALTER, DROP, TRUNCATE or USE";
+                                  ALTER, DROP, TRUNCATE, USE or DESCRIBE";
         let Some(word) = self.word_ahead(0).map(str::to_owned) else {
             return Err(self.unexpected(STATEMENTS));
         };
@@ -435,9 +436,7 @@ impl Parser<'_> {
             "grant" | "revoke" | "list" => {
                 Ok(self.refuse("roles and permissions are not supported yet"))
             }
-            "describe" | "desc" => {
-                Ok(self.refuse("DESCRIBE is not supported yet: read system_schema"))
-            }
+            "describe" | "desc" => self.describe(),
             _ => Err(self.unexpected(STATEMENTS)),
         }
     }

@@ -23,6 +23,7 @@ mod compress;
 mod conditional;
 mod connection;
 mod ddl;
+mod describe;
 pub mod direct;
 mod error;
 mod events;

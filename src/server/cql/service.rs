@@ -19,6 +19,7 @@ use crate::server::cql::auth::{AllowAll, Authenticator};
 use crate::server::cql::buckets;
 use crate::server::cql::conditional::{Conditional, Write};
 use crate::server::cql::ddl;
+use crate::server::cql::describe;
 use crate::server::cql::error::{BOOTSTRAPPING, CqlError, OVERLOADED, PROTOCOL, SERVER};
 use crate::server::cql::point::PointRead;
 use crate::server::cql::reads::{self, Ask, TIMEOUT};
@@ -386,6 +387,10 @@ impl CqlService {
                     self.gather(&mut writes, target, modify, binds, how).await?;
                 }
                 self.write_batch(*kind, writes, parameters.level).await
+            }
+            Work::Other(Statement::Describe(what)) => {
+                describe::run(&*self.store, ready.keyspace.as_deref(), what, parameters)
+                    .map(Answer::Rows)
             }
             Work::Other(statement) => self.other(session, ready, statement).await,
         }

@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cql;
 use crate::cql::ast::Statement;
+use crate::cql::options;
 use crate::cql::schema::{Column, Role, Schema};
 use crate::cql::types::CqlType;
 use crate::cql::value;
@@ -23,7 +24,8 @@ use crate::types::Epoch;
 const RELEASE: &str = "4.1.7";
 const CQL_VERSION: &str = "3.4.6";
 
-const KEYSPACES: &[&str] = &[
+/// The keyspaces of the system.
+pub(super) const KEYSPACES: &[&str] = &[
     "system",
     "system_auth",
     "system_distributed",
@@ -331,8 +333,8 @@ fn keyspaces(state: &ClusterState) -> Vec<Named> {
         .collect()
 }
 
-/// All tables with columns: the system's, then the clients'.
-fn all_tables(state: &ClusterState) -> Vec<(String, String, Arc<Schema>)> {
+/// All tables with columns, the system's and the clients': keyspace, name, columns; in order.
+pub(super) fn all_tables(state: &ClusterState) -> Vec<(String, String, Arc<Schema>)> {
     let system = built().iter();
     let system = system.filter(|(keyspace, name, _)| state.table_of(keyspace, name).is_none());
     let mut out: Vec<_> = system.cloned().collect();
@@ -349,57 +351,34 @@ fn tables(state: &ClusterState) -> Vec<Named> {
 }
 
 fn table(keyspace: &str, name: &str, schema: &Schema) -> Named {
-    let simple = |name: &str, default: &str| {
-        schema.options.get(name).cloned().unwrap_or_else(|| default.to_owned())
-    };
-    let number = |name: &str, default: i32| int(simple(name, "").parse().unwrap_or(default));
-    let real = |name: &str, default: f64| double(simple(name, "").parse().unwrap_or(default));
-    let option = |name: &str, default: &[(&str, &str)]| match schema.map_options.get(name) {
-        Some(given) => map(given.iter().map(|(key, value)| (key.as_str(), value.as_str()))),
-        None => map(default.iter().copied()),
-    };
+    let simple = |name: &str| options::simple(schema, name);
+    let number = |name: &str| int(simple(name).parse().unwrap_or_default());
+    let real = |name: &str| double(simple(name).parse().unwrap_or_default());
+    let option = |name: &str| map(options::pairs(schema, name));
+    let flags: &[&str] = if schema.has_counters() { &["compound", "counter"] } else { &["compound"] };
     BTreeMap::from([
         ("keyspace_name", text(keyspace)),
         ("table_name", text(name)),
-        ("additional_write_policy", text(simple("additional_write_policy", "99p"))),
-        ("bloom_filter_fp_chance", real("bloom_filter_fp_chance", 0.01)),
-        ("caching", option("caching", &[("keys", "ALL"), ("rows_per_partition", "NONE")])),
-        ("cdc", boolean(simple("cdc", "false") == "true")),
-        ("comment", text(simple("comment", ""))),
-        (
-            "compaction",
-            option(
-                "compaction",
-                &[
-                    ("class", "org.apache.cassandra.db.compaction.SizeTieredCompactionStrategy"),
-                    ("max_threshold", "32"),
-                    ("min_threshold", "4"),
-                ],
-            ),
-        ),
-        (
-            "compression",
-            option(
-                "compression",
-                &[
-                    ("chunk_length_in_kb", "16"),
-                    ("class", "org.apache.cassandra.io.compress.LZ4Compressor"),
-                ],
-            ),
-        ),
-        ("crc_check_chance", real("crc_check_chance", 1.0)),
+        ("additional_write_policy", text(simple("additional_write_policy"))),
+        ("bloom_filter_fp_chance", real("bloom_filter_fp_chance")),
+        ("caching", option("caching")),
+        ("cdc", boolean(simple("cdc") == "true")),
+        ("comment", text(simple("comment"))),
+        ("compaction", option("compaction")),
+        ("compression", option("compression")),
+        ("crc_check_chance", real("crc_check_chance")),
         ("dclocal_read_repair_chance", double(0.0)),
         ("default_time_to_live", int(i32::try_from(schema.default_ttl_s).unwrap_or(0))),
         ("extensions", map([])),
-        ("flags", texts(&["compound"])),
-        ("gc_grace_seconds", number("gc_grace_seconds", 864_000)),
+        ("flags", texts(flags)),
+        ("gc_grace_seconds", number("gc_grace_seconds")),
         ("id", Bytes::copy_from_slice(&schema.uuid)),
-        ("max_index_interval", number("max_index_interval", 2048)),
-        ("memtable_flush_period_in_ms", number("memtable_flush_period_in_ms", 0)),
-        ("min_index_interval", number("min_index_interval", 128)),
-        ("read_repair", text(simple("read_repair", "BLOCKING"))),
+        ("max_index_interval", number("max_index_interval")),
+        ("memtable_flush_period_in_ms", number("memtable_flush_period_in_ms")),
+        ("min_index_interval", number("min_index_interval")),
+        ("read_repair", text(simple("read_repair"))),
         ("read_repair_chance", double(0.0)),
-        ("speculative_retry", text(simple("speculative_retry", "99p"))),
+        ("speculative_retry", text(simple("speculative_retry"))),
     ])
 }
 

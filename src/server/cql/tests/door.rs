@@ -15,12 +15,12 @@ use crate::server::cql::service::{Origin, Session};
 use crate::server::cql::wire::Value;
 use crate::types::Consistency;
 
-struct Client {
-    service: CqlService,
+pub(super) struct Client {
+    pub(super) service: CqlService,
     session: Session,
 }
 
-fn parameters(values: Vec<Value>) -> Parameters {
+pub(super) fn parameters(values: Vec<Value>) -> Parameters {
     Parameters {
         level: Consistency::Quorum,
         values,
@@ -36,7 +36,7 @@ fn parameters(values: Vec<Value>) -> Parameters {
 }
 
 impl Client {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::of(MemStore::new(tokio_env(), 9042)).await
     }
 
@@ -47,7 +47,7 @@ impl Client {
         client
     }
 
-    async fn ask(&self, text: &str, parameters: Parameters) -> Answer {
+    pub(super) async fn ask(&self, text: &str, parameters: Parameters) -> Answer {
         let request = Request::Query { text: text.to_owned(), parameters };
         self.answer(request).await
     }
@@ -57,19 +57,19 @@ impl Client {
         self.service.answer(&self.session, request, origin, false).await.answer
     }
 
-    async fn run(&self, text: &str) {
+    pub(super) async fn run(&self, text: &str) {
         let answer = self.ask(text, parameters(Vec::new())).await;
         assert!(!matches!(answer, Answer::Error(_)), "{text}: {answer:?}");
     }
 
     /// The error's code.
-    async fn refused(&self, text: &str) -> i32 {
+    pub(super) async fn refused(&self, text: &str) -> i32 {
         let answer = self.ask(text, parameters(Vec::new())).await;
         let Answer::Error(error) = answer else { panic!("{text}: {answer:?}") };
         error.body(Version::V4).first_chunk::<4>().copied().map_or(-1, i32::from_be_bytes)
     }
 
-    async fn rows(&self, text: &str, parameters: Parameters) -> Rows {
+    pub(super) async fn rows(&self, text: &str, parameters: Parameters) -> Rows {
         match self.ask(text, parameters).await {
             Answer::Rows(rows) => rows,
             other => panic!("{text}: {other:?}"),
@@ -77,13 +77,13 @@ impl Client {
     }
 
     /// Rows as text, values with blanks between.
-    async fn show(&self, text: &str) -> Vec<String> {
+    pub(super) async fn show(&self, text: &str) -> Vec<String> {
         let rows = self.rows(text, parameters(Vec::new())).await;
         shown(&rows)
     }
 }
 
-fn shown(rows: &Rows) -> Vec<String> {
+pub(super) fn shown(rows: &Rows) -> Vec<String> {
     let show = |kind: &CqlType, value: &Option<bytes::Bytes>| {
         value.as_ref().map_or_else(|| "null".to_owned(), |bytes| value::text(kind, bytes))
     };

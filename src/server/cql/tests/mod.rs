@@ -1,4 +1,5 @@
 mod client;
+mod describe;
 mod door;
 mod fuzz;
 mod mem;
