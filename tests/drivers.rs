@@ -91,6 +91,20 @@ async fn the_python_driver_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cassandras_own_shell_works() {
+    let cqlsh = "target/drivers/python/bin/cqlsh";
+    if !is_installed(cqlsh) {
+        return;
+    }
+    let _turn = TURN.lock().await;
+    let mut cluster = TestCluster::start_apart(3).await;
+    let mut program = Command::new(file("target/drivers/python/bin/python"));
+    program.arg(file("tests/clients/cqlsh.py")).arg(file(cqlsh));
+    let said = drive(&mut program, &mut cluster).await;
+    assert!(said.ends_with("OK\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_node_driver_works() {
     if !is_installed("target/drivers/node/installed") {
         return;

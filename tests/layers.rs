@@ -133,8 +133,9 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // Programs around it. The client knows the public protocol only.
-    ("client", &["types"]),
-    ("cli", &["client", "config", "env", "node", "plants", "telemetry", "types"]),
+    // (CQL, the language, is part of it.)
+    ("client", &["cql", "types"]),
+    ("cli", &["client", "config", "cql", "env", "node", "plants", "telemetry", "types"]),
     (
         "sim",
         &[

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use super::bench::BenchArgs;
+use super::cql::CqlArgs;
 use super::demo::DemoArgs;
 use super::dev::DevArgs;
 use super::exit::{EXIT_CODES, Failure};
@@ -24,6 +25,7 @@ Examples:
   henge where fruit apple                    which nodes hold it
   henge import flights.csv.gz --bucket flights --key-columns time_hour,carrier,flight,origin
   henge lock nightly-report -- ./report.sh   run a command under a lock
+  henge cql -e 'DESCRIBE KEYSPACES'          CQL, on a terminal or from a script
   henge bench --workload a --seconds 20";
 
 /// Henge: a leaderless, replicated key-value database.
@@ -170,6 +172,18 @@ HENGE_FENCE, to be sent with its writes as under `henge lock`:
   henge elect scheduler -- ./scheduler
   henge elect scheduler --observe                              who leads, and each change")]
     Elect(ElectArgs),
+    /// Talk CQL to a cluster.
+    #[command(after_help = "\
+Examples:
+  henge cql                                    on a terminal: HELP, Tab, Ctrl-D
+  henge cql 10.0.0.1,10.0.0.2 -k shop
+  henge cql -e 'SELECT * FROM shop.stock'
+  henge cql --json -e 'SELECT * FROM shop.stock' | jq .item
+  henge cql -f schema.cql
+  henge cql -e \"COPY shop.stock FROM 'stock.csv' WITH HEADER = true\"
+A script ends at its first statement that fails, with the place of the error and an exit code:
+4 where nothing was done, 5 where a write may have been, 7 where rows of a COPY were refused.")]
+    Cql(CqlArgs),
     /// Show which nodes hold a key.
     Where(WhereArgs),
     /// Show the nodes of the cluster and how they are.

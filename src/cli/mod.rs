@@ -7,6 +7,7 @@
 mod admin;
 mod args;
 mod bench;
+mod cql;
 mod demo;
 mod dev;
 mod exit;
@@ -56,6 +57,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Lock(args) => wait(locks::lock(&client, args)),
         Command::Lease(args) => wait(locks::lease(&client, args.command)),
         Command::Elect(args) => wait(locks::elect(&client, args)),
+        Command::Cql(args) => wait(cql::cql(&client, args)),
         Command::Where(args) => wait(admin::whereabouts(&client, args)),
         Command::Status => wait(admin::status(&client)),
         Command::Ring(args) => wait(admin::ring(&client, args)),

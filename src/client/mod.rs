@@ -1,5 +1,5 @@
 //! A small client of the HTTP door, for the command line, the tests and the benchmark; and, for the
-//! benchmark, a smaller one of the CQL door ([`CqlConnection`]).
+//! CQL shell and the benchmark, a smaller one of the CQL door ([`CqlConnection`]).
 //!
 //! A [`Client`] knows several nodes and tries them in turn. What it may repeat is decided by what
 //! may have happened, never by hope:
@@ -21,7 +21,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-pub use cql::{CqlConnection, CqlFailure, CqlResult, CqlRows, PreparedId};
+pub use cql::{
+    CqlAnswer, CqlAsk, CqlColumn, CqlConnection, CqlFailure, CqlPage, CqlPrepared, CqlReply,
+    CqlResult, CqlRow, CqlRows, PreparedId,
+};
 pub use error::{ClientError, Outcome, Problem};
 pub use kv::{
     BucketSettings, Encoding, Found, FoundValue, KeyEntry, KeyPage, ListOptions, OpMode,

@@ -32,4 +32,4 @@ pub mod types;
 pub mod value;
 
 pub use lexer::SyntaxError;
-pub use parser::parse;
+pub use parser::{parse, parse_term};

@@ -11,7 +11,7 @@
 mod checkpoint;
 mod export;
 mod import;
-mod progress;
+pub(super) mod progress;
 mod rows;
 mod template;
 mod verify;

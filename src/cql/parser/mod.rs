@@ -131,6 +131,20 @@ pub fn parse(text: &str) -> Result<Parsed, SyntaxError> {
     Ok(Parsed { statement, binds: parser.binds })
 }
 
+/// Parses one term, such as `{'a': 1}`; nothing may follow, and there are no bind markers in it.
+///
+/// # Errors
+/// [`SyntaxError`].
+pub fn parse_term(text: &str) -> Result<Term, SyntaxError> {
+    let tokens = tokens(text)?;
+    let mut parser = Parser { text, tokens, at: 0, depth: 0, binds: Vec::new() };
+    let term = parser.term()?;
+    if *parser.peek() != Kind::End || !parser.binds.is_empty() {
+        return Err(parser.unexpected("the end of the value"));
+    }
+    Ok(term)
+}
+
 pub(super) struct Parser<'a> {
     text: &'a str,
     /// Ends with [`Kind::End`].

@@ -150,7 +150,7 @@ impl<'a> Collector<'a> {
                 self.page.rows.push(row);
                 self.count_down();
             }
-            return Ok(true);
+            return Ok(self.remaining != Some(0));
         }
         if let Some(unsorted) = &mut self.unsorted {
             if unsorted.len() >= MAX_SORTED {
@@ -186,7 +186,9 @@ impl<'a> Collector<'a> {
 
     fn finish(mut self) -> Result<Page, CqlError> {
         let (schema, binds) = (self.ask.schema, self.ask.binds);
-        if let Some(accumulator) = self.accumulator.take()
+        // The group that had begun when there were enough is not a whole one.
+        if self.remaining != Some(0)
+            && let Some(accumulator) = self.accumulator.take()
             && let Some(row) = accumulator.finish().map_err(CqlError::invalid)?
         {
             self.page.rows.push(row);

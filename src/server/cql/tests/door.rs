@@ -117,6 +117,20 @@ async fn rows_are_written_read_changed_and_deleted() {
     assert_eq!(client.show("SELECT p, c, s FROM t").await, ["2 null alone"]);
 }
 
+/// Once showed the beginning of one group more, with a count of one row.
+#[tokio::test]
+async fn a_limit_on_groups_shows_whole_groups_only() {
+    let client = Client::new().await;
+    client.run("CREATE TABLE t (p int, c int, d int, PRIMARY KEY (p, c, d))").await;
+    for at in 0..9 {
+        client.run(&format!("INSERT INTO t (p, c, d) VALUES (1, {}, {at})", at / 3)).await;
+    }
+    for (limit, shown) in [(1, &["0 3"][..]), (2, &["0 3", "1 3"]), (3, &["0 3", "1 3", "2 3"])] {
+        let text = format!("SELECT c, count(*) FROM t WHERE p = 1 GROUP BY p, c LIMIT {limit}");
+        assert_eq!(client.show(&text).await, shown, "{limit}");
+    }
+}
+
 #[tokio::test]
 async fn an_older_stamp_loses_whatever_the_order() {
     let client = Client::new().await;

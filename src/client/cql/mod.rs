@@ -1,7 +1,10 @@
 //! A small client of the CQL door: one connection, version 4, one request under way. For the
-//! benchmark and the tests of whole clusters; applications use a driver.
+//! shell, the benchmark and the tests of whole clusters; applications use a driver.
 
+mod answer;
 mod rows;
+
+pub use answer::{CqlAnswer, CqlColumn, CqlPage, CqlPrepared, CqlReply, CqlRow};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -20,6 +23,17 @@ mod opcode {
     pub(super) const RESULT: u8 = 0x08;
     pub(super) const PREPARE: u8 = 0x09;
     pub(super) const EXECUTE: u8 = 0x0A;
+    pub(super) const BATCH: u8 = 0x0D;
+}
+
+/// A flag of a request's frame: note what is done for it.
+const TRACING: u8 = 0x02;
+
+/// Flags of a query.
+mod with {
+    pub(super) const PAGE_SIZE: u8 = 0x04;
+    pub(super) const PAGING_STATE: u8 = 0x08;
+    pub(super) const SERIAL: u8 = 0x10;
 }
 
 /// Rows without their metadata, and values in order.
@@ -65,12 +79,31 @@ pub struct CqlResult {
 
 pub use rows::CqlRows;
 
+/// A statement, and how it is to be run.
+#[derive(Debug, Clone, Copy)]
+pub struct CqlAsk<'a> {
+    /// The statement.
+    pub text: &'a str,
+    /// The protocol's number of a level.
+    pub level: u16,
+    /// The level of a condition: 8 (SERIAL) or 9 (LOCAL_SERIAL).
+    pub serial: u16,
+    /// Rows of a page; `None`: all.
+    pub page_size: Option<u32>,
+    /// Where the page begins.
+    pub paging_state: Option<&'a [u8]>,
+    /// Note what is done for it.
+    pub trace: bool,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct CqlConnection {
     stream: TcpStream,
     out: Vec<u8>,
     body: Vec<u8>,
+    /// Flags of the last answer.
+    flags: u8,
 }
 
 fn invalid(why: &str) -> CqlFailure {
@@ -89,7 +122,7 @@ impl CqlConnection {
     pub async fn open(authority: &str) -> Result<Self, CqlFailure> {
         let stream = TcpStream::connect(authority).await?;
         stream.set_nodelay(true)?;
-        let mut connection = Self { stream, out: Vec::new(), body: Vec::new() };
+        let mut connection = Self { stream, out: Vec::new(), body: Vec::new(), flags: 0 };
         connection.begin(opcode::STARTUP);
         let out = &mut connection.out;
         out.extend_from_slice(&1u16.to_be_bytes());
@@ -171,6 +204,93 @@ impl CqlConnection {
         self.result().await
     }
 
+    /// Runs a statement, and reads all of the answer.
+    ///
+    /// # Errors
+    /// [`CqlFailure`].
+    pub async fn ask(&mut self, ask: CqlAsk<'_>) -> Result<CqlReply, CqlFailure> {
+        self.begin(opcode::QUERY);
+        if ask.trace {
+            self.out[1] |= TRACING;
+        }
+        put_len(&mut self.out, ask.text.len());
+        self.out.extend_from_slice(ask.text.as_bytes());
+        self.out.extend_from_slice(&ask.level.to_be_bytes());
+        let mut flags = with::SERIAL;
+        flags |= if ask.page_size.is_some() { with::PAGE_SIZE } else { 0 };
+        flags |= if ask.paging_state.is_some() { with::PAGING_STATE } else { 0 };
+        self.out.push(flags);
+        if let Some(size) = ask.page_size {
+            self.out.extend_from_slice(&size.to_be_bytes());
+        }
+        if let Some(state) = ask.paging_state {
+            put_len(&mut self.out, state.len());
+            self.out.extend_from_slice(state);
+        }
+        self.out.extend_from_slice(&ask.serial.to_be_bytes());
+        self.reply().await
+    }
+
+    /// Prepares a statement, and learns its bind markers.
+    ///
+    /// # Errors
+    /// [`CqlFailure`].
+    pub async fn prepare_whole(&mut self, text: &str) -> Result<CqlPrepared, CqlFailure> {
+        self.begin(opcode::PREPARE);
+        put_len(&mut self.out, text.len());
+        self.out.extend_from_slice(text.as_bytes());
+        match self.reply().await?.answer {
+            CqlAnswer::Prepared(prepared) => Ok(prepared),
+            _ => Err(invalid("PREPARE is answered with something else")),
+        }
+    }
+
+    /// Runs a prepared statement once for each of `rows`, in one batch of `kind` (1: unlogged,
+    /// 2: counters). At most 65,535 rows.
+    ///
+    /// # Errors
+    /// [`CqlFailure`].
+    pub async fn batch(
+        &mut self,
+        kind: u8,
+        id: &[u8],
+        rows: &[CqlRow],
+        level: u16,
+    ) -> Result<CqlReply, CqlFailure> {
+        self.begin(opcode::BATCH);
+        let out = &mut self.out;
+        let put_short = |out: &mut Vec<u8>, len: usize| {
+            out.extend_from_slice(&u16::try_from(len).unwrap_or(u16::MAX).to_be_bytes());
+        };
+        out.push(kind);
+        put_short(out, rows.len());
+        for row in rows {
+            out.push(1);
+            put_short(out, id.len());
+            out.extend_from_slice(id);
+            put_short(out, row.len());
+            for value in row {
+                match value {
+                    Some(bytes) => {
+                        put_len(out, bytes.len());
+                        out.extend_from_slice(bytes);
+                    }
+                    None => out.extend_from_slice(&(-1i32).to_be_bytes()),
+                }
+            }
+        }
+        out.extend_from_slice(&level.to_be_bytes());
+        out.push(0);
+        self.reply().await
+    }
+
+    async fn reply(&mut self) -> Result<CqlReply, CqlFailure> {
+        if self.exchange().await? != opcode::RESULT {
+            return Err(invalid("no result"));
+        }
+        answer::read(self.flags, &self.body).ok_or_else(|| invalid("a result that is none"))
+    }
+
     fn begin(&mut self, opcode: u8) {
         self.out.clear();
         self.out.extend_from_slice(&[REQUEST, 0, 0, 1, opcode, 0, 0, 0, 0]);
@@ -198,13 +318,14 @@ impl CqlConnection {
             }
         }
         let opcode = self.body[4];
+        self.flags = self.body[1];
         self.body.drain(..HEADER);
         if opcode != opcode::ERROR {
             return Ok(opcode);
         }
-        let code = self.body.first_chunk::<4>().map_or(0, |code| i32::from_be_bytes(*code));
-        let message = String::from_utf8_lossy(self.body.get(6..).unwrap_or_default());
-        Err(CqlFailure::Refused { code, message: message.into_owned() })
+        let error = answer::error(self.flags, &self.body);
+        let (code, message) = error.ok_or_else(|| invalid("an error without a code"))?;
+        Err(CqlFailure::Refused { code, message })
     }
 
     async fn result(&mut self) -> Result<CqlResult, CqlFailure> {
