@@ -125,7 +125,8 @@ async fn copies_come_back_as_they_went_and_bad_rows_are_put_aside() {
     // Columns by their names, in any order; what is no row goes to a file, as it was.
     let rows = "left,item,size,more\n1,cap,1,x\nmany,cap,2,y\n3,cap,3,z\n4,cap\n,cap,5,\n6,,7,\n";
     std::fs::write(folder.path().join("in.csv"), rows).unwrap();
-    let copied = run(&["-e", "COPY shop.stock (item, size, left) FROM 'in.csv' WITH HEADER = true"]);
+    let copied =
+        run(&["-e", "COPY shop.stock (item, size, left) FROM 'in.csv' WITH HEADER = true"]);
     let copied = copied.await.code(7);
     assert!(copied.stderr.contains("row 2: left: 'many' is no int"), "{}", copied.stderr);
     let refused = std::fs::read_to_string(folder.path().join("shop.stock.refused.csv")).unwrap();

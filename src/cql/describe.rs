@@ -193,7 +193,10 @@ mod tests {
     fn a_lone_key_stands_at_its_column() {
         let schema = Schema::new(vec![("k".to_owned(), CqlType::Int, Role::Partition(0))], [0; 16]);
         let text = table("s", "t", &schema);
-        assert!(text.starts_with("CREATE TABLE s.t (\n    k int PRIMARY KEY\n) WITH add"), "{text}");
+        assert!(
+            text.starts_with("CREATE TABLE s.t (\n    k int PRIMARY KEY\n) WITH add"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -208,10 +211,7 @@ mod tests {
         let names: Vec<&str> = in_order(&types).iter().map(|udt| udt.name.as_str()).collect();
         assert_eq!(names, ["z", "a"]);
         assert_eq!(user_type(&types["z"]), "CREATE TYPE s.z (\n    \"Zip\" int\n);");
-        assert_eq!(
-            user_type(&types["a"]),
-            "CREATE TYPE s.a (\n    zs frozen<list<frozen<z>>>\n);"
-        );
+        assert_eq!(user_type(&types["a"]), "CREATE TYPE s.a (\n    zs frozen<list<frozen<z>>>\n);");
     }
 
     #[test]

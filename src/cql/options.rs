@@ -113,9 +113,7 @@ pub(super) fn all(schema: &Schema) -> Vec<String> {
 
 /// `{'key': 'value', …}`
 pub(super) fn map(pairs: &[(&str, &str)]) -> String {
-    let pairs: Vec<String> = pairs
-        .iter()
-        .map(|(key, value)| format!("{}: {}", literal(key), literal(value)))
-        .collect();
+    let pairs: Vec<String> =
+        pairs.iter().map(|(key, value)| format!("{}: {}", literal(key), literal(value))).collect();
     format!("{{{}}}", pairs.join(", "))
 }

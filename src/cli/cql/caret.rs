@@ -64,7 +64,8 @@ fn find_word(text: &str, word: &str) -> Option<usize> {
     let word = word.to_ascii_lowercase();
     let is_part = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
     lower.match_indices(&word).map(|(at, _)| at).find(|&at| {
-        !is_part(lower[..at].chars().next_back()) && !is_part(lower[at + word.len()..].chars().next())
+        !is_part(lower[..at].chars().next_back())
+            && !is_part(lower[at + word.len()..].chars().next())
     })
 }
 
@@ -75,7 +76,8 @@ mod tests {
     #[test]
     fn the_caret_stands_below_the_token() {
         assert_eq!(
-            shown("SELECT *\n\tFORM t", "line 2:1 no viable alternative at input 'form'").as_deref(),
+            shown("SELECT *\n\tFORM t", "line 2:1 no viable alternative at input 'form'")
+                .as_deref(),
             Some("\tFORM t\n\t^")
         );
         assert_eq!(
@@ -90,10 +92,7 @@ mod tests {
             shown("SELECT * FROM ké.t", "line 1:16 odd").as_deref(),
             Some("SELECT * FROM ké.t\n                ^")
         );
-        assert_eq!(
-            shown("USE x", "Keyspace 'x' does not exist").as_deref(),
-            Some("USE x\n    ^")
-        );
+        assert_eq!(shown("USE x", "Keyspace 'x' does not exist").as_deref(), Some("USE x\n    ^"));
     }
 
     #[test]

@@ -6,19 +6,94 @@ use crate::cql::types::quote;
 
 /// Words with which a statement or command begins.
 const FIRST: &[&str] = &[
-    "ALTER", "BEGIN", "CAPTURE", "CLEAR", "CONSISTENCY", "COPY", "CREATE", "DELETE", "DESCRIBE",
-    "DROP", "EXIT", "EXPAND", "HELP", "INSERT", "PAGING", "QUIT", "SELECT", "SERIAL", "SHOW",
-    "SOURCE", "TIMING", "TRACING", "TRUNCATE", "UPDATE", "USE",
+    "ALTER",
+    "BEGIN",
+    "CAPTURE",
+    "CLEAR",
+    "CONSISTENCY",
+    "COPY",
+    "CREATE",
+    "DELETE",
+    "DESCRIBE",
+    "DROP",
+    "EXIT",
+    "EXPAND",
+    "HELP",
+    "INSERT",
+    "PAGING",
+    "QUIT",
+    "SELECT",
+    "SERIAL",
+    "SHOW",
+    "SOURCE",
+    "TIMING",
+    "TRACING",
+    "TRUNCATE",
+    "UPDATE",
+    "USE",
 ];
 
 /// Words that may follow somewhere.
 const KEYWORDS: &[&str] = &[
-    "ADD", "AGGREGATE", "ALLOW", "ALTER", "AND", "APPLY", "AS", "ASC", "BATCH", "BY", "CAST",
-    "CLUSTERING", "CONTAINS", "COUNT", "COUNTER", "CREATE", "DELETE", "DESC", "DISTINCT", "DROP",
-    "EXISTS", "FILTERING", "FROM", "GROUP", "IF", "IN", "INSERT", "INTO", "JSON", "KEY", "KEYSPACE",
-    "LIMIT", "LIST", "MAP", "NOT", "NULL", "ORDER", "PARTITION", "PER", "PRIMARY", "RENAME",
-    "SELECT", "SET", "STATIC", "TABLE", "TIMESTAMP", "TO", "TOKEN", "TRUNCATE", "TTL", "TYPE",
-    "UNLOGGED", "UPDATE", "USE", "USING", "VALUES", "WHERE", "WITH", "WRITETIME",
+    "ADD",
+    "AGGREGATE",
+    "ALLOW",
+    "ALTER",
+    "AND",
+    "APPLY",
+    "AS",
+    "ASC",
+    "BATCH",
+    "BY",
+    "CAST",
+    "CLUSTERING",
+    "CONTAINS",
+    "COUNT",
+    "COUNTER",
+    "CREATE",
+    "DELETE",
+    "DESC",
+    "DISTINCT",
+    "DROP",
+    "EXISTS",
+    "FILTERING",
+    "FROM",
+    "GROUP",
+    "IF",
+    "IN",
+    "INSERT",
+    "INTO",
+    "JSON",
+    "KEY",
+    "KEYSPACE",
+    "LIMIT",
+    "LIST",
+    "MAP",
+    "NOT",
+    "NULL",
+    "ORDER",
+    "PARTITION",
+    "PER",
+    "PRIMARY",
+    "RENAME",
+    "SELECT",
+    "SET",
+    "STATIC",
+    "TABLE",
+    "TIMESTAMP",
+    "TO",
+    "TOKEN",
+    "TRUNCATE",
+    "TTL",
+    "TYPE",
+    "UNLOGGED",
+    "UPDATE",
+    "USE",
+    "USING",
+    "VALUES",
+    "WHERE",
+    "WITH",
+    "WRITETIME",
 ];
 
 /// What follows a word at once.
@@ -29,7 +104,18 @@ const AFTER: &[(&str, &[&str])] = &[
     ("BEGIN", &["BATCH", "COUNTER", "UNLOGGED"]),
     (
         "DESCRIBE",
-        &["AGGREGATES", "CLUSTER", "FUNCTIONS", "KEYSPACE", "KEYSPACES", "SCHEMA", "TABLE", "TABLES", "TYPE", "TYPES"],
+        &[
+            "AGGREGATES",
+            "CLUSTER",
+            "FUNCTIONS",
+            "KEYSPACE",
+            "KEYSPACES",
+            "SCHEMA",
+            "TABLE",
+            "TABLES",
+            "TYPE",
+            "TYPES",
+        ],
     ),
     ("SHOW", &["HOST", "VERSION"]),
     ("SERIAL", &["CONSISTENCY"]),
@@ -59,7 +145,9 @@ pub fn at_cursor(known: &Known, before: &str) -> (usize, Vec<String>) {
     let open = !before.ends_with(char::is_whitespace);
     let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '"');
     let start = if open {
-        before.rfind(|c| !is_word(c)).map_or(0, |at| at + before[at..].chars().next().map_or(1, char::len_utf8))
+        before
+            .rfind(|c| !is_word(c))
+            .map_or(0, |at| at + before[at..].chars().next().map_or(1, char::len_utf8))
     } else {
         before.len()
     };
@@ -109,7 +197,8 @@ fn columns(known: &Known, words: &[&str]) -> Option<Vec<String>> {
         ["from", "into", "update", "table", "copy"].contains(&word.to_lowercase().as_str())
     })?;
     let mut after = words[at + 1..].iter();
-    let name = after.find(|word| !["if", "not", "exists"].contains(&word.to_lowercase().as_str()))?;
+    let name =
+        after.find(|word| !["if", "not", "exists"].contains(&word.to_lowercase().as_str()))?;
     let plain = |name: &str| match name.strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
         Some(quoted) => quoted.to_owned(),
         None => name.to_lowercase(),
@@ -131,7 +220,10 @@ fn candidates(known: &Known, words: &[&str], typed: &str) -> Vec<String> {
         "CONSISTENCY" => {
             let all = super::command::LEVELS.iter().map(|(name, _)| *name);
             let serial = first == "SERIAL";
-            return all.filter(|name| !serial || name.contains("SERIAL")).map(str::to_owned).collect();
+            return all
+                .filter(|name| !serial || name.contains("SERIAL"))
+                .map(str::to_owned)
+                .collect();
         }
         "USE" | "KEYSPACE" => return keyspaces(known),
         "FROM" | "INTO" | "UPDATE" | "TABLE" | "TRUNCATE" | "COPY" => {
@@ -175,13 +267,25 @@ mod tests {
         assert_eq!(fitting("SELECT 1; ins"), ["INSERT"]);
         assert_eq!(fitting("SELECT * FROM st"), ["stock"]);
         assert_eq!(fitting("SELECT * FROM shop.s"), ["shop.stock"]);
-        assert_eq!(fitting("SELECT * FROM "), [
-            "\"Orders\"", "shop.", "shop.\"Orders\"", "shop.stock", "stock", "system.", "system.local"
-        ]);
+        assert_eq!(
+            fitting("SELECT * FROM "),
+            [
+                "\"Orders\"",
+                "shop.",
+                "shop.\"Orders\"",
+                "shop.stock",
+                "stock",
+                "system.",
+                "system.local"
+            ]
+        );
         assert_eq!(fitting("USE s"), ["shop", "system"]);
         assert_eq!(fitting("SELECT * FROM stock WHERE it"), ["item"]);
         assert_eq!(fitting("UPDATE stock SET si"), ["size"]);
-        assert_eq!(fitting("INSERT INTO shop.stock (d"), ["DELETE", "DESC", "DISTINCT", "DROP", "day"]);
+        assert_eq!(
+            fitting("INSERT INTO shop.stock (d"),
+            ["DELETE", "DESC", "DISTINCT", "DROP", "day"]
+        );
         assert_eq!(fitting("SELECT it"), ["item"]);
         assert_eq!(fitting("CREATE TA"), ["TABLE"]);
         assert_eq!(fitting("DESC TABLE"), ["TABLE", "TABLES"]);

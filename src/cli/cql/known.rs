@@ -61,10 +61,8 @@ impl Known {
             let position = row.get(4).and_then(Option::as_deref);
             let position = position.and_then(|bytes| bytes.try_into().ok()).map(i32::from_be_bytes);
             let is_key = text(row.get(3)) == "partition_key";
-            let column = KnownColumn {
-                name: text(row.get(2)),
-                partition: position.filter(|_| is_key),
-            };
+            let column =
+                KnownColumn { name: text(row.get(2)), partition: position.filter(|_| is_key) };
             let tables = found.entry(text(row.first())).or_default();
             tables.entry(text(row.get(1))).or_default().push(column);
         }

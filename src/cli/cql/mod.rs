@@ -38,7 +38,12 @@ use super::output;
 #[derive(Debug, Args)]
 pub struct CqlArgs {
     /// Nodes to talk to, tried in turn: host or host:port.
-    #[arg(value_name = "HOST", env = "HENGE_CQL", value_delimiter = ',', default_value = "127.0.0.1:9042")]
+    #[arg(
+        value_name = "HOST",
+        env = "HENGE_CQL",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9042"
+    )]
     pub hosts: Vec<String>,
     /// Run these statements and end.
     #[arg(short = 'e', long, value_name = "STATEMENTS", conflicts_with = "file")]

@@ -59,7 +59,11 @@ pub fn split(text: &str) -> Pieces {
         if !whole {
             // A line that is a command is whole even where no line end follows.
             let own = is_line_command(&piece.text);
-            let place = if own { &mut pieces.whole } else { return Pieces { rest: Some(piece), ..pieces } };
+            let place = if own {
+                &mut pieces.whole
+            } else {
+                return Pieces { rest: Some(piece), ..pieces };
+            };
             place.push(piece);
             return pieces;
         }
@@ -146,7 +150,8 @@ fn statement(text: &str) -> (usize, bool) {
             }
             continue;
         }
-        let word = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
+        let word =
+            rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
         if word > 0 {
             let now = rest[..word].to_ascii_lowercase();
             applied |= before == "apply" && now == "batch";

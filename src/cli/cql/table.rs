@@ -52,7 +52,11 @@ impl Paint {
     /// `text` in the colour of this code.
     #[must_use]
     pub fn with(self, code: &str, text: &str) -> String {
-        if self.0 && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.0 && !text.is_empty() {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     fn cell(self, cell: &Cell, text: &str) -> String {
@@ -173,10 +177,7 @@ mod tests {
         let widths = widths(&names, &rows);
         assert_eq!(widths, [5, 6]);
         let text = head(&names, &widths, Paint(false)) + &body(&rows, &widths, Paint(false));
-        assert_eq!(
-            text,
-            " k     | name\n-------+--------\n     1 | 日本\\n\n 12345 |   null\n"
-        );
+        assert_eq!(text, " k     | name\n-------+--------\n     1 | 日本\\n\n 12345 |   null\n");
         let painted = body(&rows, &widths, Paint(true));
         assert!(painted.contains("\x1b[31mnull\x1b[0m"), "{painted:?}");
     }

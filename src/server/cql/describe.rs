@@ -68,9 +68,7 @@ fn text(text: &str) -> Bytes {
 
 const NAMES: [&str; 3] = ["keyspace_name", "type", "name"];
 
-fn names<'a>(
-    rows: impl Iterator<Item = (&'a str, &'a str, &'a str)>,
-) -> (Columns, Vec<Row>) {
+fn names<'a>(rows: impl Iterator<Item = (&'a str, &'a str, &'a str)>) -> (Columns, Vec<Row>) {
     let columns = NAMES.iter().map(|name| (*name, CqlType::Text)).collect();
     let row = |(keyspace, kind, name)| vec![text(keyspace), text(kind), text(name)];
     (columns, rows.map(row).collect())
@@ -133,9 +131,8 @@ impl<'a> Look<'a> {
     /// The keyspace of `name`.
     fn keyspace_of(&self, name: &'a Name) -> Result<&'a str, CqlError> {
         let given = name.keyspace.as_deref().or(self.keyspace);
-        let given = given.ok_or_else(|| {
-            CqlError::invalid("No keyspace specified and no current keyspace")
-        })?;
+        let given = given
+            .ok_or_else(|| CqlError::invalid("No keyspace specified and no current keyspace"))?;
         self.check(given)
     }
 
@@ -144,12 +141,7 @@ impl<'a> Look<'a> {
             Some(own) => render::keyspace(name, &own.replication, own.durable_writes),
             None => render::local_keyspace(name),
         };
-        Element {
-            keyspace: name.to_owned(),
-            kind: "keyspace",
-            name: name.to_owned(),
-            statement,
-        }
+        Element { keyspace: name.to_owned(), kind: "keyspace", name: name.to_owned(), statement }
     }
 
     fn table(&self, keyspace: &str, name: &str) -> Option<Element> {
@@ -283,11 +275,8 @@ fn cluster(store: &dyn Store, look: &Look<'_>) -> Result<(Columns, Vec<Row>), Cq
     let mut ranges = Vec::new();
     for partition in ring.map().partitions() {
         let replicas = ring.replicas(&keyspace.replication, partition);
-        let names: Vec<&[u8]> = replicas
-            .read
-            .iter()
-            .filter_map(|node| hosts.get(node).map(String::as_bytes))
-            .collect();
+        let names: Vec<&[u8]> =
+            replicas.read.iter().filter_map(|node| hosts.get(node).map(String::as_bytes)).collect();
         let token = ring.map().end_token(partition).0.to_string();
         ranges.push((token.into_bytes(), value::collection(&names, 1)));
     }
@@ -327,8 +316,7 @@ fn page(
     };
     let size = parameters.page_size.map_or(usize::MAX, |size| size as usize);
     let to = from.saturating_add(size).min(rows.len());
-    let paging_state =
-        (to < rows.len()).then(|| [version, (to as u64).to_be_bytes()].concat());
+    let paging_state = (to < rows.len()).then(|| [version, (to as u64).to_be_bytes()].concat());
     let spec = |(name, kind): (&str, CqlType)| ColumnSpec { name: name.to_owned(), kind };
     let metadata = Metadata {
         keyspace: "system".to_owned(),

@@ -355,7 +355,8 @@ fn table(keyspace: &str, name: &str, schema: &Schema) -> Named {
     let number = |name: &str| int(simple(name).parse().unwrap_or_default());
     let real = |name: &str| double(simple(name).parse().unwrap_or_default());
     let option = |name: &str| map(options::pairs(schema, name));
-    let flags: &[&str] = if schema.has_counters() { &["compound", "counter"] } else { &["compound"] };
+    let flags: &[&str] =
+        if schema.has_counters() { &["compound", "counter"] } else { &["compound"] };
     BTreeMap::from([
         ("keyspace_name", text(keyspace)),
         ("table_name", text(name)),

@@ -179,7 +179,9 @@ impl Reader {
             match self.parts.next()? {
                 // Points are part of plain words.
                 Part::Word(word) => {
-                    out.extend(word.split('.').filter(|name| !name.is_empty()).map(str::to_lowercase));
+                    out.extend(
+                        word.split('.').filter(|name| !name.is_empty()).map(str::to_lowercase),
+                    );
                     if word.ends_with('.') {
                         continue;
                     }

@@ -73,8 +73,7 @@ async fn each_form_of_describe_shows_what_it_names() {
     assert!(client.show("DESCRIBE FUNCTIONS").await.is_empty());
     assert!(client.show("DESCRIBE AGGREGATES").await.is_empty());
     let keyspace = client.statements("DESCRIBE KEYSPACE").await;
-    let order: Vec<&str> =
-        keyspace.iter().filter_map(|text| text.split(' ').nth(2)).collect();
+    let order: Vec<&str> = keyspace.iter().filter_map(|text| text.split(' ').nth(2)).collect();
     assert_eq!(
         order,
         ["shop", "shop.zip", "shop.address", "shop.\"Wide\"", "shop.counted", "shop.lone"]
