@@ -85,7 +85,7 @@ async fn scripts_get_plain_rows_and_exit_codes() {
     assert!(odd.stderr.contains("\n FORM stock\n ^"), "{}", odd.stderr);
     run(&["-e", "CONSISTENCY most"]).await.code(2);
     run(&["-f", "absent.cql"]).await.code(2);
-    run(&["--consistency", "two", "-e", "SELECT * FROM shop.stock"]).await.code(4);
+    run(&["--consistency", "two", "-e", "SELECT * FROM shop.stock"]).await.code(1);
     let nobody = cql(folder.path(), "127.0.0.1:1", &["-e", "SELECT 1"]).await.code(4);
     assert!(nobody.stderr.contains("henge dev"), "{}", nobody.stderr);
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::cql::number;
 use crate::cql::time;
-use crate::cql::types::CqlType;
+use crate::cql::types::{CqlType, quote};
 
 /// Days are counted from here in the bytes of a date.
 pub const DATE_ZERO: i64 = 1 << 31;
@@ -436,8 +436,9 @@ pub fn text(kind: &CqlType, bytes: &[u8]) -> String {
             match thawed {
                 CqlType::Udt(udt) => {
                     let named = udt.fields.iter().zip(shown);
-                    let pairs: Vec<String> =
-                        named.map(|((name, _), value)| format!("{name}: {value}")).collect();
+                    let pairs: Vec<String> = named
+                        .map(|((name, _), value)| format!("{}: {value}", quote(name)))
+                        .collect();
                     format!("{{{}}}", pairs.join(", "))
                 }
                 _ => format!("({})", shown.join(", ")),

@@ -358,7 +358,8 @@ impl Session {
         };
         let copied = copied.map_err(Failed::plain)?;
         if copied.refused > 0 {
-            let message = format!("{} rows were refused", copied.refused);
+            let many = if copied.refused == 1 { "row was" } else { "rows were" };
+            let message = format!("{} {many} refused", copied.refused);
             return Err(Failed { exit: Exit::Partial, message });
         }
         Ok(())

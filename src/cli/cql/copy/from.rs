@@ -123,8 +123,7 @@ pub async fn run(
     let mut errors = work.errors.borrow_mut();
     if let Some(out) = &mut errors.out {
         out.flush().map_err(|error| format!("{}: {error}", errors.path))?;
-        let (count, path) = (grouped(errors.count), &errors.path);
-        crate::cli::output::note(format!("{count} rows were refused: they are in {path}"));
+        crate::cli::output::note(format!("Refused rows: {}", errors.path));
     }
     ended?;
     crate::cli::output::note(format!(

@@ -61,6 +61,11 @@ mod tests {
     #[test]
     fn what_is_shown_can_be_read_again() {
         let list = CqlType::List(Box::new(CqlType::Text));
+        let maker = std::sync::Arc::new(crate::cql::types::UdtType {
+            keyspace: "shop".to_owned(),
+            name: "maker".to_owned(),
+            fields: vec![("name".to_owned(), CqlType::Text), ("Since".to_owned(), CqlType::Int)],
+        });
         let map = CqlType::Map(Box::new(CqlType::Text), Box::new(CqlType::Int));
         for (kind, field) in [
             (CqlType::Text, "as it, 'is'"),
@@ -79,6 +84,7 @@ mod tests {
             (list, "['a', 'it''s']"),
             (map, "{'k': 1}"),
             (CqlType::Tuple(vec![CqlType::Int, CqlType::Text]), "(1, 'x')"),
+            (CqlType::Udt(maker), "{name: 'a', \"Since\": 1901}"),
         ] {
             let bytes = bytes(&kind, field).unwrap_or_else(|error| panic!("{kind}: {error}"));
             assert_eq!(value::text(&kind, &bytes), field, "{kind}");
