@@ -210,7 +210,7 @@ fn columns(known: &Known, words: &[&str]) -> Option<Vec<String>> {
     found.map(|columns| columns.iter().map(|column| quote(&column.name)).collect())
 }
 
-fn candidates(known: &Known, words: &[&str], typed: &str) -> Vec<String> {
+fn candidates(known: &Known, words: &[&str]) -> Vec<String> {
     let upper = |word: &&str| word.to_ascii_uppercase();
     let fixed = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
     let Some(last) = words.last().map(upper) else { return fixed(FIRST) };
@@ -231,7 +231,7 @@ fn candidates(known: &Known, words: &[&str], typed: &str) -> Vec<String> {
             out.extend(keyspaces(known).into_iter().map(|name| format!("{name}.")));
             return out;
         }
-        "DESC" => return candidates(known, &["DESCRIBE"], typed),
+        "DESC" => return candidates(known, &["DESCRIBE"]),
         _ => {}
     }
     if let Some((_, next)) = AFTER.iter().find(|(word, _)| *word == last) {

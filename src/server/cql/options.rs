@@ -66,10 +66,13 @@ pub(super) fn apply(schema: &mut Schema, given: &[(String, Property)]) -> Result
     Ok(())
 }
 
+/// Properties by name, as they were given.
+type Properties = Vec<(String, Property)>;
+
 /// How concurrent writes meet in a new table, and its other properties.
 pub(super) fn conflict(
     given: &[(String, Property)],
-) -> Result<(Option<ConflictMode>, Vec<(String, Property)>), CqlError> {
+) -> Result<(Option<ConflictMode>, Properties), CqlError> {
     let (own, rest): (Vec<_>, Vec<_>) =
         given.iter().cloned().partition(|(name, _)| name == "conflict");
     let mode = match own.last().map(|(_, value)| value) {

@@ -94,7 +94,7 @@ fn ranges(parts: usize) -> Vec<Range> {
     let parts = parts.max(1) as i128;
     let cut = |at: i128| {
         let token = i128::from(i64::MIN) + (1i128 << 64) * at / parts;
-        (0 < at && at < parts).then(|| token as i64)
+        (0 < at && at < parts).then_some(token as i64)
     };
     (0..parts).map(|at| (cut(at), cut(at + 1))).collect()
 }
