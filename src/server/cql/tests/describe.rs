@@ -6,7 +6,7 @@ use crate::server::cql::response::Answer;
 const MADE: &[&str] = &[
     "CREATE KEYSPACE \"Other\" WITH replication = {'class': 'NetworkTopologyStrategy', 'dc1': 1} AND durable_writes = false",
     "CREATE TYPE zip (code int, \"Place\" text)",
-    "CREATE TYPE address (street text, zips list<frozen<zip>>)",
+    "CREATE TYPE address (street text, zips frozen<list<frozen<zip>>>)",
     "CREATE TABLE lone (k uuid PRIMARY KEY)",
     "CREATE TABLE \"Wide\" (a int, b text, c timeuuid, d int, s int static, sm map<text, int> static, \
      v vector<float, 3>, l list<int>, u address, f frozen<address>, t tuple<int, text>, \
