@@ -158,7 +158,7 @@ pub fn at_cursor(known: &Known, before: &str) -> (usize, Vec<String>) {
     } else {
         words.iter().map(String::as_str).collect()
     };
-    let all = candidates(known, &earlier, typed);
+    let all = candidates(known, &earlier);
     let lower = typed.to_lowercase();
     let mut fitting: Vec<String> =
         all.into_iter().filter(|name| name.to_lowercase().starts_with(&lower)).collect();
