@@ -97,7 +97,8 @@ pub fn judge(history: &History) -> Judgement {
             }
             for append in &appends {
                 let is_over = append.is_ok() && !refused(append) && append.before(read);
-                if is_over && place(append).is_none_or(|at| at >= shows.len()) {
+                let is_shown = append.asked.as_str().is_some_and(|own| shows.contains(&own));
+                if is_over && !is_shown {
                     judgement.breach(key, "an acknowledged element is missing", &[append, read]);
                 }
             }
