@@ -75,6 +75,9 @@ pub struct Moment<'a> {
     pub now: WallMicros,
     /// The server's clock.
     pub clock: WallMicros,
+    /// New elements of lists stand after those of an earlier moment, in microseconds: the time, or
+    /// of what is decided in rounds, the round's stamp.
+    pub order: u64,
     /// Rows as they are, where [`Modify::needs_read`] asked for them: (head, row) by key.
     pub current: &'a BTreeMap<RowKey, (Row, Row)>,
 }
@@ -803,7 +806,7 @@ impl Write<'_> {
     /// before all that were prepended; random bits keep two writers of one moment apart.
     fn list_path(&self, at: usize, prepend: bool) -> Bytes {
         const MIDDLE: u64 = 1 << 63;
-        let now = self.moment.now.0.min(MIDDLE - 1);
+        let now = self.moment.order.min(MIDDLE - 1);
         let time = if prepend { MIDDLE - 1 - now } else { MIDDLE + now };
         let random = self.binds.now.uuid();
         let mut path = time.to_be_bytes().to_vec();

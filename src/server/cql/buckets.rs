@@ -292,7 +292,7 @@ pub(super) async fn write(
         ));
     }
     let schema = &*target.schema;
-    let moment = Moment { stamp: 0, now, clock: now, current: &BTreeMap::new() };
+    let moment = Moment { stamp: 0, now, clock: now, order: now.0, current: &BTreeMap::new() };
     let mutations = modify.mutations(schema, binds, &moment).map_err(CqlError::invalid)?;
     let condition = condition(schema, modify, binds)?;
     if mutations.len() > 1 && condition != Condition::None {

@@ -275,7 +275,9 @@ impl RowsJudge for Conditional {
             let own = write.now();
             // Its stamp is the round's own.
             let clock = WallMicros(u64::MAX);
-            let moment = Moment { stamp, now, clock, current: &current };
+            // Lists grow in the order in which rounds decide, not in which requests came.
+            let order = u64::try_from(stamp).unwrap_or(0);
+            let moment = Moment { stamp, now, clock, order, current: &current };
             let mutations = write.modify.mutations(&self.schema, write.binds(&own), &moment)?;
             for (clustering, row) in mutations.into_iter().flat_map(|mutation| mutation.rows) {
                 changed.entry(clustering).or_default().join(&row);

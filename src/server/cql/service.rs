@@ -589,10 +589,12 @@ impl CqlService {
                 current.insert(key, (head, row));
             }
         }
+        let now = self.wall(how.now);
         let moment = Moment {
             stamp: how.stamp.unwrap_or_else(|| self.stamp()),
-            now: self.wall(how.now),
+            now,
             clock: self.store.wall(),
+            order: now.0,
             current: &current,
         };
         let mutations =
