@@ -379,3 +379,12 @@ fn rows_that_some_plan_has_sent_are_never_said_to_be_unwritten() {
     let reply = stage.cql(0, Quorum, update);
     assert!(matches!(reply, Reply::Failed { not_applied: false, .. }), "{reply:?}");
 }
+
+/// A batch deleted a partition and wrote a row of it. A slice was read meanwhile, its head before
+/// the batch and the row after it: the row showed what the batch had written and what it had
+/// deleted. What is written together with its deletion carries it now.
+#[test]
+fn seed_3074_a_row_never_shows_without_the_deletion_that_came_with_it() {
+    let report = run(generate(3074, Size { operations: 2_000, faults: 44 }));
+    assert!(report.passed(), "{:#?}", report.violations);
+}

@@ -1,5 +1,7 @@
 //! Rows of cells as rows of values, and the keys under which they are stored.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use crate::cql::order;
@@ -164,6 +166,21 @@ fn shadow_of(head: &Row, clustering: &[u8]) -> Option<i64> {
     covering.map(|range| range.stamp).max().max(head.deleted())
 }
 
+/// Rows of one partition that are written together, by clustering bytes: what their head deletes of
+/// the others is written into those too.
+///
+/// Readers ask for head and rows one after the other, so that they may see the one as it was before
+/// a batch and the other as it is after. A row that carries what deletes it is whole by itself.
+pub fn carry_deletions(rows: &mut BTreeMap<Vec<u8>, Row>) {
+    let Some(head) = rows.remove(&Vec::new()) else { return };
+    for (clustering, row) in &mut *rows {
+        if let Some(stamp) = shadow_of(&head, clustering) {
+            row.delete(stamp);
+        }
+    }
+    rows.insert(Vec::new(), head);
+}
+
 /// The value of a collection of these elements, by path.
 fn gather(column: &Column, mut live: Vec<(&Bytes, &Bytes)>) -> Vec<u8> {
     match &column.kind {
@@ -198,4 +215,32 @@ fn gather(column: &Column, mut live: Vec<(&Bytes, &Bytes)>) -> Vec<u8> {
 #[must_use]
 pub fn field_path(at: usize) -> Bytes {
     u16::try_from(at).unwrap_or(u16::MAX).to_be_bytes().to_vec().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Content, RangeDeletion};
+
+    #[test]
+    fn rows_carry_what_the_head_that_is_written_with_them_deletes() {
+        let written = |stamp| {
+            let mut row = Row::default();
+            let content = Content::Value { bytes: Bytes::from_static(b"v"), expiry: None };
+            row.write(1, Cell { stamp, content });
+            row
+        };
+        let (start, end) = (Bytes::from_static(b"b"), Bytes::from_static(b"c"));
+        let mut head = Row::default();
+        head.delete(5);
+        head.delete_range(RangeDeletion { start, end, stamp: 7 });
+        let rows =
+            [(vec![], head.clone()), (b"a".to_vec(), written(6)), (b"b".to_vec(), written(7))];
+        let mut rows = BTreeMap::from(rows);
+        carry_deletions(&mut rows);
+        assert_eq!(rows[&b""[..]], head);
+        let (a, b) = (&rows[&b"a"[..]], &rows[&b"b"[..]]);
+        assert_eq!((a.deleted(), a.column(1).is_some()), (Some(5), true));
+        assert_eq!((b.deleted(), b.column(1).is_some()), (Some(7), false));
+    }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::coordinator::{ConditionalOp, ConditionalOutcome, RowsJudge};
 use crate::cql::functions::Now;
 use crate::cql::modify::{Modify, Moment, RowKey};
-use crate::cql::rows::{Reader, RowView};
+use crate::cql::rows::{Reader, RowView, carry_deletions};
 use crate::cql::schema::{Role, Schema};
 use crate::cql::term::{Binds, Bound};
 use crate::cql::types::CqlType;
@@ -283,6 +283,7 @@ impl RowsJudge for Conditional {
                 changed.entry(clustering).or_default().join(&row);
             }
         }
+        carry_deletions(&mut changed);
         let keyed =
             |(clustering, row): (Vec<u8>, Row)| Ok((key_of(&self.partition, &clustering)?, row));
         changed.into_iter().map(keyed).collect::<Result<_, String>>().map(Some)

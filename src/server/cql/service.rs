@@ -10,6 +10,7 @@ use crate::coordinator::{CountOp, CountRow, OpError, ReadOp, RowsOp};
 use crate::cql::ast::{BatchKind, Statement};
 use crate::cql::functions::Now;
 use crate::cql::modify::{Counts, Modify, Moment, Mutation};
+use crate::cql::rows::carry_deletions;
 use crate::cql::term::{Binds, Bound, evaluate};
 use crate::cql::types::CqlType;
 use crate::cql::value;
@@ -626,7 +627,8 @@ impl CqlService {
 
     async fn write(&self, writes: Writes, level: Consistency, word: &str) -> Result<(), CqlError> {
         let mut operations = Vec::with_capacity(writes.partitions.len());
-        for ((_, partition), (table, rows)) in writes.partitions {
+        for ((_, partition), (table, mut rows)) in writes.partitions {
+            carry_deletions(&mut rows);
             let mut keyed = Vec::with_capacity(rows.len());
             for (clustering, row) in rows {
                 let key = Key::of_row(&partition, &clustering);
