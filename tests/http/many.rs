@@ -289,7 +289,7 @@ async fn a_batch_as_a_whole_can_be_refused() {
     let w = World::with_bucket().await;
     w.post("/v1/kv/none/batch", &[], "").await.refused("bucket-not-found");
     w.post("/v1/kv/b/batch?w=9", &[], "").await.refused("bad-request");
-    w.post("/v1/kv/b/batch", &[("if-match", "*")], "").await.refused("not-supported");
+    w.post("/v1/kv/b/batch", &[("if-match", "*")], "").await.refused("bad-request");
     assert!(batch(&w, &[]).await.is_empty());
     w.post(
         "/v1/kv/b/batch?w=3&timeout=1s",
