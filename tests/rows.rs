@@ -388,3 +388,29 @@ fn seed_3074_a_row_never_shows_without_the_deletion_that_came_with_it() {
     let report = run(generate(3074, Size { operations: 2_000, faults: 44 }));
     assert!(report.passed(), "{:#?}", report.violations);
 }
+
+fn list(page: &PageOfRows, column: &str) -> Vec<i32> {
+    let value = page.rows.first().and_then(|row| page.value(row, column)).expect("a list");
+    let elements = value[4..].chunks(8).map(|element| element[4..].try_into().expect("an int"));
+    elements.map(i32::from_be_bytes).collect()
+}
+
+/// An append under a condition waits behind a cut link, and another one, which came later, is
+/// decided first. The list has to grow in the order of the decisions: who has read it between them
+/// must find the second behind (found by `henge-jepsen run --workload cql-append`).
+#[test]
+fn a_list_grows_in_the_order_in_which_appends_are_decided() {
+    let mut stage = stage(21, true);
+    ok(&mut stage, 0, "CREATE TABLE k.l (p int PRIMARY KEY, v list<int>)");
+    ok(&mut stage, 0, "INSERT INTO k.l (p, v) VALUES (0, [0])");
+    let append = |n: u32| format!("UPDATE k.l SET v = v + [{n}] WHERE p = 0 IF v != null");
+    stage.isolate(0);
+    stage.begin(0, Quorum, &append(1));
+    stage.run_for(Duration::from_millis(100)).expect("time passes");
+    ok(&mut stage, 1, &append(2));
+    let read = "SELECT v FROM k.l WHERE p = 0";
+    assert_eq!(list(&stage.rows(1, Serial, read).expect("a quorum"), "v"), [0, 2]);
+    stage.heal();
+    stage.run_for(SETTLE).expect("time passes");
+    assert_eq!(list(&stage.rows(2, Serial, read).expect("a quorum"), "v"), [0, 2, 1]);
+}
