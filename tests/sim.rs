@@ -27,6 +27,14 @@ fn promises_hold_under_faults() {
     }
 }
 
+/// A create that a key's home had refused came a second time, seconds later, when the key was gone,
+/// and took effect.
+#[test]
+fn seed_429_an_operation_that_was_sent_to_another_node_is_taken_in_once() {
+    let report = run(generate(429, Size { operations: 2_000, faults: 44 }));
+    assert!(report.passed(), "{:#?}", report.violations);
+}
+
 /// Plans that once broke a promise, cut down. Their names say which seed, and what went wrong.
 #[test]
 fn what_went_wrong_once_does_not_go_wrong_again() {

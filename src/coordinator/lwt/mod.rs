@@ -65,7 +65,7 @@ pub use judge::Told;
 use judge::{After, Ask, Seen, Verdict};
 pub use lease::LeaseOutcome;
 pub(super) use lease::lease;
-use route::Contended;
+use route::{Contended, Taken};
 use wire::About;
 
 /// The most operations in one round. Ballots are at least this far apart in time.
@@ -101,6 +101,7 @@ pub(super) struct Lwt {
     proposer: ActorId,
     lanes: Mutex<BTreeMap<(TableId, Key), Arc<Lane>>>,
     contended: Contended,
+    taken: Taken,
     ballots: AtomicU64,
     pub(super) counters: LwtCounters,
 }
@@ -161,6 +162,7 @@ impl Lwt {
             proposer: ActorId(env.random("proposer")),
             lanes: Mutex::default(),
             contended: Contended::default(),
+            taken: Taken::default(),
             ballots: AtomicU64::new(0),
             counters: LwtCounters::default(),
         }

@@ -14,8 +14,12 @@
 //! lost, it may take effect at any time. Then it is unknown; unless its client named it (or it
 //! changes nothing): then it is proposed here as well, since its name makes it one operation
 //! wherever it is decided, and its verdict is written down under that name.
+//!
+//! A message may arrive twice, the second time when its answer is long known: a refusal of an
+//! operation without a name is written down nowhere, so what was refused then could take effect now.
+//! Each sending has a number, and a home takes it in once ([`Taken`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -78,6 +82,53 @@ impl Contended {
     }
 }
 
+/// The most sendings that a home remembers: more than can be under way at once.
+const MAX_TAKEN: usize = 65_536;
+
+/// The sendings that this home has taken in, in this life: a connection, and with it whatever may
+/// come twice, ends with either side's life.
+#[derive(Debug, Default)]
+pub(super) struct Taken(Mutex<TakenIn>);
+
+#[derive(Debug, Default)]
+struct TakenIn {
+    numbers: BTreeSet<OpId>,
+    order: VecDeque<OpId>,
+    /// The greatest that is forgotten.
+    floor: Option<OpId>,
+}
+
+/// How a sending arrives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Arrival {
+    First,
+    /// It was here before.
+    Again,
+    /// It is older than some that are forgotten.
+    TooOld,
+}
+
+impl Taken {
+    fn take(&self, sending: OpId) -> Arrival {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.numbers.contains(&sending) {
+            return Arrival::Again;
+        }
+        if taken.floor.is_some_and(|floor| sending <= floor) {
+            return Arrival::TooOld;
+        }
+        taken.numbers.insert(sending);
+        taken.order.push_back(sending);
+        if taken.order.len() > MAX_TAKEN
+            && let Some(oldest) = taken.order.pop_front()
+        {
+            taken.numbers.remove(&oldest);
+            taken.floor = taken.floor.max(Some(oldest));
+        }
+        Arrival::First
+    }
+}
+
 /// What became of an operation that was sent to its key's home.
 enum Sent {
     Answered(Result<Verdict, OpError>),
@@ -117,7 +168,7 @@ impl Inner {
             if moves
                 && self.is_contended(errand.table, errand.key)
                 && let Some(plan) = self.home_elsewhere(errand.table, errand.key)
-                && let Some(operation) = wire::put_operation(&ask, &about)
+                && let Some(operation) = wire::put_operation(&ask, &about, self.new_op_id(None))
             {
                 match self.send(errand, &plan, operation).await {
                     Sent::Answered(result) => return result,
@@ -200,9 +251,28 @@ impl Inner {
         operation: &Bytes,
         patience: Duration,
     ) -> Result<Bytes, Refusal> {
-        let (ask, about) = wire::read_operation(operation)
+        let (ask, about, sending) = wire::read_operation(operation)
             .map_err(|error| Refusal::BadRequest { what: error.to_string() })?;
         let busy = self.lwt.is_at_work(table, key);
+        if ask.changes() {
+            match self.lwt.taken.take(sending) {
+                Arrival::First => {}
+                // The first one's answer counts, if it is on its way.
+                Arrival::Again => {
+                    let unknown = wire::unknown("it was taken in before".to_owned());
+                    return Ok(wire::put_answer(table.id, key, Err(unknown), busy));
+                }
+                Arrival::TooOld => {
+                    let what = "too many operations since it was sent".to_owned();
+                    return Ok(wire::put_answer(
+                        table.id,
+                        key,
+                        Err(OpError::Overloaded { what }),
+                        busy,
+                    ));
+                }
+            }
+        }
         if busy {
             self.note_contention(table, key);
         }
@@ -290,5 +360,24 @@ fn out_of_time(errand: &Errand<'_>, fate: Fate) -> OpError {
         received: 0,
         timeout_ms: millis(errand.timeout),
         fate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sending_is_taken_in_once_and_not_at_all_once_it_may_have_been_forgotten() {
+        let taken = Taken::default();
+        let number = |n: usize| OpId(n as u128 + 10);
+        assert_eq!(taken.take(number(0)), Arrival::First);
+        assert_eq!(taken.take(number(0)), Arrival::Again);
+        for n in 1..=MAX_TAKEN {
+            assert_eq!(taken.take(number(n)), Arrival::First);
+        }
+        assert_eq!(taken.take(number(0)), Arrival::TooOld);
+        assert_eq!(taken.take(number(1)), Arrival::Again);
+        assert_eq!(taken.take(OpId(1)), Arrival::TooOld);
     }
 }

@@ -93,8 +93,9 @@ pub(super) enum Answer {
     NotRun { why: String },
 }
 
-/// The operation in bytes. `None`: it is of a sort that does not travel.
-pub(super) fn put_operation(ask: &Ask, about: &About) -> Option<Bytes> {
+/// The operation in bytes, with the number of this sending. `None`: it is of a sort that does not
+/// travel.
+pub(super) fn put_operation(ask: &Ask, about: &About, sending: OpId) -> Option<Bytes> {
     let wanted = match ask {
         Ask::Read => Wanted::Read,
         Ask::Settle => Wanted::Settle,
@@ -108,13 +109,13 @@ pub(super) fn put_operation(ask: &Ask, about: &About) -> Option<Bytes> {
         Ask::Verdict(op) => Wanted::Verdict(*op),
         Ask::Rows { .. } => return None,
     };
-    Some(binary::pack(FORMAT, &(about, wanted)).into())
+    Some(binary::pack(FORMAT, &(about, sending, wanted)).into())
 }
 
 /// Reads what [`put_operation`] wrote.
-pub(super) fn read_operation(bytes: &Bytes) -> Result<(Ask, About), NotOne> {
+pub(super) fn read_operation(bytes: &Bytes) -> Result<(Ask, About, OpId), NotOne> {
     let read = binary::unpack("an operation", FORMAT, bytes);
-    let (about, wanted) = read.map_err(|error| NotOne(error.to_string()))?;
+    let (about, sending, wanted) = read.map_err(|error| NotOne(error.to_string()))?;
     let ask = match wanted {
         Wanted::Read => Ask::Read,
         Wanted::Settle => Ask::Settle,
@@ -127,7 +128,7 @@ pub(super) fn read_operation(bytes: &Bytes) -> Result<(Ask, About), NotOne> {
         Wanted::Lease(request) => Ask::Lease(request),
         Wanted::Verdict(op) => Ask::Verdict(op),
     };
-    Ok((ask, about))
+    Ok((ask, about, sending))
 }
 
 /// What became of an operation on `key`, in bytes; and whether others were at work on the key when
@@ -265,8 +266,10 @@ mod tests {
             Ask::Verdict(OpId::from_parts(1, 2)),
         ];
         for ask in asks {
-            let bytes = put_operation(&ask, &about).unwrap();
-            let (read, same) = read_operation(&bytes).unwrap();
+            let sending = OpId::from_parts(10, 11);
+            let bytes = put_operation(&ask, &about, sending).unwrap();
+            let (read, same, number) = read_operation(&bytes).unwrap();
+            assert_eq!(number, sending);
             assert_eq!(format!("{read:?}"), format!("{ask:?}"));
             assert_eq!(same, about);
             for end in 0..bytes.len() {
