@@ -125,6 +125,9 @@ struct Run {
     /// A planted bug (test builds only).
     #[arg(long)]
     plant: Option<String>,
+    /// A setting of the nodes, as in hints.enabled=false; may come several times. Not with --all.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = setting, conflicts_with_all = ["all", "quick"])]
+    set: Vec<(String, String)>,
     /// Keep the nodes' data also when all is well.
     #[arg(long)]
     keep: bool,
@@ -137,6 +140,17 @@ fn seconds(text: &str) -> Result<Duration, String> {
     match number {
         Ok(1..=86_400) => number.map(Duration::from_secs).map_err(|error| error.to_string()),
         _ => Err("expected seconds, as in 60s".to_owned()),
+    }
+}
+
+/// `hints.enabled=false` as the variable that a node reads.
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if name.contains('.') => {
+            let name = name.replace('.', "_").to_uppercase();
+            Ok((format!("HENGE_{name}"), value.to_owned()))
+        }
+        _ => Err("expected section.key=value, as in hints.enabled=false".to_owned()),
     }
 }
 
@@ -208,6 +222,7 @@ fn run_command(run: &Run) -> Result<ExitCode, String> {
                 seconds: run.time.as_secs(),
                 seed: run.seed + more,
                 plant: None,
+                set: &[],
                 nodes: run.nodes,
             })
         });
@@ -230,6 +245,7 @@ fn run_command(run: &Run) -> Result<ExitCode, String> {
             seed: run.seed + more,
             nodes: run.nodes.unwrap_or(nemesis.nodes()),
             plant: run.plant.clone(),
+            set: run.set.clone(),
             directory: if run.repeat > 1 {
                 out.join((run.seed + more).to_string())
             } else {

@@ -25,6 +25,8 @@ pub struct Cell {
     pub seed: u64,
     /// The planted bug.
     pub plant: Option<&'static str>,
+    /// Settings of the nodes that differ, as `henge-jepsen run --set` takes them.
+    pub set: &'static [&'static str],
     /// Nodes, if not the fault's own number.
     pub nodes: Option<usize>,
 }
@@ -45,6 +47,9 @@ impl Cell {
         command.arg("--henge").arg(binary).arg("--out").arg(&directory);
         if let Some(plant) = self.plant {
             command.args(["--plant", plant]);
+        }
+        for set in self.set {
+            command.args(["--set", set]);
         }
         if let Some(nodes) = self.nodes {
             command.args(["--nodes", &nodes.to_string()]);
@@ -160,6 +165,9 @@ pub struct Planted {
     pub nemesis: Fault,
     /// For how many seconds.
     pub seconds: u64,
+    /// Settings that leave the planted mechanism alone with the work: without the bug the same run
+    /// is green.
+    pub set: &'static [&'static str],
 }
 
 const fn planted(
@@ -169,8 +177,20 @@ const fn planted(
     seconds: u64,
     what: &'static str,
 ) -> Planted {
-    Planted { id, what, workloads, nemesis, seconds }
+    Planted { id, what, workloads, nemesis, seconds, set: &[] }
 }
+
+impl Planted {
+    const fn with(self, set: &'static [&'static str]) -> Self {
+        Self { set, ..self }
+    }
+}
+
+/// Only hints bring a replica what it has missed.
+const HINTS_ONLY: &[&str] = &["repair.interval_ms=0"];
+
+/// Only hash trees do.
+const TREES_ONLY: &[&str] = &["hints.enabled=false"];
 
 /// Those that this harness must catch. The first six are the gate's.
 pub const PLANTS: &[Planted] = &[
@@ -199,6 +219,19 @@ pub const PLANTS: &[Planted] = &[
     planted("P15", &[Kind::Monotonic], Fault::ClockJump, 60, "stamps come from the raw clock"),
     planted("P17", &[Kind::Siblings], Fault::Power, 60, "a dot leaves before it is on disk"),
     planted("P32", &[Kind::Set], Fault::PartitionOne, 45, "\"did not happen\" of what may have"),
+    planted("P20", &[Kind::Resurrect], Fault::PartitionOne, 60, "tombstones go by age alone")
+        .with(TREES_ONLY),
+    planted("P21", &[Kind::Converge], Fault::Rolling, 45, "hints are lost on a restart")
+        .with(HINTS_ONLY),
+    planted("P22", &[Kind::Converge], Fault::PartitionOne, 45, "a hint replaces what it meets")
+        .with(HINTS_ONLY),
+    planted("P23", &[Kind::Monotonic], Fault::Delay, 45, "an answer does not wait for its repair"),
+    planted("P24", &[Kind::Converge], Fault::PartitionOne, 45, "digests leave deletion marks out")
+        .with(TREES_ONLY),
+    planted("P25", &[Kind::Converge], Fault::PartitionOne, 45, "hash trees do not see deletions")
+        .with(TREES_ONLY),
+    planted("P33", &[Kind::Converge], Fault::Pause, 45, "a client that hangs up ends its write")
+        .with(HINTS_ONLY),
 ];
 
 /// Runs planted bugs; each must make one of its workloads fail. With the names of those that did
@@ -216,6 +249,7 @@ pub fn catch(
         seconds: plant.seconds,
         seed,
         plant: Some(plant.id),
+        set: plant.set,
         nodes: None,
     });
     let missed = Mutex::new(Vec::new());

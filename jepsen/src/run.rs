@@ -37,6 +37,8 @@ pub struct Plan {
     pub nodes: usize,
     /// A planted bug.
     pub plant: Option<String>,
+    /// Settings of the nodes that differ, as the environment's variables for them.
+    pub set: Vec<(String, String)>,
     /// Where everything goes.
     pub directory: PathBuf,
     /// Keep the nodes' data.
@@ -56,6 +58,7 @@ pub async fn run(plan: &Plan) -> Result<Vec<CellResult>, String> {
         directory: plan.directory.clone(),
         nodes: plan.nodes,
         plant: plan.plant.clone(),
+        set: plan.set.clone(),
         own_disks: plan.nemesis.needs_own_disks(),
         seed: plan.seed,
     };

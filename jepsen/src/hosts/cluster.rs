@@ -36,6 +36,8 @@ pub struct Settings {
     pub nodes: usize,
     /// A planted bug, for binaries that have them.
     pub plant: Option<String>,
+    /// Settings of the nodes that differ, as the environment's variables for them.
+    pub set: Vec<(String, String)>,
     /// Give every node a file system of its own, which can be filled and lose its power.
     pub own_disks: bool,
     /// For the switch's draws.
@@ -171,6 +173,7 @@ impl Cluster {
             }
         }
         command.env("HENGE_CLOCK_FILE", self.clock_file(node));
+        command.envs(self.settings.set.iter().map(|(name, value)| (name, value)));
         if let Some(plant) = &self.settings.plant {
             command.env("HENGE_PLANT", plant);
         }
