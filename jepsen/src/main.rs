@@ -95,14 +95,15 @@ struct Place {
 
 #[derive(clap::Args)]
 struct Run {
-    /// Every workload under every fault.
+    /// Every workload under every fault; with --workload, those that it names.
     #[arg(long)]
     all: bool,
     /// The short matrix of the gate.
     #[arg(long, conflicts_with = "all")]
     quick: bool,
-    /// Workloads that run beside each other on one cluster; `all` through HTTP, or `cql`.
-    #[arg(long, value_delimiter = ',', default_value = "register")]
+    /// Workloads that run beside each other on one cluster [default: register]; `all` through
+    /// HTTP, or `cql`, among them those through both doors.
+    #[arg(long, value_delimiter = ',', conflicts_with = "quick")]
     workload: Vec<String>,
     /// The fault; with --all, only these.
     #[arg(long, value_delimiter = ',', default_value = "none")]
@@ -189,7 +190,11 @@ fn faults(names: &[String]) -> Result<Vec<Fault>, String> {
     names.iter().map(named).collect()
 }
 
-fn workloads(names: &[String]) -> Result<Vec<Kind>, String> {
+/// The workloads of these names; without a name, `otherwise`.
+fn workloads(names: &[String], otherwise: &[Kind]) -> Result<Vec<Kind>, String> {
+    if names.is_empty() {
+        return Ok(otherwise.to_vec());
+    }
     if names.iter().any(|name| name == "all") {
         return Ok(workload::ALL.to_vec());
     }
@@ -211,9 +216,11 @@ fn run_command(run: &Run) -> Result<ExitCode, String> {
             }
             (named, _) => named.to_vec(),
         };
-        let mut workloads = workload::ALL.to_vec();
-        // The gate looks through the other door too.
-        workloads.extend(run.quick.then_some(Kind::CqlRegister));
+        let mut workloads = workloads(&run.workload, &workload::ALL)?;
+        if run.quick {
+            // The gate looks through the other door too.
+            workloads.extend([Kind::CqlRegister, Kind::CrossRegister]);
+        }
         let cells = all.into_iter().flat_map(|nemesis| {
             let workloads = workloads.clone();
             (0..run.repeat).map(move |more| Cell {
@@ -239,7 +246,7 @@ fn run_command(run: &Run) -> Result<ExitCode, String> {
     for more in 0..run.repeat {
         let plan = run::Plan {
             binary: binary.clone(),
-            workloads: workloads(&run.workload)?,
+            workloads: workloads(&run.workload, &[Kind::Register])?,
             nemesis,
             time: run.time,
             seed: run.seed + more,

@@ -192,6 +192,9 @@ const HINTS_ONLY: &[&str] = &["repair.interval_ms=0"];
 /// Only hash trees do.
 const TREES_ONLY: &[&str] = &["hints.enabled=false"];
 
+/// Only reads do.
+const READS_ONLY: &[&str] = &["hints.enabled=false", "repair.interval_ms=0"];
+
 /// Those that this harness must catch. The first six are the gate's.
 pub const PLANTS: &[Planted] = &[
     planted("P05", &[Kind::Register], Fault::PartitionOne, 20, "a serial read is a quorum read"),
@@ -219,19 +222,53 @@ pub const PLANTS: &[Planted] = &[
     planted("P15", &[Kind::Monotonic], Fault::ClockJump, 60, "stamps come from the raw clock"),
     planted("P17", &[Kind::Siblings], Fault::Power, 60, "a dot leaves before it is on disk"),
     planted("P32", &[Kind::Set], Fault::PartitionOne, 45, "\"did not happen\" of what may have"),
+    planted(
+        "P16",
+        &[Kind::Set, Kind::Siblings],
+        Fault::SlowRefill,
+        60,
+        "dots begin anew after a wipe",
+    ),
     planted("P20", &[Kind::Resurrect], Fault::PartitionOne, 60, "tombstones go by age alone")
         .with(TREES_ONLY),
     planted("P21", &[Kind::Converge], Fault::Rolling, 45, "hints are lost on a restart")
         .with(HINTS_ONLY),
-    planted("P22", &[Kind::Converge], Fault::PartitionOne, 45, "a hint replaces what it meets")
-        .with(HINTS_ONLY),
-    planted("P23", &[Kind::Monotonic], Fault::Delay, 45, "an answer does not wait for its repair"),
+    planted(
+        "P22",
+        &[Kind::Set, Kind::Converge],
+        Fault::PartitionOne,
+        45,
+        "a hint replaces what it meets",
+    )
+    .with(HINTS_ONLY),
+    planted(
+        "P23",
+        &[Kind::Monotonic],
+        Fault::PartitionOne,
+        60,
+        "an answer does not wait for its repair",
+    )
+    .with(READS_ONLY),
     planted("P24", &[Kind::Converge], Fault::PartitionOne, 45, "digests leave deletion marks out")
         .with(TREES_ONLY),
     planted("P25", &[Kind::Converge], Fault::PartitionOne, 45, "hash trees do not see deletions")
         .with(TREES_ONLY),
-    planted("P33", &[Kind::Converge], Fault::Pause, 45, "a client that hangs up ends its write")
+    planted("P33", &[Kind::Converge], Fault::HangUp, 45, "a client that hangs up ends its write")
         .with(HINTS_ONLY),
+    planted(
+        "P35",
+        &[Kind::CqlCounter],
+        Fault::PartitionOne,
+        60,
+        "an increment sent again is another",
+    ),
+    planted(
+        "P36",
+        &[Kind::CqlMonotonic],
+        Fault::ClockRestart,
+        45,
+        "stamps begin anew with a start",
+    ),
 ];
 
 /// Runs planted bugs; each must make one of its workloads fail. With the names of those that did

@@ -47,6 +47,8 @@ struct Active {
     ballast: Option<PathBuf>,
     /// Seen already, at its beginning.
     seen: Option<(bool, String)>,
+    /// How often clients had hung up before it.
+    hung_up: u64,
     /// Microseconds by which the clocks drift every tick.
     drift_us: i64,
     offset_us: i64,
@@ -102,7 +104,9 @@ impl<'a> Nemesis<'a> {
         let mut all = Vec::new();
         for &fault in faults {
             let active = self.begin(fault).await?;
-            self.record(&format!("begin {}", fault.name()), &active.detail);
+            if !fault.is_over_at_once() {
+                self.record(&format!("begin {}", fault.name()), &active.detail);
+            }
             all.push(active);
         }
         let over = Instant::now() + length;
@@ -150,11 +154,12 @@ impl<'a> Nemesis<'a> {
             nodes: Vec::new(),
             ballast: None,
             seen: None,
+            hung_up: 0,
             drift_us: 0,
             offset_us: 0,
         };
         match fault {
-            Fault::None | Fault::Mix => {}
+            Fault::None | Fault::Mix | Fault::SlowRefill => {}
             Fault::PartitionOne
             | Fault::PartitionHalves
             | Fault::Bridge
@@ -205,6 +210,14 @@ impl<'a> Nemesis<'a> {
                 let seen = told.iter().all(|status| status.contains("exit status: 0"));
                 active.seen = Some((seen, told.join(", ")));
             }
+            Fault::ClockRestart => self.restart_with_right_clocks(&mut active).await?,
+            Fault::HangUp => {
+                active.detail = "clients hang up".to_owned();
+                active.hung_up = self.hung_up();
+                for stage in self.stages {
+                    stage.impatient.store(true, Relaxed);
+                }
+            }
             Fault::Power => {
                 active.nodes = (0..self.cluster.len()).collect();
                 active.detail = "all nodes".to_owned();
@@ -214,6 +227,40 @@ impl<'a> Nemesis<'a> {
             }
         }
         Ok(active)
+    }
+
+    /// All wall clocks run ahead; then all nodes end at once, and start with clocks that are right:
+    /// by these, what they wrote last is of the future.
+    async fn restart_with_right_clocks(&mut self, active: &mut Active) -> Result<(), String> {
+        // Less than what a node takes for a broken clock, and more than a start takes.
+        const AHEAD_US: i64 = 4_500_000;
+        active.nodes = self.shuffled();
+        active.detail = format!("all {} ms ahead, until they are killed", AHEAD_US / 1_000);
+        self.record("begin clock-restart", &active.detail);
+        for node in 0..self.cluster.len() {
+            self.cluster.set_clock(node, AHEAD_US)?;
+        }
+        pause(Duration::from_millis(50)).await;
+        let (is_ahead, clock) = probe::clock(self.cluster, active.nodes[0], AHEAD_US).await;
+        let length = self.rng.duration(Duration::from_millis(1_500), Duration::from_secs(3));
+        pause(length).await;
+        let mut told = vec![clock];
+        for &node in &active.nodes {
+            told.push(self.cluster.kill(node)?.to_string());
+            self.cluster.set_clock(node, 0)?;
+        }
+        for &node in &active.nodes {
+            self.cluster.start_node(node)?;
+        }
+        self.cluster.wait_ready().await?;
+        let all_killed = told[1..].iter().all(|status| status.contains("signal: 9"));
+        active.seen = Some((is_ahead && all_killed, told.join(", ")));
+        Ok(())
+    }
+
+    /// How often clients have hung up.
+    fn hung_up(&self) -> u64 {
+        self.stages.iter().map(|stage| stage.hung_up.load(Relaxed)).sum()
     }
 
     /// Dropped and delayed packets of all links.
@@ -331,10 +378,16 @@ impl<'a> Nemesis<'a> {
             (None, Fault::ClockDrift) => {
                 probe::clock(self.cluster, active.nodes[0], active.offset_us).await
             }
+            (None, Fault::HangUp) => {
+                let times = self.hung_up() - active.hung_up;
+                (times > 0, format!("{times} requests"))
+            }
             (None, _) => self.links_seen(&active),
         };
         match active.fault {
-            Fault::None | Fault::Mix | Fault::Rolling => {}
+            Fault::None | Fault::Mix | Fault::SlowRefill | Fault::Rolling | Fault::ClockRestart => {
+            }
+            Fault::HangUp => self.calm_clients(),
             Fault::PartitionOne
             | Fault::PartitionHalves
             | Fault::Bridge
@@ -394,12 +447,19 @@ impl<'a> Nemesis<'a> {
         (silent < links, format!("{dropped} packets lost on {links} cut links, {silent} idle"))
     }
 
+    fn calm_clients(&self) {
+        for stage in self.stages {
+            stage.impatient.store(false, Relaxed);
+        }
+    }
+
     /// Ends every fault and starts every node.
     ///
     /// # Errors
     /// A node that does not come back.
     pub async fn heal(&mut self) -> Result<(), String> {
         self.cluster.rules().heal();
+        self.calm_clients();
         for node in 0..self.cluster.len() {
             self.cluster.set_clock(node, 0)?;
             self.cluster.start_node(node)?;

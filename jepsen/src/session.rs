@@ -90,6 +90,10 @@ pub struct Stage {
     pub phases: u64,
     /// Which phase is this workload's.
     pub phase: u64,
+    /// Clients hang up before an answer can have come, every so often.
+    pub impatient: AtomicBool,
+    /// How often they have.
+    pub hung_up: AtomicU64,
     /// Seed of the run.
     pub seed: u64,
     processes: AtomicU64,
@@ -121,6 +125,8 @@ impl Stage {
             began,
             phases,
             phase,
+            impatient: AtomicBool::new(false),
+            hung_up: AtomicU64::new(0),
             seed,
             processes: AtomicU64::new(0),
             numbers: AtomicU64::new(0),
@@ -276,7 +282,10 @@ impl Session {
         effect: Effect,
         judge: impl FnOnce(&Reply) -> Option<Value>,
     ) -> Attempt {
-        let sent = self.stage.nodes[self.node].nodes()[0].send(&call, PATIENCE).await;
+        let patience = self.patience();
+        let begun = Instant::now();
+        let sent = self.stage.nodes[self.node].nodes()[0].send(&call, patience).await;
+        self.note_hung_up(patience, begun);
         let (error, reply) = match sent {
             Ok(reply) => {
                 if let Some(learnt) = judge(&reply) {
@@ -300,7 +309,10 @@ impl Session {
         judge: impl FnOnce(&CqlRows) -> Option<Value>,
     ) -> Attempt {
         let number = self.stage.recorder.begin(self.process, self.node, f, key, asked);
-        let answer = self.door.ask(self.node, text, level, PATIENCE).await;
+        let patience = self.patience();
+        let begun = Instant::now();
+        let answer = self.door.ask(self.node, text, level, patience).await;
+        self.note_hung_up(patience, begun);
         let (outcome, learnt) = match answer.as_ref().map(judge) {
             Ok(Some(learnt)) => (Outcome::Ok, learnt),
             Ok(None) => (Outcome::Info, Value::String("an answer of another kind".to_owned())),
@@ -313,6 +325,22 @@ impl Session {
         self.stage.recorder.end(number, outcome, learnt.clone());
         self.after(outcome).await;
         Attempt { outcome, reply: None, learnt }
+    }
+
+    /// How long the next answer is waited for: of impatient clients' requests a third is given up, and
+    /// the connection closed, about when the node works on it.
+    fn patience(&mut self) -> Duration {
+        if self.stage.impatient.load(Relaxed) && self.rng.below(3) == 0 {
+            self.rng.duration(Duration::from_millis(1), Duration::from_millis(30))
+        } else {
+            PATIENCE
+        }
+    }
+
+    fn note_hung_up(&self, patience: Duration, begun: Instant) {
+        if patience < PATIENCE && begun.elapsed() >= patience {
+            self.stage.hung_up.fetch_add(1, Relaxed);
+        }
     }
 
     /// Retires the process where its operation stays open, and goes elsewhere where it failed.

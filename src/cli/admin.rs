@@ -241,6 +241,7 @@ pub async fn buckets(client: &ClientArgs, command: BucketsCommand) -> Result<(),
                 ttl_s: ttl,
                 max_siblings,
                 sloppy: sloppy.then_some(true),
+                grace_s: None,
             };
             create(client, &name, &settings).await
         }

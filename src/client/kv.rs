@@ -254,6 +254,9 @@ pub struct BucketSettings {
     /// Writes may be kept by others for replicas that are down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sloppy: Option<bool>,
+    /// Seconds that a deletion is kept at least, before its traces may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grace_s: Option<u64>,
 }
 
 /// A path with a growing query.

@@ -12,6 +12,7 @@
 )]
 
 mod causal;
+mod founding;
 mod lease;
 mod metalog;
 mod register;
@@ -23,6 +24,7 @@ use henge::plants::{Plant, set_plant};
 use stateright::{Checker, Expectation, HasDiscoveries, Model};
 
 use causal::Causal;
+use founding::Founding;
 use lease::Lease;
 use metalog::MetaLog;
 use register::{Mistake, Op, Register};
@@ -174,6 +176,11 @@ fn mc5_replaced() -> MetaLog {
     MetaLog { appenders: vec![0], loses: Some(2), ..mc5() }
 }
 
+/// MC5: the first entry, while one founder's disk may be lost.
+fn mc5_founding() -> Founding {
+    Founding { loses: 2, attempts: if nightly() { 3 } else { 2 }, mistake: founding::Mistake::None }
+}
+
 /// MC6: sound disks.
 fn mc6() -> Causal {
     Causal {
@@ -255,6 +262,22 @@ fn mc8_notices_numbers_that_begin_anew() {
 fn mc5_each_place_of_the_log_goes_to_one_entry() {
     holds("MC5", mc5());
     holds("MC5, a member replaced", mc5_replaced());
+}
+
+#[test]
+fn mc5_no_two_clusters_are_founded() {
+    holds("MC5, founding", mc5_founding());
+}
+
+#[test]
+fn mc5_notices_a_second_founding() {
+    use founding::Mistake;
+
+    noticed(
+        "a second confirmation",
+        Founding { mistake: Mistake::ConfirmsAgain, ..mc5_founding() },
+    );
+    noticed("a majority", Founding { mistake: Mistake::MajorityConfirms, ..mc5_founding() });
 }
 
 #[test]

@@ -37,8 +37,16 @@ pub enum Fault {
     Wipe,
     /// Bits flip in one node's files while it is down.
     Corrupt,
+    /// One node loses its data directory while packets are late, so that it serves for long before
+    /// it has everything again.
+    SlowRefill,
     /// One node after the other is asked to stop, and started again.
     Rolling,
+    /// All wall clocks are ahead, until all nodes are killed at once; they start with clocks that are
+    /// right.
+    ClockRestart,
+    /// Clients hang up before they have an answer; mostly while one node is cut off.
+    HangUp,
     /// All nodes lose their power at one instant.
     Power,
     /// One or two at a time of those that leave data alone.
@@ -46,7 +54,7 @@ pub enum Fault {
 }
 
 /// All of them.
-pub const ALL: [Fault; 19] = [
+pub const ALL: [Fault; 22] = [
     Fault::None,
     Fault::PartitionOne,
     Fault::PartitionHalves,
@@ -63,7 +71,10 @@ pub const ALL: [Fault; 19] = [
     Fault::DiskFull,
     Fault::Wipe,
     Fault::Corrupt,
+    Fault::SlowRefill,
     Fault::Rolling,
+    Fault::ClockRestart,
+    Fault::HangUp,
     Fault::Power,
     Fault::Mix,
 ];
@@ -95,7 +106,10 @@ impl Fault {
             Self::DiskFull => "disk-full",
             Self::Wipe => "wipe",
             Self::Corrupt => "corrupt",
+            Self::SlowRefill => "slow-refill",
             Self::Rolling => "rolling",
+            Self::ClockRestart => "clock-restart",
+            Self::HangUp => "hang-up",
             Self::Power => "power",
             Self::Mix => "mix",
         }
@@ -114,6 +128,11 @@ impl Fault {
         }
     }
 
+    /// It goes through its whole course as it begins, and marks that in the history itself.
+    pub(super) fn is_over_at_once(self) -> bool {
+        matches!(self, Self::Rolling | Self::ClockRestart)
+    }
+
     /// It needs a file system per node.
     pub fn needs_own_disks(self) -> bool {
         matches!(self, Self::DiskFull | Self::Power)
@@ -124,7 +143,9 @@ impl Fault {
     pub(super) fn lasts_ms(self) -> (u64, u64) {
         match self {
             Self::KillAll | Self::Power => (200, 2_000),
-            Self::Wipe | Self::Corrupt => (500, 4_000),
+            // All of it is in its beginning.
+            Self::ClockRestart => (0, 0),
+            Self::Wipe | Self::SlowRefill | Self::Corrupt => (500, 4_000),
             _ => (4_000, 8_000),
         }
     }
@@ -136,6 +157,9 @@ impl Fault {
             // clocks decide between versions that have not met.
             (Self::ClockJump | Self::ClockDrift, 0) => vec![Self::Delay, self],
             (Self::ClockJump | Self::ClockDrift, 1) => vec![Self::Bridge, self],
+            (Self::SlowRefill, _) => vec![Self::Delay, Self::Wipe],
+            // A write that everybody holds at once is not ended by a client that goes.
+            (Self::HangUp, 0..2) => vec![Self::PartitionOne, self],
             (Self::Mix, 0) => vec![*rng.pick(&OF_LINKS)],
             (Self::Mix, 1) => vec![*rng.pick(&OF_NODES)],
             (Self::Mix, _) => vec![*rng.pick(&OF_LINKS), *rng.pick(&OF_NODES)],

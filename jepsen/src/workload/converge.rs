@@ -21,9 +21,17 @@ use super::{keys_of, shown_all};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn step(session: &mut Session) {
+    let done = |reply: &Reply| (reply.status.as_u16() < 300).then_some(json!(true));
+    if session.rng.below(6) == 0 {
+        // An older key ends with a deletion, which some replica may miss.
+        let key = session.stage.keys[session.group].earlier(&mut session.rng);
+        let call = Call::new(Method::DELETE, session.stage.path(&key));
+        let asked = ("delete", &*key, Value::Null);
+        session.attempt(asked, call, Effect::Writes, done).await;
+        return;
+    }
     let key = session.key();
     let path = session.stage.path(&key);
-    let done = |reply: &Reply| (reply.status.as_u16() < 300).then_some(json!(true));
     let context = session.seen.pop().and_then(|(_, context)| context);
     let choice = session.rng.below(10);
     if choice < 2 {

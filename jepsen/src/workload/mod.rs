@@ -4,6 +4,7 @@ mod bank;
 mod converge;
 mod counter;
 mod cql;
+mod cross;
 mod election;
 mod lock;
 mod monotonic;
@@ -62,6 +63,14 @@ pub enum Kind {
     CqlSet,
     /// Through CQL: rows are seen whole.
     RowShape,
+    /// Through CQL: a column of type counter.
+    CqlCounter,
+    /// Through CQL: one writer with growing numbers. Only where clocks agree.
+    CqlMonotonic,
+    /// Through both doors: a register.
+    CrossRegister,
+    /// Through both doors: read, merge, write with the context.
+    CrossSiblings,
 }
 
 /// Those that hold the cluster to a promise.
@@ -79,8 +88,16 @@ pub const ALL: [Kind; 11] = [
     Kind::Converge,
 ];
 
-/// Those that hold it to one through CQL.
-pub const CQL: [Kind; 4] = [Kind::CqlRegister, Kind::CqlAppend, Kind::CqlSet, Kind::RowShape];
+/// Those that hold it to one through CQL, or through both doors.
+pub const CQL: [Kind; 7] = [
+    Kind::CqlRegister,
+    Kind::CqlAppend,
+    Kind::CqlSet,
+    Kind::CqlCounter,
+    Kind::RowShape,
+    Kind::CrossRegister,
+    Kind::CrossSiblings,
+];
 
 impl Kind {
     /// As on the command line.
@@ -102,12 +119,17 @@ impl Kind {
             Self::CqlAppend => "cql-append",
             Self::CqlSet => "cql-set",
             Self::RowShape => "row-shape",
+            Self::CqlCounter => "cql-counter",
+            Self::CqlMonotonic => "cql-monotonic",
+            Self::CrossRegister => "cross-register",
+            Self::CrossSiblings => "cross-siblings",
         }
     }
 
     /// The workload called `name`.
     pub fn named(name: &str) -> Option<Self> {
-        ALL.into_iter().chain(CQL).chain([Self::Weak]).find(|kind| kind.name() == name)
+        let others = [Self::Weak, Self::CqlMonotonic];
+        ALL.into_iter().chain(CQL).chain(others).find(|kind| kind.name() == name)
     }
 
     /// The columns of its table, where it speaks CQL.
@@ -117,6 +139,8 @@ impl Kind {
             Self::CqlAppend => Some(cql::append::COLUMNS),
             Self::CqlSet => Some(cql::set::COLUMNS),
             Self::RowShape => Some(cql::shape::COLUMNS),
+            Self::CqlCounter => Some(cql::counter::COLUMNS),
+            Self::CqlMonotonic => Some(cql::monotonic::COLUMNS),
             _ => None,
         }
     }
@@ -124,8 +148,8 @@ impl Kind {
     /// How concurrent writes meet in its bucket.
     fn conflict(self) -> &'static str {
         match self {
-            Self::Register | Self::Bank | Self::Counter => "strong",
-            Self::Monotonic | Self::Weak => "lww",
+            Self::Register | Self::Bank | Self::Counter | Self::CrossRegister => "strong",
+            Self::Monotonic | Self::Weak | Self::CqlMonotonic => "lww",
             Self::Create
             | Self::Set
             | Self::Siblings
@@ -136,7 +160,9 @@ impl Kind {
             | Self::CqlRegister
             | Self::CqlAppend
             | Self::CqlSet
-            | Self::RowShape => "siblings",
+            | Self::CqlCounter
+            | Self::RowShape
+            | Self::CrossSiblings => "siblings",
         }
     }
 
@@ -160,30 +186,35 @@ impl Kind {
             Self::Create => 10,
             Self::Resurrect | Self::Converge => 30,
             Self::Set | Self::CqlSet | Self::CqlAppend => 48,
-            Self::Lock | Self::Election => 60,
-            Self::Siblings => 80,
-            Self::Register | Self::Counter | Self::CqlRegister | Self::RowShape => 100,
+            Self::Lock | Self::Election | Self::CqlCounter => 60,
+            Self::Siblings | Self::CrossSiblings => 80,
+            Self::Register
+            | Self::Counter
+            | Self::CqlRegister
+            | Self::RowShape
+            | Self::CrossRegister => 100,
             Self::Bank => 24,
-            Self::Monotonic | Self::Weak => 400,
+            Self::Monotonic | Self::Weak | Self::CqlMonotonic => 400,
         }
     }
 
     /// The kinds of operations that must have succeeded often for a run to mean anything.
     pub fn required(self) -> &'static [&'static str] {
         match self {
-            Self::Register => &["read", "write", "cas"],
+            Self::Register | Self::CrossRegister => &["read", "write", "cas"],
             Self::Create => &["read", "create"],
             Self::Counter => &["read", "increment"],
-            Self::Set | Self::Siblings => &["read", "add"],
+            Self::Set | Self::Siblings | Self::CqlSet | Self::CqlCounter | Self::CrossSiblings => {
+                &["read", "add"]
+            }
             Self::Resurrect => &["read", "put", "delete"],
             Self::Lock => &["acquire", "guarded"],
             Self::Election => &["stand", "observe"],
             Self::Bank => &["transfer", "look"],
-            Self::Monotonic | Self::Weak => &["read", "write"],
+            Self::Monotonic | Self::Weak | Self::CqlMonotonic => &["read", "write"],
             Self::Converge => &["put", "delete"],
             Self::CqlRegister => &["read", "cas"],
             Self::CqlAppend => &["read", "append"],
-            Self::CqlSet => &["read", "add"],
             Self::RowShape => &["read", "write", "batch", "fleeting", "cas"],
         }
     }
@@ -194,12 +225,17 @@ impl Kind {
     /// The cluster's words.
     pub async fn prepare(self, stage: &Stage) -> Result<(), String> {
         if let Some(columns) = self.columns() {
-            return cql::prepare(stage, columns).await;
+            return cql::prepare(stage, columns, "").await;
+        }
+        if self == Self::CrossRegister {
+            cql::prepare(stage, cross::COLUMNS, " WITH conflict = 'strong'").await?;
         }
         let settings = BucketSettings {
             replication_factor: u32::try_from(stage.nodes.len()).ok(),
             conflict: Some(self.conflict().to_owned()),
             max_siblings: (self.conflict() == "siblings").then_some(500),
+            // So that traces of deletions go while they may still matter.
+            grace_s: (self == Self::Resurrect).then_some(1),
             ..BucketSettings::default()
         };
         let made = stage.nodes[0].create_bucket(&stage.bucket, &settings).await;
@@ -224,6 +260,10 @@ impl Kind {
             Self::CqlAppend => cql::append::step(session).await,
             Self::CqlSet => cql::set::step(session).await,
             Self::RowShape => cql::shape::step(session).await,
+            Self::CqlCounter => cql::counter::step(session).await,
+            Self::CqlMonotonic => cql::monotonic::step(session).await,
+            Self::CrossRegister => cross::step(session).await,
+            Self::CrossSiblings => cross::siblings_step(session).await,
         }
     }
 
@@ -246,26 +286,31 @@ impl Kind {
             Self::CqlAppend => cql::append::finish(&mut session).await,
             Self::CqlSet => cql::set::finish(&mut session).await,
             Self::RowShape => cql::shape::finish(&mut session).await,
+            Self::CqlCounter => cql::counter::finish(&mut session).await,
+            Self::CqlMonotonic => cql::monotonic::finish(&mut session).await,
+            Self::CrossRegister => cross::finish(&mut session).await,
+            Self::CrossSiblings => cross::siblings_finish(&mut session).await,
         }
     }
 
     /// Judges a history of this workload.
     pub fn judge(self, history: &History) -> Judgement {
         match self {
-            Self::Register | Self::Create => register::judge(history),
+            Self::Register | Self::Create | Self::CqlRegister | Self::CrossRegister => {
+                register::judge(history)
+            }
             Self::Counter => counter::judge(history),
-            Self::Set => set::judge(history),
-            Self::Siblings => siblings::judge(history),
+            Self::Set | Self::CqlSet => set::judge(history),
+            Self::Siblings | Self::CrossSiblings => siblings::judge(history),
             Self::Resurrect => resurrect::judge(history),
             Self::Lock => lock::judge(history),
             Self::Election => election::judge(history),
             Self::Bank => bank::judge(history),
-            Self::Monotonic => monotonic::judge(history),
+            Self::Monotonic | Self::CqlMonotonic => monotonic::judge(history),
             Self::Weak => monotonic::judge_weak(history),
             Self::Converge => converge::judge(history),
-            Self::CqlRegister => register::judge(history),
             Self::CqlAppend => cql::append::judge(history),
-            Self::CqlSet => set::judge(history),
+            Self::CqlCounter => cql::counter::judge(history),
             Self::RowShape => cql::shape::judge(history),
         }
     }

@@ -66,7 +66,7 @@ async fn write(session: &mut Session, key: &str) {
     session.attempt(("write", key, json!(value)), call, Effect::Writes, done).await;
 }
 
-async fn compare_and_set(
+pub(super) async fn compare_and_set(
     session: &mut Session,
     f: &str,
     key: &str,

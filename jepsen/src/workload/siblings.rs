@@ -16,7 +16,7 @@ use crate::session::{Effect, Session};
 use super::{keys_of, set, shown_all, texts};
 
 /// The union of the lists in all siblings.
-fn elements(reply: &Reply) -> Option<Value> {
+pub(super) fn elements(reply: &Reply) -> Option<Value> {
     let values = shown_all(reply)?;
     let mut all: BTreeSet<String> = BTreeSet::new();
     for value in texts(&values) {
@@ -25,13 +25,17 @@ fn elements(reply: &Reply) -> Option<Value> {
     Some(json!(all))
 }
 
-pub async fn step(session: &mut Session) {
-    // Sometimes an older key, which has lived through a fault.
-    let key = if session.rng.below(4) == 0 {
+/// The key for the next operation; sometimes an older one, which has lived through a fault.
+pub(super) fn key(session: &mut Session) -> String {
+    if session.rng.below(4) == 0 {
         session.stage.keys[session.group].earlier(&mut session.rng)
     } else {
         session.key()
-    };
+    }
+}
+
+pub async fn step(session: &mut Session) {
+    let key = key(session);
     let path = session.stage.path(&key);
     let call = Call::new(Method::GET, &path);
     let read = session.attempt(("read", &key, Value::Null), call, Effect::Reads, elements).await;

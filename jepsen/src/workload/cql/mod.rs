@@ -1,6 +1,8 @@
 //! Workloads through the native protocol of CQL: a table each, in one keyspace.
 
 pub mod append;
+pub mod counter;
+pub mod monotonic;
 pub mod register;
 pub mod set;
 pub mod shape;
@@ -9,12 +11,12 @@ use henge::client::CqlRows;
 use serde_json::{Value, json};
 
 use crate::door::{Door, Level};
-use crate::session::{Effect, PATIENCE, Session, Stage};
+use crate::session::{Attempt, Effect, PATIENCE, Session, Stage};
 
 use super::keys_of;
 
-/// Makes the keyspace and `table`, with these columns beside its key.
-pub async fn prepare(stage: &Stage, columns: &str) -> Result<(), String> {
+/// Makes the keyspace and the table of a stage, with these columns beside its key, and options.
+pub async fn prepare(stage: &Stage, columns: &str, options: &str) -> Result<(), String> {
     let (table, count) = (&stage.bucket, stage.nodes.len());
     let mut door = Door::new(&stage.cql);
     for text in [
@@ -22,7 +24,7 @@ pub async fn prepare(stage: &Stage, columns: &str) -> Result<(), String> {
             "CREATE KEYSPACE IF NOT EXISTS jepsen WITH replication = \
              {{'class': 'SimpleStrategy', 'replication_factor': {count}}}"
         ),
-        format!("CREATE TABLE jepsen.{table} (k text PRIMARY KEY, {columns})"),
+        format!("CREATE TABLE jepsen.{table} (k text PRIMARY KEY, {columns}){options}"),
     ] {
         let made = door.ask(0, &text, Level::Quorum, 10 * PATIENCE).await;
         made.map_err(|trouble| format!("{text}: {}", trouble.why))?;
@@ -31,7 +33,7 @@ pub async fn prepare(stage: &Stage, columns: &str) -> Result<(), String> {
 }
 
 /// A read of one key, recorded; what was learnt, if it succeeded.
-async fn read(
+pub async fn read(
     session: &mut Session,
     key: &str,
     level: Level,
@@ -66,13 +68,23 @@ async fn read_all(
     all
 }
 
+/// A statement that writes at quorum, recorded.
+pub async fn write(
+    session: &mut Session,
+    asked: (&str, &str, Value),
+    statement: &str,
+    judge: impl FnOnce(&CqlRows) -> Option<Value>,
+) -> Attempt {
+    session.ask(asked, statement, Level::Quorum, Effect::Writes, judge).await
+}
+
 /// What an acknowledged write tells.
-fn done(_: &CqlRows) -> Option<Value> {
+pub fn done(_: &CqlRows) -> Option<Value> {
     Some(json!(true))
 }
 
 /// The text in the column `name`, or null.
-fn text(rows: &CqlRows, name: &str) -> Value {
+pub fn text(rows: &CqlRows, name: &str) -> Value {
     rows.first(name).map_or(Value::Null, |bytes| json!(String::from_utf8_lossy(bytes)))
 }
 

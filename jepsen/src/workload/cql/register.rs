@@ -14,11 +14,13 @@ use super::{read, read_all, text};
 
 pub const COLUMNS: &str = "v text";
 
-fn shown(rows: &CqlRows) -> Option<Value> {
+/// The value, or null.
+pub fn shown(rows: &CqlRows) -> Option<Value> {
     Some(text(rows, "v"))
 }
 
-fn swapped(rows: &CqlRows) -> Option<Value> {
+/// What a conditional statement about `v` tells.
+pub fn swapped(rows: &CqlRows) -> Option<Value> {
     let applied = rows.applied()?;
     Some(if applied { json!(true) } else { json!({ "refused": text(rows, "v") }) })
 }
