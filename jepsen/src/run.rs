@@ -39,6 +39,8 @@ pub struct Plan {
     pub plant: Option<String>,
     /// Settings of the nodes that differ, as the environment's variables for them.
     pub set: Vec<(String, String)>,
+    /// On loopback, for want of a network of its own.
+    pub on_loopback: bool,
     /// Where everything goes.
     pub directory: PathBuf,
     /// Keep the nodes' data.
@@ -50,6 +52,9 @@ pub struct Plan {
 /// # Errors
 /// What kept it from starting.
 pub async fn run(plan: &Plan) -> Result<Vec<CellResult>, String> {
+    if plan.on_loopback && plan.nemesis.needs_own_disks() {
+        return Err(format!("{} needs disks, and thus mounts, of its own", plan.nemesis.name()));
+    }
     drop(std::fs::remove_dir_all(&plan.directory));
     std::fs::create_dir_all(&plan.directory)
         .map_err(|error| format!("{}: {error}", plan.directory.display()))?;
@@ -60,6 +65,7 @@ pub async fn run(plan: &Plan) -> Result<Vec<CellResult>, String> {
         plant: plan.plant.clone(),
         set: plan.set.clone(),
         own_disks: plan.nemesis.needs_own_disks(),
+        on_loopback: plan.on_loopback,
         seed: plan.seed,
     };
     let mut cluster = tokio::task::block_in_place(|| Cluster::start(settings))?;
@@ -86,7 +92,10 @@ pub async fn run(plan: &Plan) -> Result<Vec<CellResult>, String> {
     if let Err(why) = nemesis.heal().await {
         trouble = trouble.or(Some(why));
     }
-    let (effects, notes) = (nemesis.effects, nemesis.notes);
+    let (effects, mut notes) = (nemesis.effects, nemesis.notes);
+    if plan.on_loopback {
+        notes.push("on loopback: streams were held and delayed, no packets lost".to_owned());
+    }
     tokio::time::sleep(SETTLE).await;
     // A cluster that did not come back is asked nothing more.
     let finals = match trouble {

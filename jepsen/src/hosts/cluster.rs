@@ -11,7 +11,7 @@ use henge::client::{Call, Client};
 use henge::config::Config;
 use hyper::http::Method;
 
-use super::network::{Network, address};
+use super::network::Network;
 use super::power::{PowerDisk, freeze};
 use super::switch::Rules;
 use super::sys;
@@ -40,7 +40,9 @@ pub struct Settings {
     pub set: Vec<(String, String)>,
     /// Give every node a file system of its own, which can be filled and lose its power.
     pub own_disks: bool,
-    /// For the switch's draws.
+    /// On loopback, for want of a network of its own.
+    pub on_loopback: bool,
+    /// For the network's draws.
     pub seed: u64,
 }
 
@@ -69,11 +71,16 @@ impl Cluster {
     pub fn start(settings: Settings) -> Result<Self, String> {
         let directory = &settings.directory;
         fs::create_dir_all(directory).map_err(of(directory))?;
-        let network = Network::new(settings.nodes, settings.seed).map_err(of("the network"))?;
+        let made = if settings.on_loopback {
+            Network::on_loopback(settings.nodes, settings.seed)
+        } else {
+            Network::new(settings.nodes, settings.seed)
+        };
+        let network = made.map_err(of("the network"))?;
         let places = (0..settings.nodes).map(|node| Place {
-            http: (address(node), 8098).into(),
-            peer: (address(node), 7000).into(),
-            cql: (address(node), 9042).into(),
+            http: (network.address(node), 8098).into(),
+            peer: (network.address(node), 7000).into(),
+            cql: (network.address(node), 9042).into(),
         });
         let layout = Layout { places: places.collect() };
         let mut base = Config::default();
@@ -87,7 +94,13 @@ impl Cluster {
         base.limits.shed_wait_ms = 0;
         base.listen.insecure = true;
         for node in 0..settings.nodes {
-            let config = node_config(&base, &layout, node, directory);
+            let mut config = node_config(&base, &layout, node, directory);
+            config.listen.advertise_address = network.advertised(node).map(|at| at.to_string());
+            for (founder, config) in config.cluster.founders.iter_mut().enumerate() {
+                if let Some(at) = network.advertised(founder) {
+                    config.address = at.to_string();
+                }
+            }
             let path = directory.join(format!("n{}.toml", node + 1));
             fs::write(&path, config.to_toml()).map_err(of(&path))?;
         }
@@ -112,12 +125,12 @@ impl Cluster {
 
     /// The address of a node for clients.
     pub fn url(&self, node: usize) -> String {
-        format!("http://{}:8098", address(node))
+        format!("http://{}:8098", self.network.address(node))
     }
 
     /// Where a node serves CQL, `host:port`.
     pub fn cql(&self, node: usize) -> String {
-        format!("{}:9042", address(node))
+        format!("{}:9042", self.network.address(node))
     }
 
     /// The rules of the network.

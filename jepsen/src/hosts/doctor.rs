@@ -49,8 +49,12 @@ pub fn examine(entered: &Result<(), String>, binary: &Path) -> Vec<Need> {
         Err(why) => Some(why.clone()),
     };
     vec![
-        need("root", "everything below", root),
-        need("namespaces", "a network of its own, mounts that end with it", entered.clone().err()),
+        need("root", "namespaces, disk-full, power", root),
+        need(
+            "namespaces",
+            "a network of its own (else: proxies on loopback)",
+            entered.clone().err(),
+        ),
         need("/dev/net/tun", "the packet switch: partitions, delay, loss", tun),
         need("ip", "addresses in the namespaces (iproute2)", runs("ip", "-V")),
         need("setpriv", "nodes end with the harness (util-linux)", runs("setpriv", "--version")),

@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod doctor;
+mod loopback;
 mod network;
 #[path = "../../../tests/support/power.rs"]
 mod power;

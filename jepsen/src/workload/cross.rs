@@ -22,7 +22,6 @@ use crate::session::{Attempt, Effect, Session, TIMEOUT};
 use super::register::compare_and_set;
 use super::{cql, is_absent, keys_of, shown, siblings};
 
-
 /// The columns of the table of rows.
 pub const COLUMNS: &str = "v text";
 
