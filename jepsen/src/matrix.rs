@@ -229,7 +229,7 @@ pub const PLANTS: &[Planted] = &[
         60,
         "dots begin anew after a wipe",
     ),
-    planted("P20", &[Kind::Resurrect], Fault::PartitionOne, 60, "tombstones go by age alone")
+    planted("P20", &[Kind::Resurrect], Fault::PartitionOne, 90, "tombstones go by age alone")
         .with(TREES_ONLY),
     planted("P21", &[Kind::Converge], Fault::Rolling, 45, "hints are lost on a restart")
         .with(HINTS_ONLY),

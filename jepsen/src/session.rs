@@ -237,6 +237,16 @@ impl Session {
         key
     }
 
+    /// A key that was used lately, or the one in use.
+    pub fn earlier_key(&mut self) -> String {
+        self.stage.keys[self.group].earlier(&mut self.rng)
+    }
+
+    /// The key for its next operation, and sometimes an older one, which has lived through a fault.
+    pub fn any_key(&mut self) -> String {
+        if self.rng.below(4) == 0 { self.earlier_key() } else { self.key() }
+    }
+
     /// A value that nobody else writes, and that leads back to its operation wherever it turns up.
     pub fn value(&self) -> String {
         format!("{}.{}.{}", self.stage.seed, self.process, self.unique())

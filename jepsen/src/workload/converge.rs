@@ -24,7 +24,7 @@ pub async fn step(session: &mut Session) {
     let done = |reply: &Reply| (reply.status.as_u16() < 300).then_some(json!(true));
     if session.rng.below(6) == 0 {
         // An older key ends with a deletion, which some replica may miss.
-        let key = session.stage.keys[session.group].earlier(&mut session.rng);
+        let key = session.earlier_key();
         let call = Call::new(Method::DELETE, session.stage.path(&key));
         let asked = ("delete", &*key, Value::Null);
         session.attempt(asked, call, Effect::Writes, done).await;

@@ -241,7 +241,7 @@ fn merged(rows: &CqlRows) -> Option<Value> {
 }
 
 pub async fn siblings_step(session: &mut Session) {
-    let key = siblings::key(session);
+    let key = session.any_key();
     let (reads_by_http, writes_by_http) = (session.rng.flip(), session.rng.flip());
     let Some((read, context)) = siblings_read(session, &key, reads_by_http).await else { return };
     let element = session.value();

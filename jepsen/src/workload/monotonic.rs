@@ -28,7 +28,7 @@ pub async fn step(session: &mut Session) {
     if session.number as usize >= session.stage.keys.len() {
         // Often one that its writer has left with its last write open.
         let key = if session.rng.below(3) == 0 {
-            session.stage.keys[session.group].earlier(&mut session.rng)
+            session.earlier_key()
         } else {
             session.keys().current()
         };

@@ -16,7 +16,7 @@ use crate::session::{Effect, Session};
 use super::{keys_of, shown_all, texts};
 
 pub async fn step(session: &mut Session) {
-    let key = session.key();
+    let key = session.any_key();
     if session.rng.below(10) < 4 {
         let call = Call::new(Method::GET, session.stage.path(&key));
         session.attempt(("read", &key, Value::Null), call, Effect::Reads, shown_all).await;

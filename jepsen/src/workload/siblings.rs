@@ -25,17 +25,8 @@ pub(super) fn elements(reply: &Reply) -> Option<Value> {
     Some(json!(all))
 }
 
-/// The key for the next operation; sometimes an older one, which has lived through a fault.
-pub(super) fn key(session: &mut Session) -> String {
-    if session.rng.below(4) == 0 {
-        session.stage.keys[session.group].earlier(&mut session.rng)
-    } else {
-        session.key()
-    }
-}
-
 pub async fn step(session: &mut Session) {
-    let key = key(session);
+    let key = session.any_key();
     let path = session.stage.path(&key);
     let call = Call::new(Method::GET, &path);
     let read = session.attempt(("read", &key, Value::Null), call, Effect::Reads, elements).await;
