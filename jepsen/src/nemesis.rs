@@ -233,7 +233,7 @@ impl<'a> Nemesis<'a> {
     /// by these, what they wrote last is of the future.
     async fn restart_with_right_clocks(&mut self, active: &mut Active) -> Result<(), String> {
         // Less than what a node takes for a broken clock, and more than a start takes.
-        const AHEAD_US: i64 = 4_500_000;
+        const AHEAD_US: i64 = 4_000_000;
         active.nodes = self.shuffled();
         active.detail = format!("all {} ms ahead, until they are killed", AHEAD_US / 1_000);
         self.record("begin clock-restart", &active.detail);

@@ -171,7 +171,6 @@ async fn swap(
     }
     if by_http && !in_rows(key) {
         // A version that was seen through the other door goes by the same name here.
-        let etag = etag.map(|etag| format!("\"{}\"", etag.trim_matches('"')));
         compare_and_set(session, "cas", key, (expected, etag)).await;
         return;
     }
@@ -198,7 +197,7 @@ async fn swap(
         }
     } else {
         let (key, value) = (blob(key), blob(&value));
-        let etag = etag.as_deref().unwrap_or_default().trim_matches('"');
+        let etag = etag.unwrap_or_default();
         let text = if is_new {
             format!("INSERT INTO {bucket}.kv (key, value) VALUES ({key}, {value}) IF NOT EXISTS")
         } else {
