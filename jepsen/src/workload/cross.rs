@@ -17,7 +17,7 @@ use hyper::http::Method;
 use serde_json::{Value, json};
 
 use crate::door::Level;
-use crate::session::{Attempt, Effect, Session, TIMEOUT};
+use crate::session::{Attempt, Effect, Session};
 
 use super::register::compare_and_set;
 use super::{cql, is_absent, keys_of, shown, siblings};
@@ -40,7 +40,7 @@ fn blob(text: &str) -> String {
 
 /// The path of a row.
 fn row_path(session: &Session, key: &str) -> String {
-    format!("/v1/kv/jepsen.{}/{key}?{TIMEOUT}", session.stage.bucket)
+    format!("/v1/kv/jepsen.{}/{key}", session.stage.bucket)
 }
 
 /// The row in an answer with at most one: its value, or null.
@@ -99,7 +99,7 @@ async fn read(session: &mut Session, key: &str, by_http: bool) -> bool {
     let bucket = &session.stage.bucket;
     let (attempt, etag) = match (by_http, in_rows(key)) {
         (true, true) => {
-            let call = Call::new(Method::GET, row_path(session, key) + "&level=serial");
+            let call = Call::new(Method::GET, row_path(session, key) + "?level=serial");
             (session.attempt(asked, call, Effect::Reads, row_shown).await, None)
         }
         (true, false) => {
