@@ -261,8 +261,8 @@ impl Model for Founding {
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
             Property::always("one cluster", |_, world: &World| world.clusters.len() <= 1),
-            Property::sometimes("all know it", |_, world: &World| {
-                world.founders.iter().all(|founder| founder.founded.is_some())
+            Property::sometimes("another one hears of it", |_, world: &World| {
+                world.founders.iter().filter(|founder| founder.founded.is_some()).count() > 1
             }),
             Property::sometimes("founded with the second disk", |model: &Self, world: &World| {
                 world.clusters.iter().any(|cards| cards[model.loses])
