@@ -225,7 +225,7 @@ fn pages_end_between_siblings_and_show_each_once() {
             let (mut found, mut state) = (Vec::new(), None);
             loop {
                 let page_size = Some(size);
-                let terms = Terms { level: Quorum, page_size, paging_state: state.take() };
+                let terms = Terms { page_size, paging_state: state.take(), ..Terms::at(Quorum) };
                 let Reply::Rows(page) = stage.page(1, &text, terms) else { panic!("{text}") };
                 assert!(page.rows.len() <= size as usize);
                 found.extend(column(&page, "value"));

@@ -14,16 +14,21 @@ use support::raw::{self, Raw};
 struct Doors {
     http: SocketAddr,
     cql: CqlConnection,
-    _cluster: TestCluster,
+    cluster: TestCluster,
 }
 
 impl Doors {
     async fn open() -> Self {
-        let cluster = TestCluster::start(1).await;
+        Self::open_of(1).await
+    }
+
+    /// The first node's, of so many.
+    async fn open_of(nodes: u8) -> Self {
+        let cluster = TestCluster::start(nodes).await;
         let place = &cluster.layout().places[0];
         let (http, cql) = (place.http, place.cql);
         let cql = CqlConnection::open(&cql.to_string()).await.expect("it listens");
-        Self { http, cql, _cluster: cluster }
+        Self { http, cql, cluster }
     }
 
     /// Runs a statement; the number of rows that a SELECT shows.
@@ -137,4 +142,137 @@ async fn a_bucket_is_a_table_and_siblings_are_its_rows() {
     assert_eq!(doors.http("GET", "/v1/kv/cart/k", "").await.status, 404);
     doors.cql("DROP TABLE cart.kv").await;
     assert_eq!(doors.http("GET", "/v1/buckets/cart", "").await.status, 404);
+}
+
+/// A statement over HTTP.
+async fn post(doors: &Doors, body: Value) -> Raw {
+    doors.http("POST", "/v1/cql", &body.to_string()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_run_over_http_as_over_cql() {
+    let doors = Doors::open().await;
+    let run = |body: Value| post(&doors, body);
+    let strategy = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
+    let nothing = json!({"columns": [], "rows": [], "next": null});
+    for body in [
+        json!({"query": format!("CREATE KEYSPACE shop WITH replication = {strategy}")}),
+        json!({
+            "query": "CREATE TABLE orders (city text, at int, total varint, tags set<text>, \
+                      PRIMARY KEY (city, at))",
+            "keyspace": "shop",
+        }),
+        json!({
+            "query": "INSERT INTO orders (city, at, total, tags) VALUES (?, ?, ?, ?)",
+            "params": ["Graz", 1, "123456789012345678901234567890", ["a", "it's"]],
+            "keyspace": "shop",
+            "consistency": "all",
+        }),
+        json!({
+            "query": "INSERT INTO shop.orders JSON :row",
+            "params": {"row": "{\"city\": \"Graz\", \"at\": 2, \"total\": 7}"},
+            "timestamp": 1_000,
+        }),
+    ] {
+        let answer = run(body.clone()).await;
+        assert_eq!(
+            (answer.status, answer.json()),
+            (200, nothing.clone()),
+            "{body}: {}",
+            answer.text()
+        );
+    }
+    let select =
+        "SELECT at, total, tags, writetime(total) AS written FROM shop.orders WHERE city = :c";
+    let first = json!({"query": select, "params": {"c": "Graz"}, "page_size": 1});
+    let page = run(first.clone()).await.json();
+    let types: Vec<&str> =
+        page["columns"].as_array().unwrap().iter().map(|c| c["type"].as_str().unwrap()).collect();
+    assert_eq!(types, ["int", "varint", "set<text>", "bigint"]);
+    assert_eq!(page["rows"][0]["total"], "123456789012345678901234567890");
+    assert_eq!(page["rows"][0]["tags"], json!(["a", "it's"]));
+    let mut second = first.clone();
+    second["paging_state"] = page["next"].clone();
+    let page = run(second).await.json();
+    assert_eq!(page["rows"], json!([{"at": 2, "total": 7, "tags": null, "written": 1_000}]));
+    let insert = "INSERT INTO shop.orders (city, at) VALUES ('Graz', 2) IF NOT EXISTS";
+    let refused = run(json!({"query": insert, "serial_consistency": "local_serial"})).await.json();
+    assert_eq!(refused["rows"][0]["[applied]"], false);
+    assert_eq!(refused["rows"][0]["total"], 7);
+    let names = run(json!({"query": "DESCRIBE TABLES", "keyspace": "shop"})).await.json();
+    assert_eq!(names["rows"][0]["name"], "orders");
+
+    // All rows as lines, several pages of them; a wrong statement has its own status all the same.
+    let lines = json!({"query": "SELECT at FROM shop.orders", "page_size": 1}).to_string();
+    let accept = [("accept", "application/x-ndjson")];
+    let answer = raw::request(doors.http, "POST", "/v1/cql", &accept, lines.as_bytes()).await;
+    let text = answer.text();
+    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('{')).collect();
+    assert_eq!((answer.status, rows), (200, vec!["{\"at\":1}", "{\"at\":2}"]), "{text}");
+    let odd = json!({"query": "SELECT a FROM shop.orders"}).to_string();
+    let answer = raw::request(doors.http, "POST", "/v1/cql", &accept, odd.as_bytes()).await;
+    assert_eq!(answer.problem(), "bad-request");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_statement_over_http_says_where_and_what_became_of_it() {
+    let mut doors = Doors::open_of(3).await;
+    doors.cluster.kill(2).expect("it runs");
+    let doors = doors;
+    let run = |body: Value| post(&doors, body);
+    let strategy = "{'class': 'SimpleStrategy', 'replication_factor': 3}";
+    for text in [
+        &format!("CREATE KEYSPACE shop WITH replication = {strategy}"),
+        "CREATE TABLE shop.t (k int PRIMARY KEY, v text)",
+    ] {
+        assert_eq!(run(json!({"query": text})).await.status, 200, "{text}");
+    }
+    let syntax = run(json!({"query": "SELECT *\n FORM t"})).await.json();
+    assert_eq!((&syntax["line"], &syntax["column"]), (&json!(2), &json!(1)), "{syntax}");
+    assert_eq!(syntax["code"], "0x2000");
+    assert_eq!(syntax["outcome"], "not_applied");
+    // Once it is known to be down, the problem is the one that every request would get.
+    let all = json!({"query": "SELECT * FROM shop.t", "consistency": "all"});
+    let mut read = run(all.clone()).await;
+    for _ in 0..600 {
+        if read.status == 503 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        read = run(all.clone()).await;
+    }
+    assert_eq!((read.status, read.problem().as_str()), (503, "unavailable"), "{}", read.text());
+    let read = read.json();
+    assert_eq!((&read["required"], &read["alive"]), (&json!(3), &json!(2)), "{read}");
+    assert_eq!((&read["code"], read.get("outcome")), (&json!("0x1000"), None), "{read}");
+    let insert = "INSERT INTO shop.t (k) VALUES (1)";
+    let write = run(json!({"query": insert, "consistency": "all"})).await.json();
+    assert_eq!((&write["level"], &write["outcome"]), (&json!("all"), &json!("not_applied")));
+    for (body, code) in [
+        (json!({"query": "SELECT k, k FROM shop.t", "consistency": "one"}), None),
+        (json!({"query": "USE shop"}), Some("0x2200")),
+        (json!({"query": "CREATE TABLE shop.t (k int PRIMARY KEY)"}), Some("0x2400")),
+        (json!({"query": "INSERT INTO shop.t (k) VALUES (?)"}), Some("0x2200")),
+        (json!({"query": "INSERT INTO shop.t (k) VALUES (?)", "params": ["x"]}), Some("0x2200")),
+        (json!({"query": "INSERT INTO shop.t (k) VALUES (?)", "params": [1, 2]}), Some("0x2200")),
+        (
+            json!({"query": "INSERT INTO shop.t (k) VALUES (:a)", "params": {"b": 1}}),
+            Some("0x2200"),
+        ),
+        (json!({"query": "SELECT * FROM shop.t", "paging_state": "AAAA"}), Some("0x000a")),
+        (json!({"query": "SELECT * FROM shop.t", "paging_state": "?"}), None),
+        (json!({"query": "SELECT * FROM shop.t", "page_size": 0}), None),
+        (json!({"query": "SELECT * FROM shop.t", "consistency": "most"}), None),
+        (json!({"query": "SELECT * FROM shop.t", "serial_consistency": "one"}), None),
+        (json!({"query": "SELECT * FROM shop.t", "params": 7}), None),
+        (json!({"query": "SELECT * FROM shop.t", "parms": []}), None),
+        (json!({}), None),
+    ] {
+        let answer = run(body.clone()).await;
+        assert_eq!(answer.problem(), "bad-request", "{body}: {}", answer.text());
+        assert_eq!(answer.json()["code"].as_str(), code, "{body}: {}", answer.text());
+    }
+    let answer = doors.http("GET", "/v1/cql", "").await;
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("post")));
+    assert_eq!(doors.http("POST", "/v1/cql?level=one", "{}").await.problem(), "bad-request");
 }

@@ -163,8 +163,19 @@ pub struct Insert {
     pub table: Name,
     pub columns: Vec<String>,
     pub values: Vec<Term>,
+    /// Instead of columns and values.
+    pub json: Option<InsertJson>,
     pub conditions: Conditions,
     pub using: Using,
+}
+
+/// What follows INSERT … JSON.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InsertJson {
+    /// An object: a text, or a bind marker.
+    pub row: Term,
+    /// Columns that are not in it are left alone, instead of set to null.
+    pub unset: bool,
 }
 
 /// UPDATE.

@@ -2,9 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::cql::ast::Term;
+use crate::cql::json;
 use crate::cql::number;
 use crate::cql::term::{Binds, Bound, assignable, evaluate};
 use crate::cql::types::CqlType;
@@ -98,11 +100,16 @@ pub fn signature(name: &str, wanted: Option<&CqlType>) -> Option<(Vec<CqlType>, 
         "dateof" | "totimestamp" => (argument(&[CqlType::Timeuuid]), CqlType::Timestamp),
         "todate" => (argument(&[CqlType::Timeuuid]), CqlType::Date),
         "unixtimestampof" | "tounixtimestamp" => (argument(&[CqlType::Timeuuid]), CqlType::Bigint),
-        _ => {
-            let _ = wanted;
-            return None;
-        }
+        // What it gives is whatever is wanted.
+        "fromjson" => (vec![CqlType::Text], wanted?.clone()),
+        _ => return None,
     })
+}
+
+/// True of the function that shows a value of any type as JSON.
+#[must_use]
+pub fn is_to_json(name: &str) -> bool {
+    plain(name) == "tojson"
 }
 
 /// Calls a function on terms. With its result's type.
@@ -129,6 +136,11 @@ pub fn call(
     for (term, kind) in arguments.iter().zip(kinds) {
         values.push(evaluate_argument(term, kind, binds)?);
     }
+    if plain(name) == "fromjson"
+        && let Some(kind) = wanted
+    {
+        return from_json(kind, values.pop().and_then(|(_, text)| text));
+    }
     let (kind, result) = apply(name, &values, binds.now)?;
     if let Some(wanted) = wanted
         && !assignable(&kind, wanted)
@@ -138,6 +150,14 @@ pub fn call(
         ));
     }
     Ok((kind, result.map_or(Bound::Null, Bound::Value)))
+}
+
+/// The value of `kind` that a JSON text is; null of null.
+fn from_json(kind: &CqlType, text: Option<Vec<u8>>) -> Result<(CqlType, Bound), String> {
+    let Some(text) = text else { return Ok((kind.clone(), Bound::Null)) };
+    let json: Result<Box<RawValue>, _> = serde_json::from_slice(&text);
+    let json = json.map_err(|error| format!("Could not decode JSON string: {error}"))?;
+    Ok((kind.clone(), json::bound(kind, &json)?))
 }
 
 /// An argument may be of a type of its own where functions are overloaded: calls and casts say so.

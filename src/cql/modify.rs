@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::cql::ast::{Delete, Insert, Statement, Target, Term, Update, Using};
+use crate::cql::ast::{Delete, Insert, InsertJson, Statement, Target, Term, Update, Using};
 use crate::cql::conditions::If;
 use crate::cql::relations::{MarkerType, Where, component, markers, partition_bytes};
 use crate::cql::rows::{Reader, field_path};
@@ -54,6 +54,8 @@ pub struct Modify {
     changes: Vec<(usize, Change)>,
     using: Using,
     condition: If,
+    /// Of INSERT JSON: the row, whose columns become values of bind markers.
+    json: Option<InsertJson>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -176,7 +178,21 @@ impl Modify {
             changes.push((place, Change::Set(term.clone())));
         }
         let wheres = Where::resolve(schema, table, &[])?;
-        Ok(Self { kind: Kind::Insert, wheres, changes, using: insert.using.clone(), condition })
+        let (using, json) = (insert.using.clone(), insert.json.clone());
+        Ok(Self { kind: Kind::Insert, wheres, changes, using, condition, json })
+    }
+
+    /// The row of an INSERT JSON.
+    #[must_use]
+    pub fn json(&self) -> Option<&InsertJson> {
+        self.json.as_ref()
+    }
+
+    /// Has every column set from a bind marker, from number `first` on: they get their values from
+    /// the row of an INSERT JSON ([`crate::cql::json::columns`]) when it is known.
+    pub fn spread_json(&mut self, schema: &Schema, first: usize) {
+        let set = |place| (place, Change::Set(Term::Bind(first + place)));
+        self.changes = (0..schema.columns().len()).map(set).collect();
     }
 
     fn update(schema: &Schema, table: &str, update: &Update) -> Result<Self, String> {
@@ -191,7 +207,8 @@ impl Modify {
             changes.push((place, change));
         }
         let wheres = Where::resolve(schema, table, &update.relations)?;
-        Ok(Self { kind: Kind::Update, wheres, changes, using: update.using.clone(), condition })
+        let using = update.using.clone();
+        Ok(Self { kind: Kind::Update, wheres, changes, using, condition, json: None })
     }
 
     fn delete(schema: &Schema, table: &str, delete: &Delete) -> Result<Self, String> {
@@ -211,7 +228,8 @@ impl Modify {
             return Err("a DELETE has no TTL".to_owned());
         }
         let wheres = Where::resolve(schema, table, &delete.relations)?;
-        Ok(Self { kind: Kind::Delete, wheres, changes, using: delete.using.clone(), condition })
+        let using = delete.using.clone();
+        Ok(Self { kind: Kind::Delete, wheres, changes, using, condition, json: None })
     }
 
     /// True when it changes a static column.
@@ -245,6 +263,10 @@ impl Modify {
             if self.kind != Kind::Insert && self.condition.is_not_exists() {
                 return Err("IF NOT EXISTS belongs to an INSERT".to_owned());
             }
+        }
+        if self.json.is_some() {
+            // Of which columns it has values is not known yet.
+            return Ok(());
         }
         if self.kind == Kind::Insert {
             for (place, column) in schema.columns().iter().enumerate() {
@@ -283,6 +305,9 @@ impl Modify {
     #[must_use]
     pub fn bind_types(&self, schema: &Schema) -> Vec<MarkerType> {
         let mut out = self.wheres.bind_types(schema);
+        if let Some(json) = &self.json {
+            markers(&json.row, "[json]", &CqlType::Text, None, &mut out);
+        }
         for (place, change) in &self.changes {
             let column = &schema.columns()[*place];
             let (name, kind) = (&column.name, &column.kind);

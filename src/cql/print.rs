@@ -304,15 +304,20 @@ impl Display for Statement {
         let absent = |absent: bool| if absent { "IF NOT EXISTS " } else { "" };
         match self {
             Self::Select(select) => write!(f, "{select}"),
-            Self::Insert(i) => write!(
-                f,
-                "INSERT INTO {} ({}) VALUES ({}){}{}",
-                i.table,
-                names(&i.columns),
-                join(&i.values, ", "),
-                i.conditions,
-                i.using
-            ),
+            Self::Insert(i) => {
+                write!(f, "INSERT INTO {} ", i.table)?;
+                match &i.json {
+                    Some(json) => {
+                        let default = if json.unset { " DEFAULT UNSET" } else { "" };
+                        write!(f, "JSON {}{default}", json.row)?;
+                    }
+                    None => {
+                        let (columns, values) = (names(&i.columns), join(&i.values, ", "));
+                        write!(f, "({columns}) VALUES ({values})")?;
+                    }
+                }
+                write!(f, "{}{}", i.conditions, i.using)
+            }
             Self::Update(u) => {
                 let set = |(target, term): &(Target, Term)| format!("{target} = {term}");
                 let sets = u.assignments.iter().map(set).collect::<Vec<_>>().join(", ");

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use crate::cql::ast::{Select, Selector, Term};
 use crate::cql::functions;
+use crate::cql::json;
 use crate::cql::number;
 use crate::cql::relations::{MarkerType, Where, markers};
 use crate::cql::rows::RowView;
@@ -45,6 +46,7 @@ enum Expression {
     Field(Box<Expression>, usize, usize),
     Element(Box<Expression>, CqlType, Term),
     Aggregate(Aggregate, Box<Expression>, CqlType),
+    ToJson(Box<Expression>, CqlType),
 }
 
 /// Finds user types by (keyspace, name).
@@ -55,6 +57,8 @@ pub type FindUdt<'a> = &'a dyn Fn(Option<&str>, &str) -> Option<Arc<UdtType>>;
 pub struct Query {
     /// The columns of the result.
     pub outputs: Vec<Output>,
+    /// Of SELECT JSON: the columns that are shown as one.
+    json: Option<Vec<Output>>,
     expressions: Vec<Expression>,
     /// Its WHERE.
     pub wheres: Where,
@@ -222,6 +226,14 @@ impl Resolver<'_> {
             let label = format!("system.token({})", names.join(", "));
             return Ok((Expression::Token, CqlType::Bigint, label));
         }
+        if functions::is_to_json(name) {
+            let [argument] = arguments else {
+                return Err(format!("Invalid number of arguments for function system.{name}"));
+            };
+            let (expression, kind, label) = self.selector(argument, true)?;
+            let label = format!("system.{name}({label})");
+            return Ok((Expression::ToJson(Box::new(expression), kind), CqlType::Text, label));
+        }
         let Some((kinds, result)) = functions::signature(name, None) else {
             return Err(format!("Unknown function '{name}'"));
         };
@@ -283,9 +295,6 @@ impl Query {
         select: &Select,
         udt: FindUdt<'_>,
     ) -> Result<Self, String> {
-        if select.json {
-            return Err("SELECT JSON is not supported yet: select the columns".to_owned());
-        }
         let resolver = Resolver { schema, table, udt };
         let mut outputs = Vec::new();
         let mut expressions = Vec::new();
@@ -304,8 +313,14 @@ impl Query {
         if wheres.needs_filtering(schema) && !select.allow_filtering {
             return Err(crate::cql::relations::NEEDS_FILTERING.to_owned());
         }
+        let mut json = None;
+        if select.json {
+            let shown = Output { name: "[json]".to_owned(), kind: CqlType::Text };
+            json = Some(std::mem::replace(&mut outputs, vec![shown]));
+        }
         let mut query = Self {
             outputs,
+            json,
             expressions,
             wheres,
             distinct: select.distinct,
@@ -393,7 +408,7 @@ impl Query {
     #[must_use]
     pub fn plain_columns(&self) -> Option<Vec<usize>> {
         let limited = self.limit.is_some() || self.per_partition.is_some();
-        if limited || self.distinct || self.is_aggregate() {
+        if limited || self.distinct || self.json.is_some() || self.is_aggregate() {
             return None;
         }
         let place_of = |expression: &Expression| match expression {
@@ -433,7 +448,17 @@ impl Query {
     /// # Errors
     /// A sentence for the client.
     pub fn show(&self, row: &RowView, binds: Binds<'_>) -> Result<Vec<Option<Bytes>>, String> {
-        self.expressions.iter().map(|expression| value_of(expression, row, binds)).collect()
+        let values = self.expressions.iter().map(|expression| value_of(expression, row, binds));
+        Ok(self.shown(values.collect::<Result<_, _>>()?))
+    }
+
+    /// The columns of the result: the values, or one JSON object of them.
+    fn shown(&self, values: Vec<Option<Bytes>>) -> Vec<Option<Bytes>> {
+        let Some(columns) = &self.json else { return values };
+        let columns = columns.iter().zip(&values);
+        let columns =
+            columns.map(|(column, value)| (column.name.as_str(), &column.kind, value.as_deref()));
+        vec![Some(json::row(json::Form::Cassandra, columns).into())]
     }
 
     /// Begins to count and sum up.
@@ -451,6 +476,7 @@ fn expression_markers(expression: &Expression, out: &mut Vec<MarkerType>) {
         }
         Expression::Cast(inner, ..)
         | Expression::Field(inner, ..)
+        | Expression::ToJson(inner, _)
         | Expression::Aggregate(_, inner, _) => expression_markers(inner, out),
         Expression::Element(inner, kind, key) => {
             expression_markers(inner, out);
@@ -516,6 +542,10 @@ fn value_of(
             }
         }
         Expression::Aggregate(_, inner, _) => value_of(inner, row, binds)?,
+        Expression::ToJson(inner, kind) => {
+            let value = value_of(inner, row, binds)?;
+            Some(json::text(json::Form::Cassandra, kind, value.as_deref()).into())
+        }
     })
 }
 
@@ -582,12 +612,11 @@ impl Accumulator<'_> {
         let states = std::mem::take(&mut self.states);
         self.group = None;
         let pairs = self.query.expressions.iter().zip(states);
-        pairs
-            .map(|(expression, state)| match expression {
-                Expression::Aggregate(aggregate, _, kind) => state.result(*aggregate, kind),
-                _ => Ok(state.best),
-            })
-            .collect()
+        let values = pairs.map(|(expression, state)| match expression {
+            Expression::Aggregate(aggregate, _, kind) => state.result(*aggregate, kind),
+            _ => Ok(state.best),
+        });
+        Ok(self.query.shown(values.collect::<Result<_, String>>()?))
     }
 
     /// The last group's row; without GROUP BY there is one even of no rows.

@@ -92,7 +92,7 @@ impl Stage {
 
     /// Executes a statement through `node`.
     pub fn cql(&mut self, node: u32, level: Consistency, text: &str) -> Reply {
-        self.page(node, text, Terms { level, page_size: None, paging_state: None })
+        self.page(node, text, Terms::at(level))
     }
 
     /// Executes a statement through `node`, and gives a page of what it shows.
@@ -106,6 +106,9 @@ impl Stage {
             not_applied: false,
             class: Class::Other,
             message,
+            code: 0,
+            place: None,
+            cause: None,
         })
     }
 
@@ -131,7 +134,7 @@ impl Stage {
     pub fn begin(&mut self, node: u32, level: Consistency, text: &str) {
         let Some(life) = self.cluster.life(node) else { return };
         let limit = Duration::from_millis(self.cluster.plan().timeout_ms);
-        let terms = Terms { level, page_size: None, paging_state: None };
+        let terms = Terms::at(level);
         let (text, store) = (text.to_owned(), Arc::new(NodeStore::with_limit(life.node, limit)));
         life.env.spawn("statement", async move {
             let reply = direct::execute(store, text, terms).await;

@@ -1,7 +1,5 @@
 //! Pages of rows in the form that was asked for.
 
-use serde_json::{Map, Value};
-
 use super::table::{self, Cell, Look, Paint};
 use crate::client::{CqlColumn, CqlPage};
 use crate::cql::types::CqlType;
@@ -91,11 +89,10 @@ impl Renderer {
 fn lines(page: &CqlPage) -> String {
     let mut out = String::new();
     for row in &page.rows {
-        let pairs = page.columns.iter().zip(row).map(|(column, bytes)| {
-            let value = bytes.as_deref().map_or(Value::Null, |bytes| json::of(&column.kind, bytes));
-            (column.name.clone(), value)
-        });
-        out.push_str(&Value::Object(pairs.collect::<Map<_, _>>()).to_string());
+        let pairs = page.columns.iter().zip(row);
+        let columns =
+            pairs.map(|(column, bytes)| (column.name.as_str(), &column.kind, bytes.as_deref()));
+        out.push_str(&json::row(json::Form::Plain, columns));
         out.push('\n');
     }
     out

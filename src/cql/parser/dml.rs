@@ -2,7 +2,8 @@
 
 use super::{Parse, Parser};
 use crate::cql::ast::{
-    Batch, BatchKind, Conditions, Delete, Insert, Statement, Target, Term, Test, Update, Using,
+    Batch, BatchKind, Conditions, Delete, Insert, InsertJson, Statement, Target, Term, Test,
+    Update, Using,
 };
 use crate::cql::lexer::Kind;
 
@@ -11,12 +12,13 @@ impl Parser<'_> {
         self.word("insert")?;
         self.word("into")?;
         let table = self.full_name()?;
-        if self.is_word("json") {
-            return Ok(self.refuse("INSERT JSON is not supported yet: name the columns"));
+        let json = if self.skip_word("json") { Some(self.json()?) } else { None };
+        let (mut columns, mut values) = (Vec::new(), Vec::new());
+        if json.is_none() {
+            columns = self.list(("(", ")"), Self::name)?;
+            self.word("values")?;
+            values = self.list(("(", ")"), Self::term)?;
         }
-        let columns = self.list(("(", ")"), Self::name)?;
-        self.word("values")?;
-        let values = self.list(("(", ")"), Self::term)?;
         if columns.len() != values.len() {
             return Err(self.error(format!(
                 "Unmatched column names/values: {} columns, {} values",
@@ -27,7 +29,29 @@ impl Parser<'_> {
         let conditions =
             if self.if_not_exists() { Conditions::NotExists } else { Conditions::None };
         let using = self.using()?;
-        Ok(Statement::Insert(Insert { table, columns, values, conditions, using }))
+        Ok(Statement::Insert(Insert { table, columns, values, json, conditions, using }))
+    }
+
+    /// `'{…}' [DEFAULT NULL | DEFAULT UNSET]`
+    fn json(&mut self) -> Parse<InsertJson> {
+        let row = match self.bind()? {
+            Some(bind) => Term::Bind(bind),
+            None => match self.peek().clone() {
+                Kind::Text(text) => {
+                    self.advance();
+                    Term::Text(text)
+                }
+                _ => return Err(self.unexpected("a JSON object as a text, or a bind marker")),
+            },
+        };
+        let mut unset = false;
+        if self.skip_word("default") {
+            unset = self.skip_word("unset");
+            if !unset {
+                self.word("null")?;
+            }
+        }
+        Ok(InsertJson { row, unset })
     }
 
     fn using(&mut self) -> Parse<Using> {

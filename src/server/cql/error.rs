@@ -1,6 +1,7 @@
 //! Errors as the protocol has them.
 
 use crate::coordinator::{Fate, OpError};
+use crate::cql::SyntaxError;
 use crate::server::cql::frame::Version;
 use crate::server::cql::wire::{BadBody, Writer};
 use crate::types::Consistency;
@@ -13,6 +14,10 @@ pub(super) struct CqlError {
     fields: Vec<u8>,
     /// Code and fields on version 5, where they differ.
     newer: Option<Box<(i32, Vec<u8>)>>,
+    /// What it is about, for a door that says it in another form.
+    cause: Option<Box<OpError>>,
+    /// Line (from 1) and column (from 0) in the statement.
+    place: Option<(usize, usize)>,
 }
 
 /// Codes.
@@ -29,7 +34,14 @@ pub(super) const CONFIG: i32 = 0x2300;
 
 impl CqlError {
     pub(super) fn new(code: i32, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), fields: Vec::new(), newer: None }
+        let (fields, newer, cause, place) = (Vec::new(), None, None, None);
+        Self { code, message: message.into(), fields, newer, cause, place }
+    }
+
+    /// A statement that is not CQL.
+    pub(super) fn syntax(error: &SyntaxError) -> Self {
+        let place = Some((error.line, error.column));
+        Self { place, ..Self::new(SYNTAX, error.to_string()) }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -65,6 +77,16 @@ impl CqlError {
         &self.message
     }
 
+    /// The operation's own error, if an operation has failed.
+    pub(super) fn cause(&self) -> Option<&OpError> {
+        self.cause.as_deref()
+    }
+
+    /// Line (from 1) and column (from 0) in the statement, of an error of its syntax.
+    pub(super) fn place(&self) -> Option<(usize, usize)> {
+        self.place
+    }
+
     pub(super) fn body(&self, version: Version) -> Vec<u8> {
         let newer = self.newer.as_deref().filter(|_| version >= Version::V5);
         let (code, fields) = newer.map_or((self.code, &self.fields), |(code, own)| (*code, own));
@@ -77,6 +99,10 @@ impl CqlError {
 
     /// What became of an operation. `write`: its write type; `None` for a read.
     pub(super) fn of_operation(error: &OpError, write: Option<&str>) -> Self {
+        Self { cause: Some(Box::new(error.clone())), ..Self::coded(error, write) }
+    }
+
+    fn coded(error: &OpError, write: Option<&str>) -> Self {
         let message = error.to_string();
         let mut fields = Writer::default();
         match error {

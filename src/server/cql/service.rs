@@ -213,7 +213,7 @@ impl CqlService {
     }
 
     /// `keyspace`: instead of the session's.
-    fn make_ready(
+    pub(super) fn make_ready(
         &self,
         session: &Session,
         keyspace: Option<&str>,

@@ -1,20 +1,21 @@
 //! Statements made ready: parsed, looked up in the schema, their bind markers typed.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use crate::cql::ast::{BatchKind, Name, Statement, Using};
+use crate::cql::ast::{BatchKind, InsertJson, Name, Statement, Term, Using};
 use crate::cql::modify::Modify;
 use crate::cql::relations::MarkerType;
 use crate::cql::schema::Schema;
 use crate::cql::select::Query;
 use crate::cql::term::Bound;
 use crate::cql::types::{CqlType, UdtType};
-use crate::cql::{self, value};
+use crate::cql::{self, json, value};
 use crate::meta::{ClusterState, Table};
 use crate::server::cql::buckets;
-use crate::server::cql::error::{CqlError, SYNTAX};
+use crate::server::cql::error::CqlError;
 use crate::server::cql::point::Point;
 use crate::server::cql::response::{ColumnSpec, Metadata};
 use crate::server::cql::system;
@@ -62,6 +63,54 @@ pub(super) struct Ready {
     pub(super) text: String,
     /// A digest of the text.
     pub(super) digest: u64,
+    /// Rows of its INSERT JSON.
+    json: Vec<JsonRow>,
+}
+
+/// The row of an INSERT JSON. Its columns follow the bind markers' values, and those of the rows
+/// before it, as if each were bound by itself.
+#[derive(Debug, Clone)]
+struct JsonRow {
+    schema: Arc<Schema>,
+    given: InsertJson,
+}
+
+impl JsonRow {
+    /// The values of its columns.
+    fn columns(&self, values: &[Bound]) -> Result<Vec<Bound>, CqlError> {
+        let text = match &self.given.row {
+            Term::Text(text) => Cow::Borrowed(text.as_str()),
+            Term::Bind(at) => match values.get(*at) {
+                Some(Bound::Value(bytes)) => String::from_utf8_lossy(bytes),
+                Some(Bound::Unset) => {
+                    return Err(CqlError::invalid(
+                        "Invalid unset value for argument 0 of INSERT JSON",
+                    ));
+                }
+                Some(Bound::Null) | None => {
+                    return Err(CqlError::invalid("Got null for INSERT JSON values"));
+                }
+            },
+            _ => return Err(CqlError::invalid("the row of an INSERT JSON is a text")),
+        };
+        json::columns(&self.schema, &text, self.given.unset).map_err(CqlError::invalid)
+    }
+}
+
+/// Numbers the columns of JSON rows after `binds` bind markers, in the order of the writes.
+fn spread<'a>(
+    writes: impl Iterator<Item = &'a mut (Target, Modify)>,
+    binds: usize,
+) -> Vec<JsonRow> {
+    let (mut rows, mut next) = (Vec::new(), binds);
+    for (target, modify) in writes {
+        if let Some(given) = modify.json().cloned() {
+            modify.spread_json(&target.schema, next);
+            next += target.schema.columns().len();
+            rows.push(JsonRow { schema: target.schema.clone(), given });
+        }
+    }
+    rows
 }
 
 /// Finds a table or says why not.
@@ -126,8 +175,9 @@ impl Ready {
         keyspace: Option<&str>,
         text: &str,
     ) -> Result<Self, CqlError> {
-        let parsed = cql::parse(text).map_err(|error| CqlError::new(SYNTAX, error.to_string()))?;
+        let parsed = cql::parse(text).map_err(|error| CqlError::syntax(&error))?;
         let mut markers: Vec<MarkerType> = Vec::new();
+        let mut json = Vec::new();
         let (work, result) = match parsed.statement {
             Statement::Select(select) => {
                 let target = target(state, keyspace, &select.table)?;
@@ -155,12 +205,14 @@ impl Ready {
                         cql::relations::markers(term, name, &kind, None, &mut markers);
                     }
                 }
+                json = spread(writes.iter_mut(), parsed.binds.len());
                 (Work::Batch { kind: batch.kind, using: batch.using, writes }, None)
             }
             statement @ (Statement::Insert(_) | Statement::Update(_) | Statement::Delete(_)) => {
-                let (target, modify) = modify(state, keyspace, &statement)?;
-                markers.extend(modify.bind_types(&target.schema));
-                (Work::Modify(target, modify), None)
+                let mut write = modify(state, keyspace, &statement)?;
+                markers.extend(write.1.bind_types(&write.0.schema));
+                json = spread(std::iter::once(&mut write), parsed.binds.len());
+                (Work::Modify(write.0, write.1), None)
             }
             Statement::Refused(why) => return Err(CqlError::invalid(why)),
             other => (Work::Other(other), None),
@@ -203,6 +255,7 @@ impl Ready {
             result,
             text: text.to_owned(),
             digest: xxh3_64(text.as_bytes()),
+            json,
         })
     }
 
@@ -258,6 +311,10 @@ impl Ready {
                     Bound::Value(bytes)
                 }
             });
+        }
+        for row in &self.json {
+            let columns = row.columns(&out)?;
+            out.extend(columns);
         }
         Ok(out)
     }

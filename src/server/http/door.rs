@@ -27,7 +27,7 @@ use crate::server::http::numbers::{Numbers, RouteId, UNROUTED};
 use crate::server::http::path::{decode_path, is_bucket_name};
 use crate::server::http::problem::{Kind, Problem};
 use crate::server::http::{
-    batch, buckets, conditions, elections, listing, locks, names, nodes, pages, rows,
+    batch, buckets, conditions, cql, elections, listing, locks, names, nodes, pages, rows,
 };
 use crate::types::Mono;
 
@@ -502,6 +502,7 @@ fn routes(inner: &Arc<Inner>) -> Router {
         .on("PATCH", "/v1/buckets/{bucket}", buckets::patch)
         .on("DELETE", "/v1/buckets/{bucket}", buckets::delete)
         .on("GET", "/v1/ops/{bucket}/{key}/{id}", conditions::operation)
+        .on("POST", "/v1/cql", cql::run)
         .on("GET", "/v1/locks/{name}", locks::show)
         .on("POST", "/v1/locks/{name}", locks::acquire)
         .on("PUT", "/v1/locks/{name}", locks::renew)

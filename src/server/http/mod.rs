@@ -29,6 +29,7 @@ mod batch;
 pub mod body;
 mod buckets;
 mod conditions;
+mod cql;
 mod cursor;
 mod door;
 mod elections;

@@ -6,7 +6,7 @@ use utoipa::openapi::OpenApi as Document;
 use utoipa::{IntoParams, OpenApi, ToResponse, ToSchema};
 
 use crate::server::http::{
-    backend, batch, buckets, conditions, elections, kv, listing, locks, nodes, pages, versions,
+    backend, batch, buckets, conditions, cql, elections, kv, listing, locks, nodes, pages, versions,
 };
 
 /// Names a bucket.
@@ -178,6 +178,7 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
     tags(
         (name = "Keys and values", description = "Reading, writing, listing"),
         (name = "Buckets", description = "Making, showing, changing, dropping"),
+        (name = "CQL", description = "Statements"),
         (name = "Locks", description = "Locks, leases and elections; their fences"),
         (name = "Nodes", description = "The node, its cluster, its ring"),
         (name = "Documents", description = "This document, a readable page, the kinds of problem"),
@@ -185,7 +186,7 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
     paths(
         kv::get, kv::put, kv::delete, kv::post, listing::list, batch::batch,
         buckets::list, buckets::get, buckets::put, buckets::patch, buckets::delete,
-        conditions::operation,
+        conditions::operation, cql::run,
         locks::show, locks::acquire, locks::renew, locks::release,
         elections::show, elections::stand, elections::resign,
         nodes::locate, nodes::ring, nodes::cluster, nodes::digest,
@@ -198,6 +199,7 @@ pub(super) struct ProblemResponse(#[allow(unused)] ProblemBody);
             listing::PageJson, listing::ListedKeyJson, batch::BatchItemDoc, batch::BatchAnswerDoc,
             buckets::BucketJson, buckets::BucketsJson, buckets::BucketSettings,
             conditions::OpJson,
+            cql::StatementJson, cql::RowsJson, cql::ColumnJson,
             locks::AcquireJson, locks::RenewJson, locks::LockJson,
             elections::StandJson, elections::StoodJson, elections::LeaderJson,
             nodes::WhereJson, nodes::DigestJson, nodes::StatusJson,

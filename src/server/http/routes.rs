@@ -15,6 +15,7 @@ pub static ROUTES: &[(&str, &str)] = &[
     ("PATCH", "/v1/buckets/{bucket}"),
     ("DELETE", "/v1/buckets/{bucket}"),
     ("GET", "/v1/ops/{bucket}/{key}/{id}"),
+    ("POST", "/v1/cql"),
     ("GET", "/v1/locks/{name}"),
     ("POST", "/v1/locks/{name}"),
     ("PUT", "/v1/locks/{name}"),
@@ -41,6 +42,7 @@ pub(super) fn allowed(path: &str) -> &'static str {
     let below = |prefix| path.strip_prefix(prefix).is_some_and(|rest: &str| !rest.contains('/'));
     match path {
         _ if below("/v1/buckets/") => "GET, HEAD, PUT, PATCH, DELETE",
+        "/v1/cql" => "POST",
         _ if below("/v1/locks/") => "GET, HEAD, POST, PUT, DELETE",
         _ if below("/v1/elections/") => "GET, HEAD, POST, DELETE",
         _ => "GET, HEAD",

@@ -8,6 +8,7 @@
 //! `123e4567-…`; of a blob its bytes), or, if there are several key columns, a JSON array of values
 //! of the partition key and then of the clustering key, or of a prefix of that: `["Graz",7]`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -15,7 +16,8 @@ use axum::http::request::Parts;
 use axum::http::{Method, Response, StatusCode, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::cql::json;
 use crate::cql::schema::{Column, Schema};
@@ -23,15 +25,14 @@ use crate::cql::types::{CqlType, quote};
 use crate::meta::Table;
 use crate::server::Principal;
 use crate::server::cql::Store;
-use crate::server::cql::direct::{self, Class, PageOfRows, Reply, Terms};
+use crate::server::cql::direct::{self, PageOfRows, Terms};
 use crate::server::http::body::{DoorBody, Reading};
-use crate::server::http::buckets::json_answer;
+use crate::server::http::cql;
 use crate::server::http::door::Inner;
 use crate::server::http::options::{self, Side};
 use crate::server::http::path::decode_path;
 use crate::server::http::problem::{Kind, Problem};
 use crate::server::http::query::Params;
-use crate::types::Consistency;
 
 type Answer = Result<Response<DoorBody>, Problem>;
 
@@ -80,24 +81,7 @@ impl RowsTable {
     }
 
     async fn run(&self, text: String, terms: Terms) -> Result<PageOfRows, Problem> {
-        match direct::execute(self.store.clone(), text, terms).await {
-            Reply::Done => Ok(PageOfRows::default()),
-            Reply::Rows(page) => Ok(page),
-            Reply::Failed { class, message, not_applied } => {
-                let kind = match class {
-                    Class::Bad => Kind::BadRequest,
-                    Class::Unavailable => Kind::Unavailable,
-                    Class::Overloaded => Kind::Overloaded,
-                    Class::NotReady => Kind::ShuttingDown,
-                    Class::Timeout => Kind::Timeout,
-                    Class::Failure => Kind::TooFewReplicasAnswered,
-                    Class::Other => Kind::Internal,
-                };
-                let problem = Problem::new(kind, message);
-                let unknown = crate::coordinator::Fate::Unknown;
-                Err(if not_applied { problem } else { problem.with_outcome(unknown) })
-            }
-        }
+        cql::answered(direct::execute(self.store.clone(), text, terms).await)
     }
 
     async fn get(&self, parts: &Parts, key: Option<&str>) -> Answer {
@@ -107,9 +91,9 @@ impl RowsTable {
         let bad_start = || Problem::bad_parameter("start", "is no cursor of such an answer");
         let start = params.text("start")?.map(|text| URL_SAFE_NO_PAD.decode(text));
         let terms = Terms {
-            level: options::level(&params, &self.table, Side::Read)?,
             page_size: u32::try_from(limit).ok(),
             paging_state: start.transpose().map_err(|_| bad_start())?,
+            ..Terms::at(options::level(&params, &self.table, Side::Read)?)
         };
         let restriction = match key {
             Some(key) => format!(" WHERE {}", self.restriction(key)?.join(" AND ")),
@@ -120,8 +104,7 @@ impl RowsTable {
         if key.is_some() && page.rows.is_empty() && page.paging_state.is_none() {
             return Err(Problem::new(Kind::KeyNotFound, "there is no row under this key"));
         }
-        let next = page.paging_state.as_ref().map(|state| URL_SAFE_NO_PAD.encode(state));
-        json_answer(StatusCode::OK, &json!({ "rows": objects(&page), "next": next }))
+        cql::whole(&page)
     }
 
     async fn put(&self, inner: &Inner, parts: &Parts, body: &mut Body, key: &str) -> Answer {
@@ -137,7 +120,7 @@ impl RowsTable {
         }
         let reading = Reading { env: &inner.env, limits: &inner.limits, budget: &inner.bodies };
         let read = reading.read(&parts.headers, body, inner.limits.max_value_bytes).await?;
-        let given: Map<String, Value> = serde_json::from_slice(&read.bytes)
+        let given: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(&read.bytes)
             .map_err(|error| Problem::bad(format!("the body is no JSON object: {error}")))?;
         let (mut names, mut literals) = (Vec::new(), Vec::new());
         for (column, literal) in self.schema.columns().iter().zip(values) {
@@ -151,20 +134,19 @@ impl RowsTable {
                 Problem::bad_parameter(name, what)
             })?;
             names.push(quote(name));
-            literals.push(literal(&column.kind, value).ok_or_else(|| {
-                Problem::bad_parameter(name, format_args!("is no value of type {}", column.kind))
-            })?);
+            let literal = literal(&column.kind, value);
+            literals.push(literal.map_err(|why| Problem::bad_parameter(name, why))?);
         }
         let condition = if create { " IF NOT EXISTS" } else { "" };
         let using = ttl.map(|ttl| format!(" USING TTL {}", ttl.as_secs())).unwrap_or_default();
         let (names, literals) = (names.join(", "), literals.join(", "));
         let table = self.name();
         let text = format!("INSERT INTO {table} ({names}) VALUES ({literals}){condition}{using}");
-        let page = self.run(text, plain(level)).await?;
+        let page = self.run(text, Terms::at(level)).await?;
         drop(read.share);
         let refused = page.rows.first().and_then(|row| page.value(row, "[applied]"));
         if refused.is_some_and(|applied| applied[..] == [0]) {
-            let current = objects(&page);
+            let current: Vec<Value> = page.rows.iter().map(|row| current(&page, row)).collect();
             let problem = Problem::new(Kind::PreconditionFailed, "there is such a row");
             return Err(problem.with("current", current));
         }
@@ -178,7 +160,8 @@ impl RowsTable {
             return Err(Problem::bad_parameter("if-none-match", "a deletion creates nothing"));
         }
         let restriction = self.restriction(key)?.join(" AND ");
-        self.run(format!("DELETE FROM {} WHERE {restriction}", self.name()), plain(level)).await?;
+        self.run(format!("DELETE FROM {} WHERE {restriction}", self.name()), Terms::at(level))
+            .await?;
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
@@ -205,14 +188,14 @@ impl RowsTable {
             self.schema.partition_key().iter().chain(self.schema.clustering_key()).collect();
         let partition = self.schema.partition_key();
         let given = if bytes.first() == Some(&b'[') {
-            let array: Vec<Value> = serde_json::from_slice(&bytes)
+            let array: Vec<Box<RawValue>> = serde_json::from_slice(&bytes)
                 .map_err(|error| bad_key(&format!("is no JSON array: {error}")))?;
             array
         } else if matches!(partition, [Column { kind: CqlType::Blob, .. }]) {
-            vec![Value::String(crate::cql::value::blob_text(&bytes))]
+            vec![as_json(&crate::cql::value::blob_text(&bytes))?]
         } else {
             let text = std::str::from_utf8(&bytes).map_err(|_| bad_key("is no UTF-8"))?;
-            vec![Value::String(text.to_owned())]
+            vec![as_json(text)?]
         };
         if !(partition.len()..=columns.len()).contains(&given.len()) {
             let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
@@ -225,9 +208,8 @@ impl RowsTable {
             )));
         }
         let literals = columns.iter().zip(&given).map(|(column, value)| {
-            literal(&column.kind, value).ok_or_else(|| {
-                bad_key(&format!("{} is no value of type {}", column.name, column.kind))
-            })
+            let literal = literal(&column.kind, value);
+            literal.map_err(|why| bad_key(&format!("{}: {why}", column.name)))
         });
         literals.collect()
     }
@@ -243,8 +225,9 @@ fn bad_key(why: &str) -> Problem {
     Problem::bad_parameter("key", why)
 }
 
-fn plain(level: Consistency) -> Terms {
-    Terms { level, page_size: None, paging_state: None }
+/// A text as JSON.
+fn as_json(text: &str) -> Result<Box<RawValue>, Problem> {
+    to_raw_value(text).map_err(|error| bad_key(&error.to_string()))
 }
 
 fn empty(status: StatusCode) -> Response<DoorBody> {
@@ -253,129 +236,16 @@ fn empty(status: StatusCode) -> Response<DoorBody> {
     response
 }
 
-/// Rows as objects, by the names of their columns.
-fn objects(page: &PageOfRows) -> Vec<Value> {
-    let object = |row: &Vec<Option<bytes::Bytes>>| {
-        let columns = page.names.iter().zip(&page.kinds).zip(row);
-        let shown =
-            columns.filter(|((name, _), _)| *name != "[applied]").map(|((name, kind), value)| {
-                let value = value.as_ref().map_or(Value::Null, |bytes| json::of(kind, bytes));
-                (name.clone(), value)
-            });
-        Value::Object(shown.collect())
-    };
-    page.rows.iter().map(object).collect()
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
-/// A word of CQL that is written without quotes: a number, a UUID, a blob, a duration.
-fn word(text: &str) -> Option<String> {
-    let sound = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
-    (!text.is_empty() && text.bytes().all(sound)).then(|| text.to_owned())
-}
-
-/// A JSON value as a literal of a CQL type. `None`: it is none. Nothing in it can end the literal.
-fn literal(kind: &CqlType, value: &Value) -> Option<String> {
-    let all = |kind: &CqlType, items: &[Value]| {
-        items.iter().map(|item| literal(kind, item)).collect::<Option<Vec<String>>>()
-    };
-    match (kind.thawed(), value) {
-        (_, Value::Null) => Some("null".to_owned()),
-        (CqlType::List(inner) | CqlType::Vector(inner, _), Value::Array(items)) => {
-            Some(format!("[{}]", all(inner, items)?.join(", ")))
-        }
-        (CqlType::Set(inner), Value::Array(items)) => {
-            Some(format!("{{{}}}", all(inner, items)?.join(", ")))
-        }
-        (CqlType::Map(key, inner), Value::Object(pairs)) => {
-            let pair = |(name, value): (&String, &Value)| {
-                let name = literal(key, &Value::String(name.clone()))?;
-                Some(format!("{name}: {}", literal(inner, value)?))
-            };
-            Some(format!("{{{}}}", pairs.iter().map(pair).collect::<Option<Vec<_>>>()?.join(", ")))
-        }
-        (CqlType::Tuple(parts), Value::Array(items)) if items.len() == parts.len() => {
-            let items = parts.iter().zip(items).map(|(part, item)| literal(part, item));
-            Some(format!("({})", items.collect::<Option<Vec<_>>>()?.join(", ")))
-        }
-        (CqlType::Udt(udt), Value::Object(fields)) => {
-            let field = |(name, value): (&String, &Value)| {
-                let (_, kind) = udt.fields.iter().find(|(own, _)| own == name)?;
-                Some(format!("{}: {}", quote(name), literal(kind, value)?))
-            };
-            Some(format!(
-                "{{{}}}",
-                fields.iter().map(field).collect::<Option<Vec<_>>>()?.join(", ")
-            ))
-        }
-        (CqlType::Boolean, Value::Bool(value)) => Some(value.to_string()),
-        (CqlType::Boolean, Value::String(text)) if text == "true" || text == "false" => {
-            Some(text.clone())
-        }
-        (
-            CqlType::Text
-            | CqlType::Ascii
-            | CqlType::Date
-            | CqlType::Time
-            | CqlType::Timestamp
-            | CqlType::Inet,
-            Value::String(text),
-        ) => Some(quoted(text)),
-        (
-            CqlType::Bigint
-            | CqlType::Counter
-            | CqlType::Date
-            | CqlType::Decimal
-            | CqlType::Double
-            | CqlType::Float
-            | CqlType::Int
-            | CqlType::Smallint
-            | CqlType::Time
-            | CqlType::Timestamp
-            | CqlType::Tinyint
-            | CqlType::Varint,
-            Value::Number(number),
-        ) => Some(number.to_string()),
-        (
-            CqlType::Bigint
-            | CqlType::Blob
-            | CqlType::Counter
-            | CqlType::Decimal
-            | CqlType::Double
-            | CqlType::Duration
-            | CqlType::Float
-            | CqlType::Int
-            | CqlType::Smallint
-            | CqlType::Timeuuid
-            | CqlType::Tinyint
-            | CqlType::Uuid
-            | CqlType::Varint,
-            Value::String(text),
-        ) => word(text),
-        _ => None,
+/// What a refused write has met, without the column that says that it was refused.
+fn current(page: &PageOfRows, row: &[Option<bytes::Bytes>]) -> Value {
+    let mut shown: Value = serde_json::from_str(&page.json(row)).unwrap_or_default();
+    if let Some(columns) = shown.as_object_mut() {
+        columns.remove("[applied]");
     }
+    shown
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn literals_are_of_their_type_and_end_nowhere_else() {
-        let of = |kind: &CqlType, value: Value| literal(kind, &value);
-        assert_eq!(of(&CqlType::Int, json!(7)).as_deref(), Some("7"));
-        assert_eq!(of(&CqlType::Int, json!("7")).as_deref(), Some("7"));
-        assert_eq!(of(&CqlType::Text, json!("it's")).as_deref(), Some("'it''s'"));
-        assert_eq!(of(&CqlType::Text, json!(7)), None);
-        assert_eq!(of(&CqlType::Int, json!("7) IF NOT EXISTS")), None);
-        assert_eq!(of(&CqlType::Blob, json!("0x00'")), None);
-        assert_eq!(of(&CqlType::Uuid, json!("")), None);
-        let map = CqlType::Map(Box::new(CqlType::Text), Box::new(CqlType::Int));
-        assert_eq!(of(&map, json!({"a'": 1})).as_deref(), Some("{'a''': 1}"));
-        let list = CqlType::List(Box::new(CqlType::Text));
-        assert_eq!(of(&list, json!(["a", null])).as_deref(), Some("['a', null]"));
-    }
+/// JSON as a literal of a CQL type.
+fn literal(kind: &CqlType, value: &RawValue) -> Result<String, String> {
+    json::term(kind, value).map(|term| term.to_string())
 }

@@ -203,7 +203,7 @@ pub async fn create_tables(node: Node, replication: u8, grace_s: u64) -> Result<
         ),
         "CREATE TABLE IF NOT EXISTS w.counts (k int PRIMARY KEY, n counter)".to_owned(),
     ] {
-        let terms = Terms { level: Consistency::Quorum, page_size: None, paging_state: None };
+        let terms = Terms::at(Consistency::Quorum);
         let store = Arc::new(NodeStore::new(node.clone()));
         if let Reply::Failed { message, .. } = direct::execute(store, text, terms).await {
             return Err(message);
@@ -286,7 +286,7 @@ impl Rower {
         for attempt in 0..ATTEMPTS {
             let node = (first + attempt) % self.bench.cluster.plan().nodes;
             let level = if self.below(10) == 0 { Consistency::All } else { Consistency::Quorum };
-            let terms = Terms { level, page_size: None, paging_state: None };
+            let terms = Terms::at(level);
             match self.execute(node, drawn.text.clone(), terms, 1).await {
                 Answer::Got(Ok(Reply::Done | Reply::Rows(_))) => {
                     fate = Fate::Acknowledged;
@@ -314,7 +314,7 @@ impl Rower {
         let slice = if whole { String::new() } else { format!(" AND c >= {from} AND c < {to}") };
         let text = format!("SELECT c, s, a, b, m FROM w.cells WHERE p = {partition}{slice}");
         let page_size = (self.below(2) == 0).then(|| 1 + self.below(3) as u32);
-        let mut terms = Terms { level: Consistency::Quorum, page_size, paging_state: None };
+        let mut terms = Terms { page_size, ..Terms::at(Consistency::Quorum) };
         let (mut rows, mut statics) = (BTreeMap::new(), whole.then_some(None));
         loop {
             let page = match self.execute(node, text.clone(), terms.clone(), 4).await {
@@ -353,7 +353,7 @@ impl Rower {
             log.increments.len() - 1
         };
         let text = format!("UPDATE w.counts SET n = n + {add} WHERE k = {key}");
-        let terms = Terms { level: Consistency::Quorum, page_size: None, paging_state: None };
+        let terms = Terms::at(Consistency::Quorum);
         let fate = match self.execute(self.node(), text, terms, 1).await {
             Answer::Got(Ok(Reply::Done | Reply::Rows(_))) => Fate::Acknowledged,
             Answer::Got(Ok(Reply::Failed { not_applied: true, .. })) | Answer::Refused => {
@@ -370,7 +370,7 @@ impl Rower {
     async fn read_count(&mut self, key: i32) -> bool {
         let begun = self.bench.rows().mark();
         let text = format!("SELECT n FROM w.counts WHERE k = {key}");
-        let terms = Terms { level: Consistency::Quorum, page_size: None, paging_state: None };
+        let terms = Terms::at(Consistency::Quorum);
         let Answer::Got(Ok(Reply::Rows(page))) = self.execute(self.node(), text, terms, 4).await
         else {
             return false;
@@ -444,7 +444,7 @@ impl Rower {
             (pair.look(), Consistency::Quorum)
         };
         let number = self.begin(pair, node, Action::Read, last);
-        let terms = Terms { level, page_size: None, paging_state: None };
+        let terms = Terms::at(level);
         let outcome = match self.execute(node, text, terms, 4).await {
             Answer::Got(Ok(Reply::Rows(page))) => {
                 let shown = shown_pair(&page, pair);
@@ -468,7 +468,7 @@ impl Rower {
         let id = |value: i32| WriteId(u64::from(value.unsigned_abs()));
         let action = Action::Cas { id: id(value), expected: expected.map(id), delete };
         let number = self.begin(pair, node, action, false);
-        let terms = Terms { level: Consistency::Quorum, page_size: None, paging_state: None };
+        let terms = Terms::at(Consistency::Quorum);
         let outcome = match self.execute(node, text, terms, 1).await {
             Answer::Got(Ok(Reply::Rows(page))) => {
                 let applied = page.rows.first().and_then(|row| page.value(row, "[applied]"));
