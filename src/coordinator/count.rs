@@ -75,6 +75,7 @@ async fn count_row(
         started,
         timeout: op.timeout,
         holder: Some(leader),
+        receipts: None,
     };
     rows::spread_all(inner, &written).await
 }

@@ -19,7 +19,9 @@ use futures_util::future::join_all;
 
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::{Reading, Stop, by_node};
-use crate::coordinator::{Fate, Inner, ListOp, ListPage, ListedKey, OpError, ScanOp, ScanPage};
+use crate::coordinator::{
+    Fate, Inner, ListOp, ListPage, ListedKey, OpError, Receipts, ReplicaReceipt, ScanOp, ScanPage,
+};
 use crate::meta::Table;
 use crate::net::messages::{PageRequest, Row, Want};
 use crate::net::{CallError, Request, Response};
@@ -58,6 +60,7 @@ pub(super) async fn list(inner: &Arc<Inner>, op: &ListOp) -> Result<ListPage, Op
         rows: PAGE,
         level: op.level,
         timeout: op.timeout,
+        receipts: None,
     };
     let first = after.as_ref().map_or(PartitionId(0), |(token, _)| map.partition_of(*token));
     for partition in map.partitions().skip(first.0 as usize) {
@@ -100,7 +103,11 @@ pub(super) async fn list(inner: &Arc<Inner>, op: &ListOp) -> Result<ListPage, Op
 }
 
 /// Reads stored rows for a door that knows what they mean.
-pub(super) async fn scan(inner: &Arc<Inner>, op: &ScanOp) -> Result<ScanPage, OpError> {
+pub(super) async fn scan(
+    inner: &Arc<Inner>,
+    op: &ScanOp,
+    receipts: Option<Arc<Receipts>>,
+) -> Result<ScanPage, OpError> {
     let (started, now) = (inner.env.mono(), inner.env.wall());
     let mut out = ScanPage { rows: Vec::new(), now, next: None };
     let limit = op.limit.max(1);
@@ -112,6 +119,7 @@ pub(super) async fn scan(inner: &Arc<Inner>, op: &ScanOp) -> Result<ScanPage, Op
         rows: limit.min(PAGE),
         level: op.level,
         timeout: op.timeout,
+        receipts,
     };
     let mut after = op.after.clone();
     let mut bytes = 0;
@@ -175,6 +183,21 @@ struct Ask {
     rows: u32,
     level: Consistency,
     timeout: Duration,
+    /// Where to note how it went.
+    receipts: Option<Arc<Receipts>>,
+}
+
+impl Ask {
+    /// Notes who has shown a part of the ring.
+    fn note(&self, inner: &Inner, plan: &Plan, shown: &BTreeMap<NodeId, Shown>) {
+        let Some(receipts) = &self.receipts else { return };
+        let entry = |(&node, shown): (&NodeId, &Shown)| {
+            let role = if shown.want == Want::Record { "data" } else { "digest" };
+            (node, ReplicaReceipt { role, answer: "ok".to_owned(), ..ReplicaReceipt::default() })
+        };
+        let log = shown.iter().map(entry).collect();
+        receipts.add(inner.receipt("scan", plan, shown.len(), &log, &[], 0));
+    }
 }
 
 async fn partition_page(
@@ -205,7 +228,10 @@ async fn partition_page(
             refill: false,
         };
         let result = match show(inner, &plan, &request).await {
-            Ok(shown) => combine(inner, op, &request, started, &shown).await,
+            Ok(shown) => {
+                op.note(inner, &plan, &shown);
+                combine(inner, op, &request, started, &shown).await
+            }
             Err(stop) => Err(stop),
         };
         match result {

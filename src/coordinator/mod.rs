@@ -49,8 +49,8 @@ use latency::Latencies;
 pub use lwt::{LeaseOutcome, LwtCounters, Told};
 pub use ops::{
     Condition, ConditionalOp, ConditionalOutcome, Fate, LeaseOp, ListOp, ListPage, ListedKey,
-    OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt, RowsJudge, RowsOp, ScanOp, ScanPage,
-    StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
+    OpError, ReadOp, ReadOutcome, Receipt, Receipts, ReplicaReceipt, RowsJudge, RowsOp, ScanOp,
+    ScanPage, StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 use snitch::Snitch;
 
@@ -303,9 +303,21 @@ impl Coordinator {
     /// # Errors
     /// See [`OpError`].
     pub async fn scan(&self, op: ScanOp) -> Result<ScanPage, OpError> {
+        self.scan_noting(op, None).await
+    }
+
+    /// As [`Coordinator::scan`], and notes how it went.
+    ///
+    /// # Errors
+    /// See [`OpError`].
+    pub async fn scan_noting(
+        &self,
+        op: ScanOp,
+        receipts: Option<Arc<Receipts>>,
+    ) -> Result<ScanPage, OpError> {
         let _under_way = self.admit()?;
         self.inner.counters.reads.fetch_add(1, Ordering::Relaxed);
-        list::scan(&self.inner, &op).await
+        list::scan(&self.inner, &op, receipts).await
     }
 
     /// Merges rows of one partition in. Goes on if the returned future is dropped.
@@ -313,12 +325,24 @@ impl Coordinator {
     /// # Errors
     /// See [`OpError`].
     pub async fn write_rows(&self, op: RowsOp) -> Result<(), OpError> {
+        self.write_rows_noting(op, None).await
+    }
+
+    /// As [`Coordinator::write_rows`], and notes how it went.
+    ///
+    /// # Errors
+    /// See [`OpError`].
+    pub async fn write_rows_noting(
+        &self,
+        op: RowsOp,
+        receipts: Option<Arc<Receipts>>,
+    ) -> Result<(), OpError> {
         let under_way = self.admit()?;
         self.inner.counters.writes.fetch_add(1, Ordering::Relaxed);
         let (inner, owed) = (self.inner.clone(), self.inner.hints.owe());
         let drive = async move {
             let _guards = (under_way, owed);
-            rows::write(&inner, &op).await
+            rows::write(&inner, &op, receipts).await
         };
         let driven = self.inner.env.run("write-rows", drive);
         driven.await.unwrap_or(Err(OpError::Stopped))

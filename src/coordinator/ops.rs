@@ -1,7 +1,7 @@
 //! What a door asks of a coordinator, and what it gets.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -290,7 +290,7 @@ pub struct Whereabouts {
 /// How an operation went: who was asked, what each said, which rule was met.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Receipt {
-    /// `read` or `write`.
+    /// `read`, `write`, or `scan` of a part of the ring.
     pub operation: &'static str,
     /// Epoch by which the operation was planned.
     pub epoch: u64,
@@ -344,6 +344,29 @@ pub struct ReplicaReceipt {
     /// From the operation's start to its answer, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answered_us: Option<u64>,
+}
+
+/// The receipts of what one request has set going, as far as they are kept.
+#[derive(Debug, Default)]
+pub struct Receipts(Mutex<Vec<Receipt>>);
+
+/// Receipts of one request that are kept: a scan makes one for each part of the ring that it reads.
+const MAX_RECEIPTS: usize = 32;
+
+impl Receipts {
+    /// Keeps one more, if there is room.
+    pub fn add(&self, receipt: Receipt) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < MAX_RECEIPTS {
+            all.push(receipt);
+        }
+    }
+
+    /// Takes all that have been kept.
+    #[must_use]
+    pub fn take(&self) -> Vec<Receipt> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// What became of a write that was not a success (law L8).

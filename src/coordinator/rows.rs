@@ -5,6 +5,7 @@
 //! acknowledged when W hold them. Sent twice or late, they change nothing more. A replica that does
 //! not say that it holds them gets a hint for each row, whatever becomes of the write.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use crate::coordinator::heal::heal_if_damaged;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::Stop;
-use crate::coordinator::{Fate, Inner, OpError, RowsOp};
+use crate::coordinator::{Fate, Inner, OpError, Receipts, ReplicaReceipt, RowsOp};
 use crate::env::BoxFuture;
 use crate::meta::Table;
 use crate::net::messages::{Apply, ApplyRows};
@@ -30,7 +31,11 @@ const MAX_PLANS: u32 = 4;
 type Answer = (NodeId, Result<Response, CallError>);
 
 /// Writes rows for a client.
-pub(super) async fn write(inner: &Arc<Inner>, op: &RowsOp) -> Result<(), OpError> {
+pub(super) async fn write(
+    inner: &Arc<Inner>,
+    op: &RowsOp,
+    receipts: Option<Arc<Receipts>>,
+) -> Result<(), OpError> {
     if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) {
         return Err(OpError::BadLevel(format!("{} is not a level for writes", op.level)));
     }
@@ -47,6 +52,7 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &RowsOp) -> Result<(), OpError
         started: inner.env.mono(),
         timeout: op.timeout,
         holder: None,
+        receipts,
     };
     spread_all(inner, &written).await
 }
@@ -60,6 +66,18 @@ pub(super) struct Written {
     pub(super) timeout: Duration,
     /// A replica that holds them already.
     pub(super) holder: Option<NodeId>,
+    /// Where to note how it went.
+    pub(super) receipts: Option<Arc<Receipts>>,
+}
+
+/// What each replica has said, if somebody wants to know.
+type Log = Option<BTreeMap<NodeId, ReplicaReceipt>>;
+
+fn note(inner: &Inner, plan: &Plan, log: &mut Log, node: NodeId, answer: impl FnOnce() -> String) {
+    let Some(entry) = log.as_mut().map(|log| log.entry(node).or_default()) else { return };
+    let took = inner.env.mono().since(plan.started);
+    entry.answer = answer();
+    entry.answered_us = Some(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
 }
 
 /// Has rows merged by every replica, and returns when W hold them.
@@ -106,10 +124,20 @@ async fn spread(inner: &Arc<Inner>, plan: &Plan, written: &Written) -> Result<()
     if let Some(holder) = written.holder {
         tally.on_ack(holder);
     }
+    let mut log = written.receipts.as_ref().map(|_| BTreeMap::new());
     for &node in plan.order.iter().filter(|node| Some(**node) != written.holder) {
+        let pending = || ReplicaReceipt {
+            role: "apply",
+            answer: "pending".to_owned(),
+            ..ReplicaReceipt::default()
+        };
+        log.as_mut().map(|log| log.insert(node, pending()));
         calls.push(apply_at(inner, plan, node, written.rows.clone()));
     }
-    let result = gather(inner, plan, &mut tally, &mut calls).await;
+    let result = gather(inner, plan, &mut tally, &mut calls, &mut log).await;
+    if let (Some(receipts), Some(log)) = (&written.receipts, &log) {
+        receipts.add(inner.receipt("write", plan, tally.received(), log, &[], 0));
+    }
     inner.finish_later("replicate-rest", calls);
     result
 }
@@ -175,6 +203,7 @@ async fn gather(
     plan: &Plan,
     tally: &mut Tally,
     calls: &mut FuturesUnordered<BoxFuture<'static, Answer>>,
+    log: &mut Log,
 ) -> Result<(), Stop> {
     let mut reasons = Vec::new();
     while tally.progress() == Progress::Pending {
@@ -183,9 +212,11 @@ async fn gather(
             biased;
             Some((node, result)) = calls.next() => match result {
                 Ok(Response::Applied { .. }) => {
+                    note(inner, plan, log, node, || "ok".to_owned());
                     tally.on_ack(node);
                 }
                 Ok(Response::Refused(refusal)) => {
+                    note(inner, plan, log, node, || format!("refused: {refusal}"));
                     inner.follow(plan, &refusal).await?;
                     tally.on_fail(node);
                     reasons.push(format!("{}: {refusal}", inner.name_of(node)));
@@ -194,6 +225,7 @@ async fn gather(
                     tally.on_fail(node);
                 }
                 Err(error) => {
+                    note(inner, plan, log, node, || error.to_string());
                     tally.on_fail(node);
                     reasons.push(format!("{}: {error}", inner.name_of(node)));
                 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp,
-    ScanPage, WriteOp, WriteOutcome,
+    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipts, RowsOp,
+    ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
 use crate::gossip::Liveness;
@@ -107,6 +107,24 @@ impl Store for NodeStore {
     fn write(&self, mut op: RowsOp) -> BoxFuture<'_, Result<(), OpError>> {
         op.timeout = op.timeout.min(self.limit);
         Box::pin(self.node.coordinator().write_rows(op))
+    }
+
+    fn scan_noting(
+        &self,
+        mut op: ScanOp,
+        receipts: Arc<Receipts>,
+    ) -> BoxFuture<'_, Result<ScanPage, OpError>> {
+        op.timeout = op.timeout.min(self.limit);
+        Box::pin(self.node.coordinator().scan_noting(op, Some(receipts)))
+    }
+
+    fn write_noting(
+        &self,
+        mut op: RowsOp,
+        receipts: Arc<Receipts>,
+    ) -> BoxFuture<'_, Result<(), OpError>> {
+        op.timeout = op.timeout.min(self.limit);
+        Box::pin(self.node.coordinator().write_rows_noting(op, Some(receipts)))
     }
 
     fn put(&self, mut op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {

@@ -35,6 +35,8 @@ pub enum Command {
     Serial(Option<u16>),
     /// Show or set whether traces are taken.
     Tracing(Option<bool>),
+    /// Show or set whether receipts are shown.
+    Receipt(Option<bool>),
     /// Show or set whether a row is shown as lines.
     Expand(Option<bool>),
     /// Show or set whether the time of each statement is shown.
@@ -104,6 +106,7 @@ pub fn parse(text: &str) -> Result<Command, String> {
             level(name, &|level| matches!(level, 8 | 9)).map(Command::Serial)
         }
         "tracing" => switch("TRACING", &upper).map(Command::Tracing),
+        "receipt" => switch("RECEIPT", &upper).map(Command::Receipt),
         "expand" => switch("EXPAND", &upper).map(Command::Expand),
         "timing" => switch("TIMING", &upper).map(Command::Timing),
         "paging" => match upper.as_str() {
@@ -174,6 +177,7 @@ mod tests {
             ("SERIAL CONSISTENCY", Command::Serial(None)),
             ("serial consistency Local_Serial", Command::Serial(Some(9))),
             ("TRACING ON", Command::Tracing(Some(true))),
+            ("receipt on", Command::Receipt(Some(true))),
             ("expand off", Command::Expand(Some(false))),
             ("TIMING", Command::Timing(None)),
             ("PAGING 7", Command::Paging(Some(7))),

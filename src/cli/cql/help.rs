@@ -80,6 +80,11 @@ const TOPICS: &[(&str, &str, &str)] = &[
         "Shows or sets whether each statement is followed by what the cluster did for it.",
     ),
     (
+        "RECEIPT",
+        "RECEIPT [ON | OFF]",
+        "Shows or sets whether each statement is followed by its consistency receipt: which replicas were\nasked, what each has said, and how many answers were needed.",
+    ),
+    (
         "PAGING",
         "PAGING [ON | OFF | rows]",
         "Shows or sets how many rows are fetched at a time. On a terminal the shell waits after each page.",

@@ -25,7 +25,15 @@ pub struct Known {
 /// What goes with statements that the shell asks on its own account.
 #[must_use]
 pub fn plain(text: &str) -> CqlAsk<'_> {
-    CqlAsk { text, level: 1, serial: 8, page_size: None, paging_state: None, trace: false }
+    CqlAsk {
+        text,
+        level: 1,
+        serial: 8,
+        page_size: None,
+        paging_state: None,
+        trace: false,
+        receipt: false,
+    }
 }
 
 /// The rows of a statement that the shell asks on its own account.

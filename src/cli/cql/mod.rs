@@ -15,6 +15,7 @@ mod editor;
 mod help;
 mod known;
 mod nodes;
+mod receipt;
 mod render;
 mod session;
 mod split;
@@ -46,7 +47,13 @@ pub struct CqlArgs {
     )]
     pub hosts: Vec<String>,
     /// Run these statements and end.
-    #[arg(short = 'e', long, value_name = "STATEMENTS", conflicts_with = "file")]
+    #[arg(
+        short = 'e',
+        long,
+        value_name = "STATEMENTS",
+        conflicts_with = "file",
+        allow_hyphen_values = true
+    )]
     pub execute: Option<String>,
     /// Run the statements of this file and end; `-`: of the standard input.
     #[arg(short = 'f', long, value_name = "FILE")]

@@ -9,7 +9,7 @@ use super::known::{self, Known};
 use super::nodes::Nodes;
 use super::render::{self, Form, Renderer};
 use super::table::Paint;
-use super::{caret, copy, help, split, tracing};
+use super::{caret, copy, help, receipt, split, tracing};
 use crate::cli::exit::Exit;
 use crate::client::{CqlAnswer, CqlAsk, CqlConnection, CqlFailure, CqlPage, CqlReply};
 use crate::cql::types::quote;
@@ -94,6 +94,7 @@ pub struct Session {
     serial: u16,
     page: u32,
     traced: bool,
+    receipts: bool,
     timed: bool,
     expanded: bool,
     form: Form,
@@ -118,6 +119,7 @@ impl Session {
             serial: 8,
             page: command::PAGE_SIZE,
             traced: false,
+            receipts: false,
             timed: false,
             expanded: false,
             form: start.form,
@@ -225,18 +227,10 @@ impl Session {
                 self.serial = level.unwrap_or(self.serial);
                 self.say("Serial consistency level", level_name(self.serial), level.is_some())?;
             }
-            Command::Tracing(on) => {
-                self.traced = on.unwrap_or(self.traced);
-                self.say("Tracing", switch(self.traced), on.is_some())?;
-            }
-            Command::Expand(on) => {
-                self.expanded = on.unwrap_or(self.expanded);
-                self.say("Expanded output", switch(self.expanded), on.is_some())?;
-            }
-            Command::Timing(on) => {
-                self.timed = on.unwrap_or(self.timed);
-                self.say("Timing", switch(self.timed), on.is_some())?;
-            }
+            Command::Tracing(on) => self.turn("Tracing", on, |own| &mut own.traced)?,
+            Command::Receipt(on) => self.turn("Receipts", on, |own| &mut own.receipts)?,
+            Command::Expand(on) => self.turn("Expanded output", on, |own| &mut own.expanded)?,
+            Command::Timing(on) => self.turn("Timing", on, |own| &mut own.timed)?,
             Command::Paging(size) => {
                 self.page = size.unwrap_or(self.page);
                 let shown = match self.page {
@@ -274,6 +268,19 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Shows or sets something that is on or off.
+    fn turn(
+        &mut self,
+        what: &str,
+        on: Option<bool>,
+        own: impl Fn(&mut Self) -> &mut bool,
+    ) -> Result<(), Failed> {
+        let own = own(self);
+        *own = on.unwrap_or(*own);
+        let now = switch(*own);
+        self.say(what, now, on.is_some())
     }
 
     /// Confirms what was set to a user; a script hears only what it asks for.
@@ -385,6 +392,7 @@ impl Session {
             page_size: Some(self.page).filter(|size| *size > 0),
             paging_state: state,
             trace: self.traced,
+            receipt: self.receipts,
         };
         match self.connect().await?.ask(ask).await {
             Ok(reply) => Ok(reply),
@@ -396,7 +404,11 @@ impl Session {
                 if let CqlFailure::Refused { message, .. } = &failure {
                     return Err(self.explained(text, message, failed.exit).await);
                 }
-                Err(Failed { message: format!("the connection is lost: {failure}"), ..failed })
+                // It was sent, and nobody can tell how far it came.
+                let reads = ["select", "describe", "desc"];
+                let reads = reads.contains(&split::first_word(text).as_str());
+                let exit = if reads { Exit::Unavailable } else { Exit::Unknown };
+                Err(Failed { exit, message: format!("the connection is lost: {failure}") })
             }
         }
     }
@@ -429,13 +441,14 @@ impl Session {
         let paint = if self.capture.is_some() { Paint(false) } else { self.paint };
         let waits = self.interactive && self.capture.is_none();
         let (mut renderer, mut state, mut pages) = (Renderer::default(), None, Vec::new());
-        let mut traces = Vec::new();
+        let (mut traces, mut receipts) = (Vec::new(), Vec::new());
         loop {
             let reply = self.ask(text, state.as_deref()).await?;
             for warning in &reply.warnings {
                 crate::cli::output::note(format!("warning: {warning}"));
             }
             traces.extend(reply.trace);
+            receipts.extend(reply.receipts);
             match reply.answer {
                 CqlAnswer::Page(page) if describes => {
                     state.clone_from(&page.paging_state);
@@ -470,6 +483,10 @@ impl Session {
             self.put(&shown)?;
         }
         let took = began.elapsed();
+        if self.receipts {
+            let shown = receipt::shown(&receipts);
+            self.put(&shown)?;
+        }
         for trace in traces {
             let shown = tracing::shown(self.connect().await?, &trace, paint).await;
             let shown = shown.map_err(|failure| Failed::of(&failure))?;

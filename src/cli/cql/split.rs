@@ -35,6 +35,7 @@ pub const LINE_COMMANDS: &[&str] = &[
     "help",
     "paging",
     "quit",
+    "receipt",
     "serial",
     "show",
     "source",
@@ -47,12 +48,15 @@ pub const LINE_COMMANDS: &[&str] = &[
 pub fn split(text: &str) -> Pieces {
     let mut pieces = Pieces::default();
     let mut at = 0;
+    // Counted on from statement to statement: a script may have very many.
+    let (mut line, mut counted) = (1, 0);
     loop {
         at += blanks(&text[at..]);
         if at == text.len() {
             return pieces;
         }
-        let line = 1 + text[..at].matches('\n').count();
+        line += text[counted..at].matches('\n').count();
+        counted = at;
         let (len, whole) = statement(&text[at..]);
         let piece = Piece { text: text[at..at + len].trim_end().to_owned(), line };
         at += len;

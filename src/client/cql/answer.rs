@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::{PAYLOAD, RECEIPT};
 use crate::cql::types::{CqlType, UdtType};
 
 /// A column of a result, or a bind marker.
@@ -65,6 +66,8 @@ pub struct CqlReply {
     pub warnings: Vec<String>,
     /// The id of the trace that was asked for.
     pub trace: Option<Vec<u8>>,
+    /// The receipts that were asked for: a JSON array of what the HTTP door has in `Henge-Receipt`.
+    pub receipts: Option<Vec<u8>>,
 }
 
 /// How deep types in an answer may be nested.
@@ -252,20 +255,24 @@ fn custom(class: &str) -> CqlType {
 
 /// Reads a RESULT with the flags of its frame.
 pub(super) fn read(flags: u8, body: &[u8]) -> Option<CqlReply> {
-    let (trace, warnings, rest) = before(flags, body)?;
+    let Before { trace, warnings, receipts, rest } = before(flags, body)?;
     let answer = Reader(rest).answer()?;
-    Some(CqlReply { answer, warnings, trace })
+    Some(CqlReply { answer, warnings, trace, receipts })
 }
 
 /// Reads an ERROR with the flags of its frame: its code and what it says.
 pub(super) fn error(flags: u8, body: &[u8]) -> Option<(i32, String)> {
-    let (_, _, rest) = before(flags, body)?;
-    let mut reader = Reader(rest);
+    let mut reader = Reader(before(flags, body)?.rest);
     Some((reader.int()?, reader.string()?))
 }
 
 /// What stands before a message, and the message.
-type Before<'a> = (Option<Vec<u8>>, Vec<String>, &'a [u8]);
+struct Before<'a> {
+    trace: Option<Vec<u8>>,
+    warnings: Vec<String>,
+    receipts: Option<Vec<u8>>,
+    rest: &'a [u8],
+}
 
 fn before(flags: u8, body: &[u8]) -> Option<Before<'_>> {
     let mut reader = Reader(body);
@@ -279,7 +286,16 @@ fn before(flags: u8, body: &[u8]) -> Option<Before<'_>> {
             warnings.push(reader.string()?);
         }
     }
-    Some((trace, warnings, reader.0))
+    let mut receipts = None;
+    if flags & PAYLOAD != 0 {
+        for _ in 0..reader.short()? {
+            let (name, value) = (reader.string()?, reader.bytes()?);
+            if name == RECEIPT {
+                receipts = value.map(<[u8]>::to_vec);
+            }
+        }
+    }
+    Some(Before { trace, warnings, receipts, rest: reader.0 })
 }
 
 #[cfg(test)]
@@ -299,7 +315,7 @@ mod tests {
             for kind in 1..=5 {
                 let mut whole = vec![0, 0, 0, kind];
                 whole.extend_from_slice(&body);
-                let _ = read(0x0A, &whole);
+                let _ = read(0x0E, &whole);
                 let _ = read(0, &whole);
             }
         }

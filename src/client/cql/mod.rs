@@ -29,6 +29,12 @@ mod opcode {
 /// A flag of a request's frame: note what is done for it.
 const TRACING: u8 = 0x02;
 
+/// A flag of a frame: a custom payload stands first.
+const PAYLOAD: u8 = 0x04;
+
+/// The name under which Henge is asked for receipts, and gives them, in custom payloads.
+const RECEIPT: &str = "henge-receipt";
+
 /// Flags of a query.
 mod with {
     pub(super) const PAGE_SIZE: u8 = 0x04;
@@ -94,6 +100,8 @@ pub struct CqlAsk<'a> {
     pub paging_state: Option<&'a [u8]>,
     /// Note what is done for it.
     pub trace: bool,
+    /// Say how it went: see [`CqlReply::receipts`].
+    pub receipt: bool,
 }
 
 /// One connection.
@@ -153,10 +161,10 @@ impl CqlConnection {
     /// [`CqlFailure`].
     pub async fn rows(&mut self, text: &str, level: u16) -> Result<CqlRows, CqlFailure> {
         self.put_query(text, level);
-        if self.exchange().await? != opcode::RESULT {
-            return Err(invalid("no result"));
-        }
-        CqlRows::read(&self.body).ok_or_else(|| invalid("a result that is no result"))
+        Ok(match self.reply().await?.answer {
+            CqlAnswer::Page(page) => page.into(),
+            _ => CqlRows::default(),
+        })
     }
 
     fn put_query(&mut self, text: &str, level: u16) {
@@ -212,6 +220,13 @@ impl CqlConnection {
         self.begin(opcode::QUERY);
         if ask.trace {
             self.out[1] |= TRACING;
+        }
+        if ask.receipt {
+            self.out[1] |= PAYLOAD;
+            self.out.extend_from_slice(&1u16.to_be_bytes());
+            self.out.extend_from_slice(&(RECEIPT.len() as u16).to_be_bytes());
+            self.out.extend_from_slice(RECEIPT.as_bytes());
+            put_len(&mut self.out, 0);
         }
         put_len(&mut self.out, ask.text.len());
         self.out.extend_from_slice(ask.text.as_bytes());

@@ -23,7 +23,7 @@ use crate::server::cql::point::PointRead;
 use crate::server::cql::request::{self, Request};
 use crate::server::cql::response::{Answer, Reply};
 use crate::server::cql::segment::Coding;
-use crate::server::cql::service::{Origin, Session};
+use crate::server::cql::service::{Origin, Session, Wanted};
 
 /// Requests under way on one connection.
 const MAX_IN_FLIGHT: usize = 2_048;
@@ -205,12 +205,16 @@ impl Serving {
             }
             (Request::Register(kinds), Stage::Open) => self.register(stream, &kinds).await,
             (request, Stage::Open) => {
-                let traced = frame.flags & flag::TRACING != 0;
+                let wanted = Wanted {
+                    trace: frame.flags & flag::TRACING != 0,
+                    receipt: request::wants_receipt(&frame),
+                };
+                let noted = wanted != Wanted::default();
                 // As soon as there is room for its answer.
                 let place = inline.tend(self.outbox.room(MAX_IN_FLIGHT)).await;
-                match self.connection.service.point(&request).filter(|_| !traced) {
+                match self.connection.service.point(&request).filter(|_| !noted) {
                     Some(read) => inline.begin(Box::pin(self.read(stream, read, (held, place)))),
-                    None => self.begin(stream, request, traced, (held, place)),
+                    None => self.begin(stream, request, wanted, (held, place)),
                 }
             }
         }
@@ -218,11 +222,17 @@ impl Serving {
     }
 
     /// Begins a request in a task of its own.
-    fn begin(&self, stream: i16, request: Request, traced: bool, (held, place): (Share, UnderWay)) {
+    fn begin(
+        &self,
+        stream: i16,
+        request: Request,
+        wanted: Wanted,
+        (held, place): (Share, UnderWay),
+    ) {
         let (service, session) = (self.connection.service.clone(), self.session.clone());
         let (outbox, agreed, origin) = (self.outbox.clone(), self.agreed, self.origin);
         self.connection.env.spawn("cql-request", async move {
-            let reply = service.answer(&session, request, origin, traced).await;
+            let reply = service.answer(&session, request, origin, wanted).await;
             drop(held);
             send(&outbox, agreed, stream, &reply).await;
             drop(place);

@@ -97,7 +97,7 @@ mod flag {
 pub(super) fn decode(frame: &Frame) -> Result<Request, CqlError> {
     let version = frame.version;
     let mut reader = Reader::new(&frame.body);
-    // A custom payload is for whoever extends a server: nobody does here.
+    // A custom payload asks for nothing that changes what is done ([`wants_receipt`]).
     if frame.flags & frame_flag::PAYLOAD != 0 {
         reader.skip_bytes_map()?;
     }
@@ -129,6 +129,27 @@ pub(super) fn decode(frame: &Frame) -> Result<Request, CqlError> {
         }
         other => return Err(CqlError::new(PROTOCOL, format!("Unknown opcode {other}"))),
     })
+}
+
+/// The name of receipts in custom payloads, of requests and of answers.
+pub(super) const RECEIPT: &str = "henge-receipt";
+
+/// Whether a request's custom payload asks for the receipts of what it does.
+pub(super) fn wants_receipt(frame: &Frame) -> bool {
+    if frame.flags & frame_flag::PAYLOAD == 0 {
+        return false;
+    }
+    let mut reader = Reader::new(&frame.body);
+    let mut names = move || -> Read<bool> {
+        for _ in 0..reader.short()? {
+            let (name, _) = (reader.string()?, reader.bytes()?);
+            if name == RECEIPT {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    };
+    names().unwrap_or(false)
 }
 
 fn values(reader: &mut Reader<'_>) -> Read<Vec<Value>> {

@@ -9,6 +9,7 @@ use crate::cql::types::CqlType;
 use crate::server::cql::compress;
 use crate::server::cql::error::CqlError;
 use crate::server::cql::frame::{self, Version, flag, opcode};
+use crate::server::cql::request::RECEIPT;
 use crate::server::cql::wire::Writer;
 
 /// A column as metadata names it.
@@ -147,6 +148,8 @@ pub(super) struct Reply {
     pub(super) warnings: Vec<String>,
     /// The id of the trace that was asked for.
     pub(super) trace: Option<[u8; 16]>,
+    /// The receipts that were asked for, as JSON: for the answer's custom payload.
+    pub(super) receipts: Option<Vec<u8>>,
 }
 
 impl From<Answer> for Reply {
@@ -155,7 +158,7 @@ impl From<Answer> for Reply {
             Answer::Rows(rows) => rows.warning.map(str::to_owned).into_iter().collect(),
             _ => Vec::new(),
         };
-        Self { answer, warnings, trace: None }
+        Self { answer, warnings, trace: None, receipts: None }
     }
 }
 
@@ -172,6 +175,12 @@ impl Reply {
         if !self.warnings.is_empty() {
             flags |= flag::WARNINGS;
             out.string_list(&self.warnings);
+        }
+        if let Some(receipts) = &self.receipts {
+            flags |= flag::PAYLOAD;
+            out.short(1);
+            out.string(RECEIPT);
+            out.bytes(Some(receipts));
         }
         let opcode = self.answer.put(version, &mut out);
         let mut out = out.0;

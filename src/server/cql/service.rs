@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::{join, join_all};
 
-use crate::coordinator::{CountOp, CountRow, OpError, ReadOp, RowsOp};
+use crate::coordinator::{CountOp, CountRow, OpError, ReadOp, Receipts, RowsOp};
 use crate::cql::ast::{BatchKind, Statement};
 use crate::cql::functions::Now;
 use crate::cql::modify::{Counts, Modify, Moment, Mutation};
@@ -51,6 +51,15 @@ impl Session {
     fn set_keyspace(&self, name: &str) {
         *self.keyspace.lock().unwrap_or_else(PoisonError::into_inner) = Some(name.to_owned());
     }
+}
+
+/// What a request asks for beside its answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// What was done for it, kept as rows.
+    pub(super) trace: bool,
+    /// The consistency receipts of what it did.
+    pub(super) receipt: bool,
 }
 
 /// Where a request comes from.
@@ -124,19 +133,20 @@ impl CqlService {
         session: &Session,
         request: Request,
         origin: Origin,
-        traced: bool,
+        wanted: Wanted,
     ) -> Reply {
         let text_of = |id: &[u8]| self.find(id).map(|ready| ready.text.clone()).unwrap_or_default();
-        let about = traced.then(|| About::new(&request, text_of)).flatten();
+        let about = wanted.trace.then(|| About::new(&request, text_of)).flatten();
         let warning = match &request {
             Request::Batch(batch) => warnings::of_batch(batch),
             _ => None,
         };
-        let Some(about) = about else {
+        if about.is_none() && !wanted.receipt {
             let reply = self.answer_untraced(session, request).await.into();
             return with_warning(reply, warning);
-        };
-        let store = Arc::new(Traced::new(self.store.clone()));
+        }
+        let receipts = wanted.receipt.then(Arc::<Receipts>::default);
+        let store = Arc::new(Traced::new(self.store.clone(), receipts.clone()));
         let id = Now::new(self.store.wall().0, self.store.random()).timeuuid();
         let noting = Self {
             store: store.clone(),
@@ -146,11 +156,16 @@ impl CqlService {
         store.note("Parsing the request and binding its values");
         let answer = noting.answer_untraced(session, request).await;
         store.note("Request complete");
-        // Without its trace the answer is as good.
-        if let Err(error) = self.keep(&store, id, &about, origin).await {
-            tracing::debug!(error = ?error, "a trace could not be kept");
+        let mut reply = Reply::from(answer);
+        if let Some(about) = about {
+            reply.trace = Some(id);
+            // Without its trace the answer is as good.
+            if let Err(error) = self.keep(&store, id, &about, origin).await {
+                tracing::debug!(error = ?error, "a trace could not be kept");
+            }
         }
-        with_warning(Reply { trace: Some(id), ..answer.into() }, warning)
+        reply.receipts = receipts.and_then(|receipts| serde_json::to_vec(&receipts.take()).ok());
+        with_warning(reply, warning)
     }
 
     /// Keeps a trace where clients look for it.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp,
-    ScanPage, WriteOp, WriteOutcome,
+    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipts, RowsOp,
+    ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Command, Verdict};
@@ -59,6 +59,24 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>>;
     /// Merges rows of one partition.
     fn write(&self, op: RowsOp) -> BoxFuture<'_, Result<(), OpError>>;
+    /// As [`Store::scan`], and notes how it went, where that is known.
+    fn scan_noting(
+        &self,
+        op: ScanOp,
+        receipts: Arc<Receipts>,
+    ) -> BoxFuture<'_, Result<ScanPage, OpError>> {
+        drop(receipts);
+        self.scan(op)
+    }
+    /// As [`Store::write`], and notes how it went, where that is known.
+    fn write_noting(
+        &self,
+        op: RowsOp,
+        receipts: Arc<Receipts>,
+    ) -> BoxFuture<'_, Result<(), OpError>> {
+        drop(receipts);
+        self.write(op)
+    }
     /// Writes a value of a bucket.
     fn put(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>>;
     /// Seals and opens contexts of buckets' values.

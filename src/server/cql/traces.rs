@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, RowsOp, ScanOp,
-    ScanPage, WriteOp, WriteOutcome,
+    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipt, Receipts,
+    RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::cql::ast::BatchKind;
 use crate::cql::functions::Now;
@@ -47,10 +47,11 @@ const SESSION: &str = "INSERT INTO system_traces.sessions (session_id, client, c
                        coordinator, coordinator_port, duration, parameters, request, started_at) \
                        VALUES (?, ?, 'QUERY', ?, ?, ?, ?, ?, ?) USING TTL 86400";
 
-/// A store that notes what it is asked.
+/// A store that notes what it is asked, and collects receipts, if they are wanted.
 #[derive(Debug)]
 pub(super) struct Traced {
     inner: Arc<dyn Store>,
+    receipts: Option<Arc<Receipts>>,
     began: WallMicros,
     steps: Mutex<Vec<(u64, String)>>,
 }
@@ -65,8 +66,14 @@ fn at(level: Consistency) -> String {
 }
 
 impl Traced {
-    pub(super) fn new(inner: Arc<dyn Store>) -> Self {
-        Self { began: inner.wall(), inner, steps: Mutex::default() }
+    pub(super) fn new(inner: Arc<dyn Store>, receipts: Option<Arc<Receipts>>) -> Self {
+        Self { began: inner.wall(), inner, receipts, steps: Mutex::default() }
+    }
+
+    fn keep(&self, receipt: Option<Receipt>) {
+        if let (Some(receipts), Some(receipt)) = (&self.receipts, receipt) {
+            receipts.add(receipt);
+        }
     }
 
     /// Microseconds since the request came.
@@ -125,14 +132,22 @@ impl Store for Traced {
 
     fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>> {
         let what = format!("Reading one row of {} {}", op.table.name, at(op.level));
-        let tell = |_: &ReadOutcome| "Enough replicas have shown the row".to_owned();
+        let op = ReadOp { receipt: self.receipts.is_some(), ..op };
+        let tell = |found: &ReadOutcome| {
+            self.keep(found.receipt.clone());
+            "Enough replicas have shown the row".to_owned()
+        };
         Box::pin(self.noted(what, self.inner.read(op), tell))
     }
 
     fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>> {
         let what = format!("Reading rows of {} in order {}", op.table.name, at(op.level));
         let tell = |page: &ScanPage| format!("{} rows were shown", page.rows.len());
-        Box::pin(self.noted(what, self.inner.scan(op), tell))
+        let page = match self.receipts.clone() {
+            Some(receipts) => self.inner.scan_noting(op, receipts),
+            None => self.inner.scan(op),
+        };
+        Box::pin(self.noted(what, page, tell))
     }
 
     fn write(&self, op: RowsOp) -> BoxFuture<'_, Result<(), OpError>> {
@@ -140,12 +155,20 @@ impl Store for Traced {
         let what =
             format!("Writing {count} rows of a partition of {} {}", op.table.name, at(op.level));
         let tell = |(): &()| "Enough replicas have stored them".to_owned();
-        Box::pin(self.noted(what, self.inner.write(op), tell))
+        let written = match self.receipts.clone() {
+            Some(receipts) => self.inner.write_noting(op, receipts),
+            None => self.inner.write(op),
+        };
+        Box::pin(self.noted(what, written, tell))
     }
 
     fn put(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {
         let what = format!("Writing a value of {} {}", op.table.name, at(op.level));
-        let tell = |_: &WriteOutcome| "Enough replicas have stored it".to_owned();
+        let op = WriteOp { receipt: self.receipts.is_some(), ..op };
+        let tell = |done: &WriteOutcome| {
+            self.keep(done.receipt.clone());
+            "Enough replicas have stored it".to_owned()
+        };
         Box::pin(self.noted(what, self.inner.put(op), tell))
     }
 
@@ -168,9 +191,20 @@ impl Store for Traced {
             op.table.name,
             at(op.level)
         );
-        let tell = |outcome: &ConditionalOutcome| match outcome.applied {
-            true => "Decided and applied".to_owned(),
-            false => "Decided: the conditions are not met".to_owned(),
+        let level = op.level;
+        let tell = move |outcome: &ConditionalOutcome| {
+            // Who has voted is the rounds' own affair: what is decided, a majority has decided.
+            self.keep(Some(Receipt {
+                operation: "write",
+                level: level.to_string(),
+                overlap: true,
+                total_us: self.elapsed(),
+                ..Receipt::default()
+            }));
+            match outcome.applied {
+                true => "Decided and applied".to_owned(),
+                false => "Decided: the conditions are not met".to_owned(),
+            }
         };
         Box::pin(self.noted(what, self.inner.write_if(op), tell))
     }

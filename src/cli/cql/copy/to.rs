@@ -118,6 +118,7 @@ async fn read(work: &Work<'_>, mut at: usize, select: String) -> Result<(), Stri
                 page_size: Some(options.page),
                 paging_state: state.as_deref(),
                 trace: false,
+                receipt: false,
             };
             let reply = connection.insert(open).ask(ask).await?;
             Ok::<_, CqlFailure>(reply)

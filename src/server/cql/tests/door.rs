@@ -11,7 +11,7 @@ use crate::server::cql::CqlService;
 use crate::server::cql::frame::Version;
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
 use crate::server::cql::response::{Answer, Rows};
-use crate::server::cql::service::{Origin, Session};
+use crate::server::cql::service::{Origin, Session, Wanted};
 use crate::server::cql::wire::Value;
 use crate::types::Consistency;
 
@@ -54,7 +54,7 @@ impl Client {
 
     async fn answer(&self, request: Request) -> Answer {
         let origin = Origin { client: None };
-        self.service.answer(&self.session, request, origin, false).await.answer
+        self.service.answer(&self.session, request, origin, Wanted::default()).await.answer
     }
 
     pub(super) async fn run(&self, text: &str) {

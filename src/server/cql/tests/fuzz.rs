@@ -20,7 +20,7 @@ use crate::server::cql::frame::{Decoded, Decoder, Frame, Version, flag, opcode};
 use crate::server::cql::request::{self, Parameters, Request};
 use crate::server::cql::response::Answer;
 use crate::server::cql::segment::{self, Coding};
-use crate::server::cql::service::{Origin, Session};
+use crate::server::cql::service::{Origin, Session, Wanted};
 use crate::server::cql::wire::{Value, Writer};
 use crate::types::Consistency;
 
@@ -214,7 +214,7 @@ impl Target {
 
     async fn answer(&self, request: Request) -> Answer {
         let origin = Origin { client: None };
-        let reply = self.service.answer(&self.session, request, origin, false).await;
+        let reply = self.service.answer(&self.session, request, origin, Wanted::default()).await;
         for version in [Version::V4, Version::V5] {
             let _ = reply.encode(version, 1, true);
         }
