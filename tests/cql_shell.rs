@@ -130,9 +130,16 @@ async fn copies_come_back_as_they_went_and_bad_rows_are_put_aside() {
     let copied = copied.await.code(7);
     assert!(copied.stderr.contains("row 2: left: 'many' is no int"), "{}", copied.stderr);
     let refused = std::fs::read_to_string(folder.path().join("shop.stock.refused.csv")).unwrap();
-    assert_eq!(refused, "many,cap,2,y\n4,cap\n6,,7,\n");
+    assert_eq!(refused, "left,item,size,more\nmany,cap,2,y\n4,cap\n6,,7,\n");
+    // Mended, they are copied by the same command.
+    let mended =
+        refused.replace("many,", "2,").replace("4,cap\n", "4,cap,4,\n").replace("6,,7,\n", "");
+    std::fs::write(folder.path().join("mended.csv"), mended).unwrap();
+    run(&["-e", "COPY shop.stock (item, size, left) FROM 'mended.csv' WITH HEADER = true"])
+        .await
+        .ok();
     let caps = run(&["--csv", "-e", "SELECT size, left FROM shop.stock WHERE item = 'cap'"]).await;
-    assert_eq!(caps.ok().text(), "size,left\n5,\n3,3\n1,1\n");
+    assert_eq!(caps.ok().text(), "size,left\n5,\n4,4\n3,3\n2,2\n1,1\n");
     run(&["-e", "COPY shop.nope FROM 'in.csv'"]).await.code(1);
     run(&["-e", "COPY shop.stock FROM 'absent.csv'"]).await.code(1);
 }
@@ -177,6 +184,151 @@ async fn a_copy_goes_on_when_a_node_is_killed() {
     cql(folder.path(), &hosts, &["-e", "COPY air.flights TO 'out.csv'"]).await.ok();
     let out = std::fs::read_to_string(folder.path().join("out.csv")).unwrap();
     assert_eq!(out.lines().count(), rows);
+}
+
+/// Passes bytes on to `node`, and cuts every connection after a while.
+async fn unreliable(node: std::net::SocketAddr, bytes: u64) -> std::net::SocketAddr {
+    use tokio::io::{AsyncReadExt as _, copy};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let Ok(server) = tokio::net::TcpStream::connect(node).await else { return };
+                let (client, server) = (client.into_split(), server.into_split());
+                let (mut requests, mut answers) = (client.0.take(bytes), server.0);
+                let (mut to_server, mut to_client) = (server.1, client.1);
+                // Whichever way ends first ends both, with requests and answers under way.
+                tokio::select! {
+                    biased;
+                    _ = copy(&mut requests, &mut to_server) => {}
+                    _ = copy(&mut answers, &mut to_client) => {}
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_loses_nothing_when_its_connections_break() {
+    let cluster = TestCluster::start(1).await;
+    let (hosts, folder) = (hosts(&cluster), tempdir().unwrap());
+    cql(folder.path(), &hosts, &["-f", &flights("schema.cql")]).await.ok();
+    let between = unreliable(cluster.layout().places[0].cql, 50_000).await.to_string();
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/flights-5000.csv");
+    let copy = format!(
+        "COPY air.flights FROM '{}' WITH HEADER = true AND NULL = 'NA' AND MAXBATCHSIZE = 20",
+        file.display()
+    );
+    cql(folder.path(), &between, &["-e", &copy]).await.ok();
+    let count = "SELECT count(*) FROM air.flights";
+    let found = cql(folder.path(), &hosts, &["--json", "-e", count]).await.ok().json();
+    assert_eq!(found["count"], 5_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_whose_nodes_are_all_gone_says_that_it_is_not_done() {
+    let mut cluster = TestCluster::start(1).await;
+    let (hosts, folder) = (hosts(&cluster), tempdir().unwrap());
+    let make = "CREATE KEYSPACE k WITH replication = {'class': 'SimpleStrategy', \
+                'replication_factor': 1}; CREATE TABLE k.t (k int PRIMARY KEY)";
+    cql(folder.path(), &hosts, &["-e", make]).await.ok();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_henge"))
+        .args(["cql", &hosts, "-e", "COPY k.t FROM STDIN WITH MAXATTEMPTS = 2"])
+        .current_dir(folder.path())
+        .stdin(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let rows =
+        |range: std::ops::Range<u32>| range.map(|row| format!("{row}\n")).collect::<String>();
+    // More than a pipe holds, so that the copy is under way when the node goes.
+    input.write_all(rows(0..40_000).as_bytes()).unwrap();
+    cluster.kill(0).unwrap();
+    // It may have ended already, and not read them.
+    drop(input.write_all(rows(40_000..80_000).as_bytes()));
+    drop(input);
+    let ended = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("COPY may be run again"), "{said}");
+}
+
+/// A file of the example.
+fn flights(name: &str) -> String {
+    format!("{}/examples/flights/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The example as its chapter in the README has it, with the part of the file that is here, or all
+/// of it: `FLIGHTS_FILE=…/flights.csv.gz`.
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_about_flights_have_the_answers_that_the_file_has() {
+    let python = std::process::Command::new("python3").arg("--version").output();
+    if python.is_err() && std::env::var("HENGE_DRIVERS").as_deref() != Ok("required") {
+        println!("SKIPPED: no python3");
+        return;
+    }
+    let cluster = TestCluster::start(3).await;
+    let (hosts, folder) = (hosts(&cluster), tempdir().unwrap());
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/flights-5000.csv");
+    let file = std::env::var("FLIGHTS_FILE").unwrap_or_else(|_| own.display().to_string());
+    cql(folder.path(), &hosts, &["-f", &flights("schema.cql")]).await.ok();
+    let load = std::fs::read_to_string(flights("load.cql")).unwrap();
+    let load = load.replace("'flights.csv.gz'", &format!("'{file}'"));
+    // It begins with a comment, as a file may, and what is given by -e.
+    println!("{}", cql(folder.path(), &hosts, &["-e", &load]).await.ok().stderr);
+    let mut questions = std::process::Command::new("python3");
+    questions.arg(flights("questions.py")).args(["--file", &file, "--node"]);
+    let ended = questions.arg(&cluster.layout().urls()[0]).output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout) + String::from_utf8_lossy(&ended.stderr);
+    println!("{said}");
+    assert!(ended.status.success() && said.ends_with("OK\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn receipts_show_who_was_asked() {
+    let cluster = TestCluster::start(3).await;
+    let (hosts, folder) = (hosts(&cluster), tempdir().unwrap());
+    let run = |args: &'static [&'static str]| cql(folder.path(), &hosts, args);
+    run(&["-e", "CREATE KEYSPACE k WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3}; CREATE TABLE k.t (p int, c int, v int, PRIMARY KEY (p, c))"])
+        .await
+        .ok();
+    let write = run(&["-e", "RECEIPT ON; INSERT INTO k.t (p, c, v) VALUES (1, 2, 3)"]).await.ok();
+    assert!(
+        write.text().contains("Receipt: write at QUORUM, 2 of 2 needed answers, 3 replicas"),
+        "{}",
+        write.text()
+    );
+    assert_eq!(write.text().matches("  apply   ").count(), 3, "{}", write.text());
+    let read = run(&[
+        "-e",
+        "RECEIPT ON; SELECT v FROM k.t WHERE p = 1 AND c = 2; RECEIPT OFF; SELECT v FROM k.t",
+    ])
+    .await
+    .ok();
+    let text = read.text();
+    let (with, without) = text
+        .split_once("(1 row)")
+        .and_then(|(_, rest)| rest.split_once("(1 row)"))
+        .expect("two results");
+    assert!(with.contains("Receipt: ") && !without.contains("Receipt: "), "{text}");
+    assert!(text.contains(" at QUORUM, 2 of 2 needed answers, 3 replicas"), "{text}");
+    assert!(text.contains("  data    ok") && text.contains("  digest  ok"), "{text}");
+    let scan = run(&["-e", "CONSISTENCY ONE; RECEIPT ON; SELECT count(*) FROM k.t"]).await.ok();
+    assert!(scan.text().contains("Receipt: scan at ONE, 1 of 1 needed answers"), "{}", scan.text());
+    assert!(scan.text().contains("may miss what others wrote"), "{}", scan.text());
+    let decided = run(&["-e", "RECEIPT ON; UPDATE k.t SET v = 4 WHERE p = 1 AND c = 2 IF v = 3"]);
+    let decided = decided.await.ok();
+    assert!(
+        decided.text().contains("Receipt: write at SERIAL, decided by a majority"),
+        "{}",
+        decided.text()
+    );
+    let made = run(&["-e", "RECEIPT ON; RECEIPT; DESCRIBE KEYSPACES"]).await.ok();
+    assert!(made.text().starts_with("Receipts: on\n"), "{}", made.text());
+    assert!(made.text().contains("No receipt: no replica was asked"), "{}", made.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,8 @@
 //! An INSERT may run twice and change nothing, so a batch whose answer was lost, with its node or
 //! its connection, is sent again, to another node. A batch that the server finds fault with is
 //! sent again row by row, so that only the rows at fault are refused: they go to a file of their
-//! own, as they were, to be mended and copied again.
+//! own, as they were and below the same head, to be mended and copied by the same command. When no
+//! row can be written any more, the copy ends: it may be run again.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Copied {
 struct Errors {
     path: String,
     delimiter: u8,
+    /// The first line of the file that is copied, if it names the columns.
+    head: Option<csv::StringRecord>,
     out: Option<csv::Writer<std::fs::File>>,
     count: u64,
     shown: u64,
@@ -46,7 +49,11 @@ impl Errors {
                 let file = file.map_err(|error| failed(&self.path, &error))?;
                 let mut builder = csv::WriterBuilder::new();
                 builder.flexible(true).delimiter(self.delimiter);
-                self.out.insert(builder.from_writer(file))
+                let out = self.out.insert(builder.from_writer(file));
+                if let Some(head) = &self.head {
+                    out.write_record(head).map_err(|error| failed(&self.path, &error))?;
+                }
+                out
             }
         };
         out.write_record(&refused.fields).map_err(|error| failed(&self.path, &error))?;
@@ -92,6 +99,7 @@ pub async fn run(
     let marks = vec!["?"; names.len()].join(", ");
     let table = format!("{}.{}", quote(keyspace), quote(&copy.table));
     let insert = format!("INSERT INTO {table} ({}) VALUES ({marks})", names.join(", "));
+    let mut source = Source::open(copy.file.as_deref(), columns, &copy.options)?;
     let errors = Errors {
         path: copy
             .options
@@ -99,6 +107,7 @@ pub async fn run(
             .clone()
             .unwrap_or_else(|| format!("{keyspace}.{}.refused.csv", copy.table)),
         delimiter: copy.options.delimiter,
+        head: source.head(),
         out: None,
         count: 0,
         shown: 0,
@@ -106,7 +115,7 @@ pub async fn run(
     let plain = copy.file.as_deref().filter(|path| !path.ends_with(".gz"));
     let length = plain.and_then(|path| std::fs::metadata(path).ok()).map(|file| file.len());
     let work = Work {
-        source: RefCell::new(Source::open(copy.file.as_deref(), columns, &copy.options)?),
+        source: RefCell::new(source),
         errors: RefCell::new(errors),
         progress: RefCell::new(Progress::new("copying", length)),
         rows: RefCell::new(0),
@@ -165,33 +174,37 @@ impl Work<'_> {
         if lines.is_empty() {
             return Ok(());
         }
-        let rows: Vec<CqlRow> = lines.iter().map(|line| line.row.clone()).collect();
-        match self.send(link, &rows).await {
-            Ok(()) => {
+        let many = lines.len() > 1;
+        if many {
+            let rows: Vec<CqlRow> = lines.iter().map(|line| line.row.clone()).collect();
+            if self.send(link, &rows).await.is_ok() {
                 *self.rows.borrow_mut() += lines.len() as u64;
                 return Ok(());
             }
-            Err(why) if lines.len() == 1 => {
-                for Line { number, fields, .. } in lines {
-                    self.refuse(&Refused { number, fields, why: why.clone() })?;
-                }
-                return Ok(());
-            }
-            Err(_) => {}
         }
-        for line in lines {
-            match self.send(link, std::slice::from_ref(&line.row)).await {
-                Ok(()) => *self.rows.borrow_mut() += 1,
-                Err(why) => {
-                    self.refuse(&Refused { number: line.number, fields: line.fields, why })?;
+        for Line { number, fields, row } in lines {
+            let before = *self.rows.borrow();
+            let why = match self.send(link, std::slice::from_ref(&row)).await {
+                Ok(()) => {
+                    *self.rows.borrow_mut() += 1;
+                    continue;
                 }
-            }
+                // It is not this row: nobody has written anything in all that time.
+                Err(Unsent::NoAnswer(why)) if *self.rows.borrow() == before => {
+                    return Err(format!(
+                        "row {number} cannot be written, and no other one can: {why}. COPY may be \
+                         run again: a row that is written twice is one row"
+                    ));
+                }
+                Err(Unsent::NoAnswer(why) | Unsent::Refused(why)) => why,
+            };
+            self.refuse(&Refused { number, fields, why })?;
         }
         Ok(())
     }
 
-    /// Sends rows until there is an answer; `Err`: what the server finds wrong with them.
-    async fn send(&self, link: &mut Link<'_>, rows: &[CqlRow]) -> Result<(), String> {
+    /// Sends rows until there is an answer.
+    async fn send(&self, link: &mut Link<'_>, rows: &[CqlRow]) -> Result<(), Unsent> {
         let mut last = String::new();
         for attempt in 0..self.options.attempts {
             if attempt > 0 {
@@ -204,7 +217,7 @@ impl Work<'_> {
             match done.await {
                 Ok(_) => return Ok(()),
                 Err(CqlFailure::Refused { code, message }) if is_final(code) => {
-                    return Err(message);
+                    return Err(Unsent::Refused(message));
                 }
                 Err(failure) => {
                     last = failure.to_string();
@@ -213,8 +226,17 @@ impl Work<'_> {
                 }
             }
         }
-        Err(format!("given up after {} attempts: {last}", self.options.attempts))
+        let attempts = self.options.attempts;
+        Err(Unsent::NoAnswer(format!("given up after {attempts} attempts: {last}")))
     }
+}
+
+/// Why rows are not known to be written.
+enum Unsent {
+    /// The server finds this wrong with them, and will always.
+    Refused(String),
+    /// Nobody has answered well.
+    NoAnswer(String),
 }
 
 /// An unlogged batch: rows of several partitions need not be atomic.

@@ -85,6 +85,11 @@ impl Source {
         Ok(source)
     }
 
+    /// The line that names the columns, if there is one.
+    pub(super) fn head(&mut self) -> Option<csv::StringRecord> {
+        self.rows.has_headers().then(|| self.rows.headers().ok().cloned()).flatten()
+    }
+
     fn skip(&mut self) -> Result<bool, String> {
         self.count += 1;
         let mut record = csv::ByteRecord::new();
