@@ -572,13 +572,16 @@ fn alter_type(
 /// What differs between two states, as events: for drivers that keep a copy of the schema.
 pub(super) fn differences(old: &ClusterState, new: &ClusterState) -> Vec<SchemaChange> {
     let mut out = Vec::new();
-    for keyspace in buckets::keyspaces(new).keys() {
-        if !buckets::keyspaces(old).contains_key(keyspace)
-            && !old.keyspaces().contains_key(*keyspace)
-        {
-            out.push(change("CREATED", "KEYSPACE", keyspace, ""));
-        }
-    }
+    // Those that there are for their buckets alone come and go with these.
+    let (was, is) = (buckets::keyspaces(old), buckets::keyspaces(new));
+    let is_known = |name: &str| old.keyspaces().contains_key(name) || was.contains_key(name);
+    let stays = |name: &str| new.keyspaces().contains_key(name) || is.contains_key(name);
+    out.extend(
+        is.keys().filter(|name| !is_known(name)).map(|name| change("CREATED", "KEYSPACE", name, "")),
+    );
+    out.extend(
+        was.keys().filter(|name| !stays(name)).map(|name| change("DROPPED", "KEYSPACE", name, "")),
+    );
     let keyspaces: BTreeSet<&String> =
         old.keyspaces().keys().chain(new.keyspaces().keys()).collect();
     for keyspace in keyspaces {
