@@ -12,9 +12,11 @@ use bytes::Bytes;
 use crate::cql::ast::{Describe, Name};
 use crate::cql::describe as render;
 use crate::cql::schema::Schema;
-use crate::cql::types::CqlType;
+use crate::cql::types::{CqlType, quote};
 use crate::cql::value;
-use crate::meta::ClusterState;
+use crate::meta::{ClusterState, ConflictMode};
+use crate::ring::Replication;
+use crate::server::cql::buckets;
 use crate::server::cql::error::CqlError;
 use crate::server::cql::request::Parameters;
 use crate::server::cql::response::{ColumnSpec, Metadata, Rows};
@@ -90,6 +92,7 @@ impl<'a> Look<'a> {
     /// All keyspaces, the system's too, by name.
     fn keyspaces(&self) -> impl Iterator<Item = &'a str> {
         let own = self.state.keyspaces().keys().map(String::as_str);
+        let own = own.chain(buckets::keyspaces(self.state).into_keys());
         let mut all: Vec<&str> = system::KEYSPACES.iter().copied().chain(own).collect();
         all.sort_unstable();
         all.dedup();
@@ -97,7 +100,13 @@ impl<'a> Look<'a> {
     }
 
     fn is_keyspace(&self, name: &str) -> bool {
-        self.state.keyspaces().contains_key(name) || system::is_keyspace(name)
+        self.replication(name).is_some() || system::is_keyspace(name)
+    }
+
+    /// How a keyspace of the clients', or of buckets alone, is replicated.
+    fn replication(&self, name: &str) -> Option<&'a Replication> {
+        let own = self.state.keyspaces().get(name).map(|keyspace| &keyspace.replication);
+        own.or_else(|| buckets::keyspaces(self.state).get(name).copied())
     }
 
     fn check(&self, name: &'a str) -> Result<&'a str, CqlError> {
@@ -137,17 +146,33 @@ impl<'a> Look<'a> {
     }
 
     fn keyspace(&self, name: &str) -> Element {
-        let statement = match self.state.keyspaces().get(name) {
-            Some(own) => render::keyspace(name, &own.replication, own.durable_writes),
+        let durable = self.state.keyspaces().get(name).is_none_or(|own| own.durable_writes);
+        let statement = match self.replication(name) {
+            Some(replication) => render::keyspace(name, replication, durable),
             None => render::local_keyspace(name),
         };
         Element { keyspace: name.to_owned(), kind: "keyspace", name: name.to_owned(), statement }
     }
 
     fn table(&self, keyspace: &str, name: &str) -> Option<Element> {
-        let own = self.state.table_of(keyspace, name).and_then(|table| table.rows.clone());
+        let own = self.state.table_of(keyspace, name).map(|table| buckets::schema_of(table));
         let schema = own.or_else(|| system::schema(keyspace, name))?;
-        Some(table_element(keyspace, name, &schema))
+        Some(self.table_element(keyspace, name, &schema))
+    }
+
+    fn table_element(&self, keyspace: &str, name: &str, schema: &Schema) -> Element {
+        let mut statement = render::table(keyspace, name, schema);
+        let table = self.state.table_of(keyspace, name);
+        let bucket = table.filter(|table| table.rows.is_none());
+        if bucket.is_some_and(|bucket| bucket.settings.conflict != ConflictMode::Siblings) {
+            statement = format!(
+                "/*\nWarning: {}.{} is a bucket that CQL cannot make: make it over HTTP.\nStructure, \
+                 for reference:\n{statement}\n*/",
+                quote(keyspace),
+                quote(name)
+            );
+        }
+        Element { keyspace: keyspace.to_owned(), kind: "table", name: name.to_owned(), statement }
     }
 
     fn user_type(&self, keyspace: &str, name: &str) -> Option<Element> {
@@ -162,7 +187,7 @@ impl<'a> Look<'a> {
             out.extend(render::in_order(&own.types).into_iter().map(|udt| type_element(udt)));
         }
         let own = tables.iter().filter(|(keyspace, ..)| keyspace == name);
-        out.extend(own.map(|(keyspace, name, schema)| table_element(keyspace, name, schema)));
+        out.extend(own.map(|(keyspace, name, schema)| self.table_element(keyspace, name, schema)));
         out
     }
 
@@ -234,15 +259,6 @@ impl<'a> Look<'a> {
     }
 }
 
-fn table_element(keyspace: &str, name: &str, schema: &Schema) -> Element {
-    Element {
-        keyspace: keyspace.to_owned(),
-        kind: "table",
-        name: name.to_owned(),
-        statement: render::table(keyspace, name, schema),
-    }
-}
-
 fn type_element(udt: &crate::cql::types::UdtType) -> Element {
     Element {
         keyspace: udt.keyspace.clone(),
@@ -265,7 +281,7 @@ fn cluster(store: &dyn Store, look: &Look<'_>) -> Result<(Columns, Vec<Row>), Cq
     ];
     let Some(keyspace) = look.keyspace else { return Ok((columns, vec![row])) };
     look.check(keyspace)?;
-    let Some(keyspace) = state.keyspaces().get(keyspace) else { return Ok((columns, vec![row])) };
+    let Some(replication) = look.replication(keyspace) else { return Ok((columns, vec![row])) };
     let hosts: BTreeMap<_, _> = store
         .members()
         .into_iter()
@@ -274,7 +290,7 @@ fn cluster(store: &dyn Store, look: &Look<'_>) -> Result<(Columns, Vec<Row>), Cq
     let ring = state.ring();
     let mut ranges = Vec::new();
     for partition in ring.map().partitions() {
-        let replicas = ring.replicas(&keyspace.replication, partition);
+        let replicas = ring.replicas(replication, partition);
         let names: Vec<&[u8]> =
             replicas.read.iter().filter_map(|node| hosts.get(node).map(String::as_bytes)).collect();
         let token = ring.map().end_token(partition).0.to_string();

@@ -15,6 +15,9 @@ const MADE: &[&str] = &[
      AND compaction = {'class': 'LeveledCompactionStrategy'}",
     "CREATE TABLE counted (k int PRIMARY KEY, n counter)",
     "CREATE TABLE \"Other\".t (a int, b int, PRIMARY KEY ((a, b)))",
+    "CREATE TABLE \"Other\".decided (a int PRIMARY KEY, b int) WITH conflict = 'strong'",
+    "CREATE TABLE \"Other\".notes (key blob PRIMARY KEY, value blob) WITH conflict = 'siblings' \
+     AND default_time_to_live = 7 AND gc_grace_seconds = 20",
 ];
 
 impl Client {
