@@ -295,3 +295,58 @@ fn a_table_made_by_cql_may_keep_siblings_or_be_strong() {
     let state = stage.cluster().life(0).expect("it runs").node.cluster().state();
     assert!(state.table_named(&"k.notes".parse().unwrap()).is_none());
 }
+
+#[test]
+fn a_bucket_is_described_with_what_makes_it_again() {
+    let mut stage = Stage::new(5, true).expect("a cluster");
+    bucket(&mut stage, "cart", ConflictMode::Siblings);
+    bucket(&mut stage, "decided", ConflictMode::Strong);
+    let statements = |stage: &mut Stage, what: &str| {
+        let page = ok(stage, &format!("DESCRIBE KEYSPACE {what}"));
+        let text = |row: &Vec<Option<Bytes>>| match page.value(row, "create_statement") {
+            Some(bytes) => String::from_utf8_lossy(bytes).into_owned(),
+            None => panic!("no statement"),
+        };
+        page.rows.iter().map(text).collect::<Vec<String>>()
+    };
+    let cart = statements(&mut stage, "cart");
+    assert_eq!(cart.len(), 2, "{cart:?}");
+    let mut other = Stage::new(6, true).expect("a cluster");
+    for statement in &cart {
+        ok(&mut other, statement);
+    }
+    assert_eq!(table(&other, "cart").settings.conflict, ConflictMode::Siblings);
+    assert_eq!(statements(&mut other, "cart"), cart);
+    let decided = statements(&mut stage, "decided");
+    assert!(decided[1].starts_with("/*") && decided[1].ends_with("*/"), "{decided:?}");
+}
+
+#[test]
+fn a_statement_on_two_keys_of_which_one_was_written_is_not_told_as_refused() {
+    let mut stage = Stage::new(7, true).expect("a cluster");
+    let cart = bucket(&mut stage, "cart", ConflictMode::Siblings);
+    // So many siblings that the next is refused.
+    let siblings = stage.cluster().life(0).expect("it runs").node.cluster().state();
+    let most = siblings.table_named(&cart.name).expect("it is there").settings.max_siblings;
+    for n in 0..most {
+        put(&mut stage, &cart, "full", Some(&n.to_string()), None);
+    }
+    let insert = |key: &str| format!("INSERT INTO cart.kv (key, value) VALUES ({}, 0x01)", blob(key));
+    refused(&mut stage, &insert("full"));
+    let batch = |first: &str, second: &str| {
+        format!("BEGIN UNLOGGED BATCH {}; {}; APPLY BATCH", insert(first), insert(second))
+    };
+    refused(&mut stage, &batch("full", "free"));
+    assert_eq!(get(&mut stage, &cart, "free"), [""; 0], "nothing behind a refused one is sent");
+    match stage.cql(0, Quorum, &batch("free", "full")) {
+        Reply::Failed { not_applied: false, message, .. } => {
+            assert!(message.contains("1 of 2 parts took effect"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(get(&mut stage, &cart, "free").len(), 1);
+    // What is wrong in itself is seen before anything is sent.
+    let wrong = format!("INSERT INTO cart.kv (key, etag) VALUES ({}, 'x')", blob("free"));
+    refused(&mut stage, &format!("BEGIN UNLOGGED BATCH {}; {wrong}; APPLY BATCH", insert("new")));
+    assert_eq!(get(&mut stage, &cart, "new"), [""; 0]);
+}

@@ -26,7 +26,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::causality::ContextCodec;
-use crate::coordinator::{Condition, OpError, WriteAction, WriteOp};
+use crate::coordinator::{Condition, Fate, OpError, WriteAction, WriteOp};
 use crate::cql::modify::{Modify, Moment};
 use crate::cql::rows::RowView;
 use crate::cql::schema::{Role, Schema};
@@ -95,6 +95,10 @@ pub(super) fn schema_of(table: &Table) -> Arc<Schema> {
     schema.default_ttl_s = u32::try_from(settings.ttl_s).unwrap_or(u32::MAX);
     schema.options.insert("gc_grace_seconds".to_owned(), settings.grace_s.to_string());
     schema.options.insert("comment".to_owned(), format!("conflict = '{}'", settings.conflict));
+    // The only sort of bucket that CREATE TABLE makes.
+    if settings.conflict == ConflictMode::Siblings {
+        schema.options.insert("conflict".to_owned(), settings.conflict.to_string());
+    }
     Arc::new(schema)
 }
 
@@ -275,68 +279,102 @@ fn condition(schema: &Schema, modify: &Modify, binds: Binds<'_>) -> Result<Condi
     Ok(Condition::Matches(vec![String::from_utf8_lossy(&tag).into_owned()]))
 }
 
-/// Writes what one statement says. The rows of the answer, if it has conditions.
-pub(super) async fn write(
-    store: &dyn Store,
-    target: &Target,
-    (modify, binds): (&Modify, Binds<'_>),
-    (level, now): (Consistency, WallMicros),
-) -> Result<Option<Rows>, CqlError> {
-    let Some(table) = &target.table else {
-        return Err(crate::server::cql::system::read_only(&target.keyspace));
-    };
-    if modify.has_timestamp() {
-        return Err(CqlError::invalid(
-            "a bucket's versions are not ordered by their writers' clocks: leave USING TIMESTAMP \
-             out, and give the context that was read",
-        ));
-    }
-    let schema = &*target.schema;
-    let moment = Moment { stamp: 0, now, clock: now, order: now.0, current: &BTreeMap::new() };
-    let mutations = modify.mutations(schema, binds, &moment).map_err(CqlError::invalid)?;
-    let condition = condition(schema, modify, binds)?;
-    if mutations.len() > 1 && condition != Condition::None {
-        return Err(CqlError::invalid(
-            "IN on the partition key is not supported with conditional updates",
-        ));
-    }
-    let mut answer = None;
-    for mutation in mutations {
-        let row = mutation.rows.into_values().next().unwrap_or_default();
-        let (key, put) = (key_of(&mutation.partition)?, put_of(schema, &row)?);
-        let open = |token: String| {
-            let opened = store.codec().open(table.id, &key, &token);
-            opened.map_err(|error| CqlError::invalid(format!("context: {error}")))
+/// What a statement, or a batch of them, writes: parts, each of them atomic by itself.
+#[derive(Default)]
+pub(super) struct Parts<'a>(Vec<(&'a Target, WriteOp)>);
+
+impl<'a> Parts<'a> {
+    /// Adds what a statement says.
+    ///
+    /// # Errors
+    /// If a bucket cannot be written so. Nothing has been sent then.
+    pub(super) fn add(
+        &mut self,
+        store: &dyn Store,
+        target: &'a Target,
+        (modify, binds): (&Modify, Binds<'_>),
+        (level, now): (Consistency, WallMicros),
+    ) -> Result<(), CqlError> {
+        let Some(table) = &target.table else {
+            return Err(crate::server::cql::system::read_only(&target.keyspace));
         };
-        let op = WriteOp {
-            context: put.context.map(open).transpose()?,
-            table: table.clone(),
-            action: put.action,
-            condition: condition.clone(),
-            fence: None,
-            level,
-            timeout: TIMEOUT,
-            op: None,
-            receipt: false,
-            key: key.clone(),
-        };
-        let kind = if op.by_paxos() { CAS } else { "SIMPLE" };
-        let shower = |now| Shower { table, schema, codec: store.codec(), now };
-        let outcome = store.put(op).await;
-        answer = match outcome {
-            Ok(_) if condition == Condition::None => None,
-            Ok(_) => Some(judged(target, true, Vec::new())),
-            Err(OpError::ConditionFailed { current, now, .. }) => {
-                let shown = shower(now).rows(&key, &current);
-                Some(judged(target, false, shown.into_iter().map(|(_, view)| view).collect()))
-            }
-            Err(error @ (OpError::TooManySiblings { .. } | OpError::Reserved(_))) => {
-                return Err(CqlError::invalid(error.to_string()));
-            }
-            Err(error) => return Err(CqlError::of_operation(&error, Some(kind))),
-        };
+        if modify.has_timestamp() {
+            return Err(CqlError::invalid(
+                "a bucket's versions are not ordered by their writers' clocks: leave USING \
+                 TIMESTAMP out, and give the context that was read",
+            ));
+        }
+        let schema = &*target.schema;
+        let moment = Moment { stamp: 0, now, clock: now, order: now.0, current: &BTreeMap::new() };
+        let mutations = modify.mutations(schema, binds, &moment).map_err(CqlError::invalid)?;
+        let condition = condition(schema, modify, binds)?;
+        if mutations.len() > 1 && condition != Condition::None {
+            return Err(CqlError::invalid(
+                "IN on the partition key is not supported with conditional updates",
+            ));
+        }
+        for mutation in mutations {
+            let row = mutation.rows.into_values().next().unwrap_or_default();
+            let (key, put) = (key_of(&mutation.partition)?, put_of(schema, &row)?);
+            let open = |token: String| {
+                let opened = store.codec().open(table.id, &key, &token);
+                opened.map_err(|error| CqlError::invalid(format!("context: {error}")))
+            };
+            let op = WriteOp {
+                context: put.context.map(open).transpose()?,
+                table: table.clone(),
+                action: put.action,
+                condition: condition.clone(),
+                fence: None,
+                level,
+                timeout: TIMEOUT,
+                op: None,
+                receipt: false,
+                key,
+            };
+            self.0.push((target, op));
+        }
+        Ok(())
     }
-    Ok(answer)
+
+    /// Writes all parts, one after the other. The rows of the answer, if there are conditions.
+    ///
+    /// # Errors
+    /// That of the first part that fails. If an earlier one took effect, the error does not say
+    /// that nothing did: a client would send all of it again, and make siblings of its own values.
+    pub(super) async fn write(
+        self,
+        store: &dyn Store,
+        kind: &str,
+    ) -> Result<Option<Rows>, CqlError> {
+        let parts = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let mut answer = None;
+        for (done, (target, op)) in (0..parts).zip(self.0) {
+            let (condition, key, level) = (op.condition.clone(), op.key.clone(), op.level);
+            let kind = if op.by_paxos() { CAS } else { kind };
+            let table = op.table.clone();
+            answer = match store.put(op).await {
+                Ok(_) if condition == Condition::None => None,
+                Ok(_) => Some(judged(target, true, Vec::new())),
+                Err(OpError::ConditionFailed { current, now, .. }) => {
+                    let schema = &target.schema;
+                    let shower = Shower { table: &table, schema, codec: store.codec(), now };
+                    let shown = shower.rows(&key, &current).into_iter();
+                    Some(judged(target, false, shown.map(|(_, view)| view).collect()))
+                }
+                Err(error) if done > 0 && error.fate() == Fate::NotApplied => {
+                    let why = error.to_string();
+                    let partly = OpError::Partly { done, parts, level, why };
+                    return Err(CqlError::of_operation(&partly, Some(kind)));
+                }
+                Err(error @ (OpError::TooManySiblings { .. } | OpError::Reserved(_))) => {
+                    return Err(CqlError::invalid(error.to_string()));
+                }
+                Err(error) => return Err(CqlError::of_operation(&error, Some(kind))),
+            };
+        }
+        Ok(answer)
+    }
 }
 
 /// The answer to a statement with conditions: with what stands there, if they do not hold.

@@ -343,7 +343,9 @@ impl CqlService {
             }
             Work::Modify(target, modify) if buckets::is_bucket(target) => {
                 let when = (parameters.level, self.wall(parameters.now));
-                let rows = buckets::write(&*self.store, target, (modify, binds), when).await?;
+                let mut parts = buckets::Parts::default();
+                parts.add(&*self.store, target, (modify, binds), when)?;
+                let rows = parts.write(&*self.store, "SIMPLE").await?;
                 Ok(rows.map_or(Answer::Void, Answer::Rows))
             }
             Work::Modify(target, modify) if modify.condition().is_some() || target.is_strong() => {
@@ -526,11 +528,13 @@ impl CqlService {
                 "writes of buckets are not atomic together: use BEGIN UNLOGGED BATCH",
             ));
         }
+        let mut parts = buckets::Parts::default();
         for (target, write) in writes {
             let now = write.now();
             let (statement, when) = ((&write.modify, write.binds(&now)), (level, write.at.0));
-            buckets::write(&*self.store, target, statement, when).await?;
+            parts.add(&*self.store, target, statement, when)?;
         }
+        parts.write(&*self.store, "UNLOGGED_BATCH").await?;
         Ok(Answer::Void)
     }
 

@@ -1,0 +1,186 @@
+//! Logged batches: rows of several partitions, of which in the end all are written or none.
+//!
+//! Before the first row is sent, the whole batch is put on record at a quorum, under a key of its
+//! own in a table that the nodes keep for themselves ([`log_table`]). When its rows are written, the
+//! record is deleted. Whoever coordinates may stop anywhere in between: the replicas of the record
+//! find it, and one of them writes what it says ([`resume`]). The rows have had their stamps since
+//! before they were put on record, so to write them twice changes nothing more.
+//!
+//! This is atomicity and no isolation: a reader may see the rows of one partition before those of
+//! another, as with Cassandra's logged batches.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+
+use crate::binary::{self, SealError};
+use crate::causality::Context;
+use crate::coordinator::plan::Purpose;
+use crate::coordinator::rows::{self, Written};
+use crate::coordinator::{
+    BatchError, BatchOp, Condition, Inner, OpError, ReadOp, WriteAction, WriteOp, WriteOutcome,
+    read, write,
+};
+use crate::meta::{Table, TableName};
+use crate::record;
+use crate::types::{Consistency, Key, TableId};
+
+/// The form of a record.
+const FORMAT: u8 = 1;
+
+/// The most bytes of rows in one batch: it is kept whole under one key.
+const MAX_BYTES: usize = 1 << 20;
+
+/// The table in which batches are kept while they are under way.
+#[must_use]
+pub fn log_table() -> TableName {
+    TableName::system("batches")
+}
+
+/// A batch on record.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept(Vec<Part>);
+
+/// Rows of one partition, as they are stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Part {
+    table: TableId,
+    rows: Vec<(Key, Bytes)>,
+}
+
+/// Writes a batch for a client.
+pub(super) async fn write(inner: &Arc<Inner>, op: BatchOp) -> Result<(), BatchError> {
+    let kept = Kept(op.parts.iter().map(|(table, rows)| part(table, rows)).collect());
+    check(inner, &op, &kept).map_err(BatchError::NotKept)?;
+    let key = inner.new_op_id(None).0.to_be_bytes();
+    let key = Key::new(key.to_vec()).map_err(|error| OpError::Invalid(error.to_string()));
+    let key = key.map_err(BatchError::NotKept)?;
+    let body = binary::pack(FORMAT, &kept).into();
+    let put = WriteAction::Put { body, content_type: None, meta: Vec::new(), ttl: None };
+    let outcome = note(inner, &op.log, &key, put, None, op.timeout).await;
+    let context = outcome.map_err(BatchError::NotKept)?.context;
+    let parts = kept.0.iter().zip(&op.parts);
+    let sent = parts.map(|(part, (table, _))| spread(inner, table, part, op.level, op.timeout));
+    let results = join_all(sent).await;
+    let (parts, mut done, mut first) = (results.len(), 0, None);
+    for result in results {
+        match result {
+            Ok(()) => done += 1,
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    if let Some(error) = first {
+        return Err(BatchError::Late { done, parts, level: op.level, why: error.to_string() });
+    }
+    let (own, log, timeout) = (inner.clone(), op.log.clone(), op.timeout);
+    inner.env.spawn("forget-batch", async move {
+        // If it fails, the batch is written once more.
+        let forgotten =
+            note(&own, &log, &key, WriteAction::Delete, Some(context), timeout).await;
+        tracing::trace!(ok = forgotten.is_ok(), "a batch is written");
+    });
+    Ok(())
+}
+
+fn part(table: &Arc<Table>, rows: &[(Key, record::Record)]) -> Part {
+    let stored = |(key, record): &(Key, record::Record)| {
+        (key.clone(), record.encode(&record::address(table.id, key)))
+    };
+    Part { table: table.id, rows: rows.iter().map(stored).collect() }
+}
+
+/// Nothing is put on record of what cannot be done now.
+fn check(inner: &Arc<Inner>, op: &BatchOp, kept: &Kept) -> Result<(), OpError> {
+    if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) {
+        return Err(OpError::BadLevel(format!("{} is not a level for writes", op.level)));
+    }
+    let bytes: usize =
+        kept.0.iter().flat_map(|part| &part.rows).map(|(_, record)| record.len()).sum();
+    if bytes > MAX_BYTES {
+        return Err(OpError::Invalid(format!(
+            "Batch too large: {bytes} bytes of rows in a logged batch, {MAX_BYTES} are allowed; use \
+             BEGIN UNLOGGED BATCH, or several"
+        )));
+    }
+    let started = inner.env.mono();
+    for (table, rows) in &op.parts {
+        let Some((first, _)) = rows.first() else { continue };
+        let plan = inner.plan(Purpose::Write, table, first, op.level, started, op.timeout)?;
+        inner.must_be_possible(&plan)?;
+    }
+    Ok(())
+}
+
+/// Writes or deletes a batch's record.
+async fn note(
+    inner: &Arc<Inner>,
+    log: &Arc<Table>,
+    key: &Key,
+    action: WriteAction,
+    context: Option<Context>,
+    timeout: Duration,
+) -> Result<WriteOutcome, OpError> {
+    let op = WriteOp {
+        table: log.clone(),
+        key: key.clone(),
+        action,
+        context,
+        condition: Condition::None,
+        fence: None,
+        level: Consistency::Quorum,
+        timeout,
+        op: None,
+        receipt: false,
+    };
+    write::write_own(inner, &op).await
+}
+
+async fn spread(
+    inner: &Arc<Inner>,
+    table: &Arc<Table>,
+    part: &Part,
+    level: Consistency,
+    timeout: Duration,
+) -> Result<(), OpError> {
+    let written = Written {
+        table: table.clone(),
+        rows: part.rows.clone(),
+        level,
+        started: inner.env.mono(),
+        timeout,
+        holder: None,
+    };
+    rows::spread_all(inner, &written).await
+}
+
+/// Writes what stands on record under `key` to quorums, and deletes the record. `false`: it is
+/// deleted already. Parts of tables that have been dropped meanwhile are left out.
+///
+/// # Errors
+/// The first of its parts'; the record stays, and the next attempt may do better.
+pub(super) async fn resume(
+    inner: &Arc<Inner>,
+    log: &Arc<Table>,
+    key: &Key,
+    timeout: Duration,
+) -> Result<bool, OpError> {
+    let level = Consistency::Quorum;
+    let (table, key) = (log.clone(), key.clone());
+    let ask = ReadOp { table, key: key.clone(), level, timeout, receipt: false, local: false };
+    let found = read::read(inner, &ask).await?;
+    let view = found.record.view(found.now);
+    let Some(version) = view.versions.first() else { return Ok(false) };
+    let kept: Result<Kept, SealError> = binary::unpack(FORMAT, "a batch", &version.value.body);
+    let kept = kept.map_err(|error| OpError::Invalid(error.to_string()))?;
+    let state = inner.cluster.state();
+    let parts = kept.0.iter().filter_map(|part| Some((state.table(part.table)?, part)));
+    let sent = parts.map(|(table, part)| spread(inner, table, part, level, timeout));
+    for result in join_all(sent).await {
+        result?;
+    }
+    note(inner, log, &key, WriteAction::Delete, Some(view.context.clone()), timeout).await?;
+    Ok(true)
+}
