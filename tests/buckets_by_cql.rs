@@ -331,7 +331,8 @@ fn a_statement_on_two_keys_of_which_one_was_written_is_not_told_as_refused() {
     for n in 0..most {
         put(&mut stage, &cart, "full", Some(&n.to_string()), None);
     }
-    let insert = |key: &str| format!("INSERT INTO cart.kv (key, value) VALUES ({}, 0x01)", blob(key));
+    let insert =
+        |key: &str| format!("INSERT INTO cart.kv (key, value) VALUES ({}, 0x01)", blob(key));
     refused(&mut stage, &insert("full"));
     let batch = |first: &str, second: &str| {
         format!("BEGIN UNLOGGED BATCH {}; {}; APPLY BATCH", insert(first), insert(second))

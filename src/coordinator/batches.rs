@@ -78,8 +78,7 @@ pub(super) async fn write(inner: &Arc<Inner>, op: BatchOp) -> Result<(), BatchEr
     let (own, log, timeout) = (inner.clone(), op.log.clone(), op.timeout);
     inner.env.spawn("forget-batch", async move {
         // If it fails, the batch is written once more.
-        let forgotten =
-            note(&own, &log, &key, WriteAction::Delete, Some(context), timeout).await;
+        let forgotten = note(&own, &log, &key, WriteAction::Delete, Some(context), timeout).await;
         tracing::trace!(ok = forgotten.is_ok(), "a batch is written");
     });
     Ok(())
@@ -173,7 +172,7 @@ pub(super) async fn resume(
     let found = read::read(inner, &ask).await?;
     let view = found.record.view(found.now);
     let Some(version) = view.versions.first() else { return Ok(false) };
-    let kept: Result<Kept, SealError> = binary::unpack(FORMAT, "a batch", &version.value.body);
+    let kept: Result<Kept, SealError> = binary::unpack("a batch", FORMAT, &version.value.body);
     let kept = kept.map_err(|error| OpError::Invalid(error.to_string()))?;
     let state = inner.cluster.state();
     let parts = kept.0.iter().filter_map(|part| Some((state.table(part.table)?, part)));

@@ -13,6 +13,7 @@
 //! - Errors tell *did not happen* from *may have happened* ([`OpError::fate`]; law L8).
 
 mod again;
+mod batches;
 mod count;
 mod generations;
 mod heal;
@@ -43,14 +44,15 @@ use crate::ring::token_in;
 use crate::types::{Key, NodeId, OpId};
 
 pub use crate::types::PartitionDigest;
+pub use batches::log_table;
 pub use count::{CountOp, CountRow};
 use heal::Healing;
 use latency::Latencies;
 pub use lwt::{LeaseOutcome, LwtCounters, Told};
 pub use ops::{
-    Condition, ConditionalOp, ConditionalOutcome, Fate, LeaseOp, ListOp, ListPage, ListedKey,
-    OpError, ReadOp, ReadOutcome, Receipt, Receipts, ReplicaReceipt, RowsJudge, RowsOp, ScanOp,
-    ScanPage, StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
+    BatchError, BatchOp, Condition, ConditionalOp, ConditionalOutcome, Fate, LeaseOp, ListOp,
+    ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt, Receipts, ReplicaReceipt,
+    RowsJudge, RowsOp, ScanOp, ScanPage, StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 use snitch::Snitch;
 
@@ -80,6 +82,8 @@ pub struct CoordinatorCounters {
     pub stand_ins: AtomicU64,
     /// Damaged copies replaced by the merge of all others.
     pub heals: AtomicU64,
+    /// Logged batches that another node had left unfinished.
+    pub resumed_batches: AtomicU64,
 }
 
 /// The coordinator of one node. Cheap to clone.
@@ -346,6 +350,39 @@ impl Coordinator {
         };
         let driven = self.inner.env.run("write-rows", drive);
         driven.await.unwrap_or(Err(OpError::Stopped))
+    }
+
+    /// Writes rows of several partitions, in the end all or none. Goes on if the returned future is
+    /// dropped.
+    ///
+    /// # Errors
+    /// See [`BatchError`].
+    pub async fn write_batch(&self, op: BatchOp) -> Result<(), BatchError> {
+        let under_way = self.admit().map_err(BatchError::NotKept)?;
+        self.inner.counters.writes.fetch_add(1, Ordering::Relaxed);
+        let (inner, owed) = (self.inner.clone(), self.inner.hints.owe());
+        let drive = async move {
+            let _guards = (under_way, owed);
+            batches::write(&inner, op).await
+        };
+        let driven = self.inner.env.run("write-batch", drive);
+        driven.await.unwrap_or(Err(BatchError::NotKept(OpError::Stopped)))
+    }
+
+    /// Goes on with a batch that its coordinator has left. `false`: it is done.
+    ///
+    /// # Errors
+    /// See [`OpError`]; it may be tried again.
+    pub(crate) async fn resume_batch(
+        &self,
+        log: &Arc<Table>,
+        key: &Key,
+        timeout: Duration,
+    ) -> Result<bool, OpError> {
+        let _under_way = self.admit()?;
+        let resumed = batches::resume(&self.inner, log, key, timeout).await?;
+        self.inner.counters.resumed_batches.fetch_add(u64::from(resumed), Ordering::Relaxed);
+        Ok(resumed)
     }
 
     /// Changes rows of one partition if they are as they must be. Goes on if the returned future is

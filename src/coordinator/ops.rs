@@ -229,6 +229,40 @@ pub struct RowsOp {
     pub timeout: Duration,
 }
 
+/// Write rows of several partitions so that in the end all are written, or none.
+#[derive(Clone, Debug)]
+pub struct BatchOp {
+    /// The table of batches under way ([`crate::coordinator::log_table`]).
+    pub log: Arc<Table>,
+    /// Rows of one partition each, by key, ascending, with the table that holds them.
+    pub parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+    /// How many replicas must hold each row before the answer.
+    pub level: Consistency,
+    /// Time for putting it on record, and again for writing it.
+    pub timeout: Duration,
+}
+
+/// Why a logged batch has not been written whole yet.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum BatchError {
+    /// No quorum has it on record, and none of its rows was sent. If the error's fate is unknown,
+    /// it may be found on record all the same, and be written whole.
+    #[error("{0}")]
+    NotKept(OpError),
+    /// It is on record, and will be written whole.
+    #[error("{done} of {parts} partitions are written, and the others will be: {why}")]
+    Late {
+        /// Partitions of which enough replicas hold the rows.
+        done: usize,
+        /// All partitions.
+        parts: usize,
+        /// The batch's level.
+        level: Consistency,
+        /// The first error of the others.
+        why: String,
+    },
+}
+
 /// What a conditional write of rows does to the rows as they are. It may be asked more than once,
 /// and must then say the same of the same rows.
 pub trait RowsJudge: Send + Sync + std::fmt::Debug {

@@ -6,17 +6,22 @@ use std::time::Duration;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipts, RowsOp,
-    ScanOp, ScanPage, WriteOp, WriteOutcome,
+    BatchError, BatchOp, ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome,
+    Receipts, RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome, log_table,
 };
 use crate::env::BoxFuture;
 use crate::gossip::Liveness;
-use crate::meta::{ClusterState, Command, Verdict};
+use crate::meta::{ClusterState, Command, Table, TableSettings, Verdict};
 use crate::node::{Node, NodeBackend};
 use crate::overload::{Busy, Place};
+use crate::record::Record;
 use crate::server::cql::{PeerView, Store};
-use crate::server::http::backend::Backend as _;
-use crate::types::{Epoch, WallMicros};
+use crate::server::http::backend::{Backend as _, Creation};
+use crate::types::{Consistency, Epoch, Key, WallMicros};
+
+/// How long records of batches that are done are kept at least, in seconds. Nobody repeats their
+/// writes under the same key.
+const BATCH_GRACE_S: u64 = 60;
 
 /// The one real implementation of [`Store`].
 #[derive(Debug)]
@@ -39,6 +44,17 @@ impl NodeStore {
     pub fn with_limit(node: Node, limit: Duration) -> Self {
         let backend = NodeBackend::new(node.clone());
         Self { node, backend, limit }
+    }
+}
+
+impl NodeStore {
+    /// The table of batches under way, made by whoever needs it first.
+    async fn batch_log(&self) -> Result<Arc<Table>, OpError> {
+        let nodes = self.backend.node_count() as usize;
+        let settings = TableSettings { grace_s: BATCH_GRACE_S, ..TableSettings::bucket(nodes) };
+        match self.backend.create_table(log_table(), settings).await? {
+            Creation::Created(table) | Creation::Exists(table) => Ok(table),
+        }
     }
 }
 
@@ -125,6 +141,19 @@ impl Store for NodeStore {
     ) -> BoxFuture<'_, Result<(), OpError>> {
         op.timeout = op.timeout.min(self.limit);
         Box::pin(self.node.coordinator().write_rows_noting(op, Some(receipts)))
+    }
+
+    fn write_batch(
+        &self,
+        parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+        level: Consistency,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<(), BatchError>> {
+        let timeout = timeout.min(self.limit);
+        Box::pin(async move {
+            let log = self.batch_log().await.map_err(BatchError::NotKept)?;
+            self.node.coordinator().write_batch(BatchOp { log, parts, level, timeout }).await
+        })
     }
 
     fn put(&self, mut op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {

@@ -4,6 +4,7 @@
 
 mod admission;
 mod backend;
+mod batches;
 mod cql;
 mod dropped;
 mod high_water;
@@ -242,6 +243,9 @@ impl Opened {
         let sweeper =
             sweep::sweep(env.clone(), cluster.clone(), replica.clone(), coordinator.clone());
         env.spawn("sweep votes", sweeper);
+        let batches =
+            batches::run(env.clone(), cluster.clone(), replica.clone(), coordinator.clone());
+        env.spawn("batches", batches);
         let deleter = dropped::run(env.clone(), cluster.clone(), replica.clone());
         env.spawn("delete dropped tables", deleter);
         let high_water = settings.high_water;

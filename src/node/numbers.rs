@@ -50,6 +50,11 @@ const COORDINATOR: &[Row<CoordinatorCounters>] = &[
         "Records that another node keeps in a replica's place (sloppy quorums).",
         |c| &c.stand_ins,
     ),
+    (
+        "henge_coordinator_resumed_batches_total",
+        "Logged batches that their coordinator had left unfinished.",
+        |c| &c.resumed_batches,
+    ),
     ("henge_coordinator_heals_total", "Damaged copies replaced by the merge of all others.", |c| {
         &c.heals
     }),

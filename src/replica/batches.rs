@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::record::{self, Record};
 use crate::replica::Replica;
-use crate::storage::keys::{self, Kind};
 use crate::storage::StorageError;
+use crate::storage::keys::{self, Kind};
 use crate::types::{Key, TableId, WallMicros};
 
 /// What one look has found.

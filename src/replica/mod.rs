@@ -13,6 +13,7 @@
 //! A copy that fails its checksum is refused as [`Refusal::Damaged`], never taken for absent: the
 //! key mints nothing here until the merge of all other replicas has replaced it (rule 2).
 
+mod batches;
 mod count;
 mod dead;
 mod dropped;

@@ -60,6 +60,14 @@ const MAX_ID_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
 /// Writes a key for a client.
 pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutcome, OpError> {
+    if op.table.name.is_system() {
+        return Err(OpError::Reserved(op.table.name.clone()));
+    }
+    write_own(inner, op).await
+}
+
+/// Writes a key, of a table that the nodes keep for themselves too.
+pub(super) async fn write_own(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutcome, OpError> {
     check(inner, op)?;
     if op.by_paxos() {
         return lwt::write(inner, op).await;
@@ -114,9 +122,6 @@ pub(super) async fn write(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteOutco
 }
 
 fn check(inner: &Inner, op: &WriteOp) -> Result<(), OpError> {
-    if op.table.name.is_system() {
-        return Err(OpError::Reserved(op.table.name.clone()));
-    }
     let serial = matches!(op.level, Consistency::Serial | Consistency::LocalSerial);
     if serial && !op.by_paxos() {
         return Err(OpError::BadLevel(format!(

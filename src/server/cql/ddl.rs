@@ -355,6 +355,12 @@ fn create_table(
         if let Some(misfit) = misfit {
             return Err(CqlError::invalid(misfit));
         }
+        if name.to_string().parse::<TableName>().is_err() {
+            return Err(CqlError::invalid(format!(
+                "{name}: a table WITH conflict = 'siblings' is a bucket too, and so named in lower-case \
+                 letters, digits and _"
+            )));
+        }
         let replication = find(state, &keyspace)?.replication.clone();
         let mut settings = TableSettings::new(replication);
         let grace = schema.options.get("gc_grace_seconds").and_then(|text| text.parse().ok());
@@ -577,7 +583,9 @@ pub(super) fn differences(old: &ClusterState, new: &ClusterState) -> Vec<SchemaC
     let is_known = |name: &str| old.keyspaces().contains_key(name) || was.contains_key(name);
     let stays = |name: &str| new.keyspaces().contains_key(name) || is.contains_key(name);
     out.extend(
-        is.keys().filter(|name| !is_known(name)).map(|name| change("CREATED", "KEYSPACE", name, "")),
+        is.keys()
+            .filter(|name| !is_known(name))
+            .map(|name| change("CREATED", "KEYSPACE", name, "")),
     );
     out.extend(
         was.keys().filter(|name| !stays(name)).map(|name| change("DROPPED", "KEYSPACE", name, "")),

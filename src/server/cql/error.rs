@@ -1,6 +1,6 @@
 //! Errors as the protocol has them.
 
-use crate::coordinator::{Fate, OpError};
+use crate::coordinator::{BatchError, Fate, OpError};
 use crate::cql::SyntaxError;
 use crate::server::cql::frame::Version;
 use crate::server::cql::wire::{BadBody, Writer};
@@ -162,6 +162,22 @@ impl CqlError {
             OpError::BadLevel(_) | OpError::NotSupported(_) => Self::invalid(message),
             OpError::NoSuchTable => Self::invalid("unconfigured table: it was dropped meanwhile"),
             _ => Self::new(SERVER, message),
+        }
+    }
+}
+
+impl CqlError {
+    /// Why a logged batch is not written yet. Clients need not repeat one whose write type is `BATCH`.
+    pub(super) fn of_batch(error: &BatchError) -> Self {
+        match error {
+            BatchError::NotKept(error) => Self::of_operation(error, Some("BATCH_LOG")),
+            BatchError::Late { done, parts, level, .. } => {
+                let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+                let mut fields = Writer::default();
+                put_counts(&mut fields, *level, count(*done), count(*parts));
+                let code = timeout_tail(&mut fields, Some("BATCH"));
+                Self { fields: fields.0, ..Self::new(code, error.to_string()) }
+            }
         }
     }
 }

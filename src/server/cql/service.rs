@@ -562,10 +562,10 @@ impl CqlService {
                 ));
             }
             BatchKind::Logged if writes.partitions.len() > 1 => {
-                return Err(CqlError::invalid(
-                    "Logged batches over several partitions are not supported yet: they would not \
-                     be atomic. Use BEGIN UNLOGGED BATCH, or one partition",
-                ));
+                let parts = rows_of(writes.partitions)?;
+                let written = self.store.write_batch(parts, level, TIMEOUT).await;
+                written.map_err(|error| CqlError::of_batch(&error))?;
+                return Ok(Answer::Void);
             }
             // One partition is one commit on each replica.
             BatchKind::Logged => "SIMPLE",
@@ -645,19 +645,12 @@ impl CqlService {
     }
 
     async fn write(&self, writes: Writes, level: Consistency, word: &str) -> Result<(), CqlError> {
-        let mut operations = Vec::with_capacity(writes.partitions.len());
-        for ((_, partition), (table, mut rows)) in writes.partitions {
-            carry_deletions(&mut rows);
-            let mut keyed = Vec::with_capacity(rows.len());
-            for (clustering, row) in rows {
-                let key = Key::of_row(&partition, &clustering);
-                let key = key.map_err(|error| CqlError::invalid(error.to_string()))?;
-                keyed.push((key, Record::of_row(row)));
-            }
-            if !keyed.is_empty() {
-                operations.push(RowsOp { table, rows: keyed, level, timeout: TIMEOUT });
-            }
-        }
+        let operations = rows_of(writes.partitions)?.into_iter().map(|(table, rows)| RowsOp {
+            table,
+            rows,
+            level,
+            timeout: TIMEOUT,
+        });
         let mut counts = Vec::with_capacity(writes.counts.len());
         for (table, rows) in writes.counts.into_values() {
             let rows = rows.into_iter().map(|((partition, clustering), adds)| {
@@ -669,7 +662,7 @@ impl CqlService {
             counts.push(CountOp { table, rows, level, timeout: TIMEOUT });
         }
         let word = if counts.is_empty() { word } else { "COUNTER" };
-        let written = join_all(operations.into_iter().map(|op| self.store.write(op)));
+        let written = join_all(operations.map(|op| self.store.write(op)));
         let counted = join_all(counts.into_iter().map(|op| self.store.count(op)));
         let (mut results, counted) = join(written, counted).await;
         results.extend(counted);
@@ -680,6 +673,26 @@ impl CqlService {
 
 /// Rows of one partition to write, by clustering bytes.
 type PartitionWrites = (Arc<Table>, BTreeMap<Vec<u8>, Row>);
+
+/// The same as records, a partition each.
+fn rows_of(
+    partitions: BTreeMap<(TableId, Vec<u8>), PartitionWrites>,
+) -> Result<Vec<(Arc<Table>, Vec<(Key, Record)>)>, CqlError> {
+    let mut parts = Vec::with_capacity(partitions.len());
+    for ((_, partition), (table, mut rows)) in partitions {
+        carry_deletions(&mut rows);
+        let mut keyed = Vec::with_capacity(rows.len());
+        for (clustering, row) in rows {
+            let key = Key::of_row(&partition, &clustering);
+            let key = key.map_err(|error| CqlError::invalid(error.to_string()))?;
+            keyed.push((key, Record::of_row(row)));
+        }
+        if !keyed.is_empty() {
+            parts.push((table, keyed));
+        }
+    }
+    Ok(parts)
+}
 
 /// Rows to write, by table and partition, then by clustering bytes.
 #[derive(Default)]

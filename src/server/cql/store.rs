@@ -2,16 +2,18 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipts, RowsOp,
-    ScanOp, ScanPage, WriteOp, WriteOutcome,
+    BatchError, ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipts,
+    RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
-use crate::meta::{ClusterState, Command, Verdict};
+use crate::meta::{ClusterState, Command, Table, Verdict};
 use crate::overload::{Busy, Place};
-use crate::types::{Epoch, NodeId, Token, WallMicros};
+use crate::record::Record;
+use crate::types::{Consistency, Epoch, Key, NodeId, Token, WallMicros};
 
 /// A member as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +79,13 @@ pub trait Store: Send + Sync + std::fmt::Debug {
         drop(receipts);
         self.write(op)
     }
+    /// Writes rows of several partitions, each at `level`, in the end all or none.
+    fn write_batch(
+        &self,
+        parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+        level: Consistency,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<(), BatchError>>;
     /// Writes a value of a bucket.
     fn put(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>>;
     /// Seals and opens contexts of buckets' values.

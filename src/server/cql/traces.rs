@@ -8,24 +8,26 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipt, Receipts,
-    RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
+    BatchError, ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipt,
+    Receipts, RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::cql::ast::BatchKind;
 use crate::cql::functions::Now;
 use crate::cql::value;
 use crate::env::BoxFuture;
-use crate::meta::{ClusterState, Command, Keyspace, TableName, Verdict};
+use crate::meta::{ClusterState, Command, Keyspace, Table, TableName, Verdict};
 use crate::overload::{Busy, Place};
+use crate::record::Record;
 use crate::ring::Replication;
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
 use crate::server::cql::store::{PeerView, Store};
 use crate::server::cql::system;
 use crate::server::cql::wire::Value;
-use crate::types::{Consistency, WallMicros};
+use crate::types::{Consistency, Key, WallMicros};
 
 /// Where traces are kept.
 pub(super) const KEYSPACE: &str = "system_traces";
@@ -160,6 +162,23 @@ impl Store for Traced {
             None => self.inner.write(op),
         };
         Box::pin(self.noted(what, written, tell))
+    }
+
+    fn write_batch(
+        &self,
+        parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+        level: Consistency,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<(), BatchError>> {
+        self.note(format!("Writing {} partitions as one batch {}", parts.len(), at(level)));
+        Box::pin(async move {
+            let done = self.inner.write_batch(parts, level, timeout).await;
+            match &done {
+                Ok(()) => self.note("Enough replicas hold all of the batch"),
+                Err(error) => self.note(format!("failed: {error}")),
+            }
+            done
+        })
     }
 
     fn put(&self, op: WriteOp) -> BoxFuture<'_, Result<WriteOutcome, OpError>> {

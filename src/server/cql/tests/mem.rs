@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    ConditionalOp, ConditionalOutcome, CountOp, CountRow, OpError, ReadOp, ReadOutcome, RowsOp,
-    ScanOp, ScanPage, WriteOp, WriteOutcome,
+    BatchError, ConditionalOp, ConditionalOutcome, CountOp, CountRow, OpError, ReadOp, ReadOutcome,
+    RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::env::{BoxFuture, Env};
-use crate::meta::{ClusterState, Command, Founder, LogEntry, Verdict};
+use crate::meta::{ClusterState, Command, Founder, LogEntry, Table, Verdict};
 use crate::record::{Cell, Column, Content, Record, RecordKind, Row};
 use crate::ring::{Member, token_in};
 use crate::server::cql::{PeerView, Store};
@@ -169,6 +170,21 @@ impl Store for MemStore {
                 let place = (op.table.id, token_in(op.table.id, &key), key);
                 let own = rows.entry(place).or_insert_with(|| Record::empty(RecordKind::Row));
                 let _ = own.merge(&record);
+            }
+            Ok(())
+        })
+    }
+
+    fn write_batch(
+        &self,
+        parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+        level: Consistency,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<(), BatchError>> {
+        Box::pin(async move {
+            for (table, rows) in parts {
+                let written = self.write(RowsOp { table, rows, level, timeout }).await;
+                written.map_err(BatchError::NotKept)?;
             }
             Ok(())
         })

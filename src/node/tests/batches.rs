@@ -1,0 +1,193 @@
+//! Logged batches whose coordinator dies.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::town::{ABC, Fate, SECOND, Slot, Town, id};
+use crate::coordinator::{BatchError, BatchOp, OpError, ReadOp, RowsOp, log_table};
+use crate::meta::Table;
+use crate::net::Request;
+use crate::record::{Cell, Column, Content, Record, Row};
+use crate::types::{Consistency, Key};
+
+const COLUMN: u16 = 7;
+
+struct Scene {
+    town: Town,
+    rows: Arc<Table>,
+    log: Arc<Table>,
+}
+
+fn scene(seed: u64) -> Scene {
+    let (mut town, rows) = Town::with_rows(seed);
+    let log = town.create(&log_table().to_string(), |_| {});
+    Scene { town, rows, log }
+}
+
+fn key(partition: &str) -> Key {
+    Key::of_row(partition.as_bytes(), b"").unwrap()
+}
+
+fn record(text: &'static str, stamp: i64) -> Record {
+    let content = Content::Value { bytes: Bytes::from_static(text.as_bytes()), expiry: None };
+    let mut row = Row::default();
+    row.write(COLUMN, Cell { stamp, content });
+    Record::of_row(row)
+}
+
+fn is_write(request: &Request) -> bool {
+    matches!(request, Request::Mint(_) | Request::Apply(_) | Request::ApplyRows(_))
+}
+
+impl Scene {
+    /// Begins to write `text` in both partitions, at `name`.
+    fn begin(
+        &self,
+        name: &str,
+        text: &'static str,
+        stamp: i64,
+        level: Consistency,
+    ) -> Slot<Result<(), BatchError>> {
+        let part = |partition| (self.rows.clone(), vec![(key(partition), record(text, stamp))]);
+        let parts = vec![part("p"), part("q")];
+        let op = BatchOp { log: self.log.clone(), parts, level, timeout: 2 * SECOND };
+        let coordinator = self.town.coordinator(name);
+        self.town.begin(name, async move { coordinator.write_batch(op).await })
+    }
+
+    /// What a quorum read through `name` shows in both partitions.
+    fn shown(&mut self, name: &str) -> [String; 2] {
+        ["p", "q"].map(|partition| {
+            let op = ReadOp {
+                table: self.rows.clone(),
+                key: key(partition),
+                level: Consistency::Quorum,
+                timeout: 2 * SECOND,
+                receipt: false,
+                local: false,
+            };
+            let coordinator = self.town.coordinator(name);
+            let slot = self.town.begin(name, async move { coordinator.read(op).await });
+            let found = self.town.wait(&slot).unwrap().record;
+            match found.row().and_then(|row| row.column(COLUMN)) {
+                Some(Column::Cell(Cell { content: Content::Value { bytes, .. }, .. })) => {
+                    String::from_utf8_lossy(bytes).into_owned()
+                }
+                _ => String::new(),
+            }
+        })
+    }
+
+    fn resumed(&self) -> u64 {
+        let of = |name: &&str| {
+            let counters = self.town.coordinator(name);
+            counters.counters().resumed_batches.load(Ordering::Relaxed)
+        };
+        ABC.iter().filter(|name| self.town.is_up(name)).map(of).sum()
+    }
+}
+
+#[test]
+fn a_batch_whose_coordinator_dies_at_any_step_is_written_whole_or_not_at_all() {
+    let (mut whole, mut none, mut resumed) = (0, 0, 0);
+    for step in 0..16 {
+        let mut scene = scene(700 + u64::from(step));
+        let sent = AtomicU32::new(0);
+        scene.town.script.add(Fate::LoseRequest, u32::MAX, move |from, _, request| {
+            from == id("a") && is_write(request) && sent.fetch_add(1, Ordering::Relaxed) >= step
+        });
+        let slot = scene.begin("a", "new", 5, Consistency::All);
+        scene.town.run(Duration::from_millis(500));
+        let told = if slot.is_done() { Some(scene.town.wait(&slot)) } else { None };
+        // What it alone holds is gone with it.
+        scene.town.wipe("a");
+        scene.town.script.clear();
+        scene.town.until(60, "the others know", |town| {
+            !town.life("b").node.cluster().is_live(id("a"))
+                && !town.life("c").node.cluster().is_live(id("a"))
+        });
+        scene.town.run(45 * SECOND);
+        let shown = scene.shown("b");
+        assert_eq!(shown, scene.shown("c"), "step {step}");
+        assert_eq!(shown[0], shown[1], "step {step}: all or nothing; {told:?}");
+        resumed += scene.resumed();
+        if shown[0] == "new" {
+            whole += 1;
+        } else {
+            none += 1;
+            assert!(!matches!(told, Some(Ok(()))), "step {step}: it was acknowledged");
+        }
+    }
+    assert!(whole > 0 && none > 0 && resumed > 0, "{whole} whole, {none} none, {resumed} resumed");
+}
+
+#[test]
+fn a_batch_that_is_late_is_written_by_others_and_takes_nothing_back_that_is_newer() {
+    let mut scene = scene(720);
+    let rows = scene.rows.id;
+    let is_row = move |request: &Request| match request {
+        Request::Apply(apply) => apply.table == rows,
+        Request::ApplyRows(apply) => apply.table == rows,
+        _ => false,
+    };
+    scene.town.script.add(Fate::LoseRequest, u32::MAX, move |from, _, request| {
+        from == id("a") && is_row(request)
+    });
+    let slot = scene.begin("a", "old", 5, Consistency::Quorum);
+    let told = scene.town.wait(&slot).unwrap_err();
+    assert!(matches!(told, BatchError::Late { done: 0, parts: 2, .. }), "{told:?}");
+    let op = RowsOp {
+        table: scene.rows.clone(),
+        rows: vec![(key("q"), record("newer", 9))],
+        level: Consistency::Quorum,
+        timeout: 2 * SECOND,
+    };
+    let coordinator = scene.town.coordinator("b");
+    let newer = scene.town.begin("b", async move { coordinator.write_rows(op).await });
+    scene.town.wait(&newer).unwrap();
+    scene.town.kill("a");
+    scene.town.script.clear();
+    scene.town.run(60 * SECOND);
+    assert_eq!(scene.shown("c"), ["old", "newer"]);
+    // Its record is gone: nobody begins again.
+    let before = scene.resumed();
+    assert!(before > 0);
+    scene.town.run(60 * SECOND);
+    assert_eq!(scene.resumed(), before);
+}
+
+#[test]
+fn a_batch_that_cannot_be_written_is_not_put_on_record() {
+    let mut scene = scene(730);
+    scene.town.kill("b");
+    scene.town.kill("c");
+    scene.town.until(60, "a knows", |town| !town.life("a").node.cluster().is_live(id("b")));
+    scene.town.until(60, "a knows", |town| !town.life("a").node.cluster().is_live(id("c")));
+    let slot = scene.begin("a", "x", 5, Consistency::Quorum);
+    let told = scene.town.wait(&slot).unwrap_err();
+    assert!(matches!(told, BatchError::NotKept(OpError::Unavailable { .. })), "{told:?}");
+    scene.town.start("b");
+    scene.town.start("c");
+    scene.town.run(60 * SECOND);
+    assert_eq!(scene.shown("b"), ["", ""]);
+    let log = "x".repeat(1 << 20);
+    let big = Record::of_row({
+        let mut row = Row::default();
+        let content = Content::Value { bytes: log.into(), expiry: None };
+        row.write(COLUMN, Cell { stamp: 1, content });
+        row
+    });
+    let op = BatchOp {
+        log: scene.log.clone(),
+        parts: vec![(scene.rows.clone(), vec![(key("p"), big)])],
+        level: Consistency::Quorum,
+        timeout: SECOND,
+    };
+    let coordinator = scene.town.coordinator("a");
+    let slot = scene.town.begin("a", async move { coordinator.write_batch(op).await });
+    let told = scene.town.wait(&slot).unwrap_err();
+    assert!(told.to_string().contains("Batch too large"), "{told}");
+}
