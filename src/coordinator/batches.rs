@@ -151,6 +151,7 @@ async fn spread(
         started: inner.env.mono(),
         timeout,
         holder: None,
+        receipts: None,
     };
     rows::spread_all(inner, &written).await
 }
