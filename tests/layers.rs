@@ -36,6 +36,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &[
             "binary",
             "causality",
+            "cql",
             "env",
             "merkle",
             "meta",

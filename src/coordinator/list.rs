@@ -10,7 +10,7 @@
 //! bound on the bytes held for it, or when half of its time is over, whichever comes first; and the
 //! place up to which everything was looked at is where the next one begins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ use crate::coordinator::{
 };
 use crate::meta::Table;
 use crate::net::messages::{PageRequest, Row, Want};
-use crate::net::{CallError, Request, Response};
+use crate::net::{CallError, Refusal, Request, Response};
 use crate::record::{self, Record};
 use crate::ring::token_of;
-use crate::types::{Consistency, Digest, Key, Mono, NodeId, PartitionId, Token};
+use crate::types::{Consistency, Digest, IndexTerm, Key, Mono, NodeId, PartitionId, Token};
 
 type Position = (Token, Key);
 
@@ -40,6 +40,17 @@ const MAX_LISTED_BYTES: usize = 32 << 20;
 /// A replica that has not shown its page within this time (or a third of what is left, if that is
 /// longer) is passed over for another one.
 const MIN_PAGE_WAIT: Duration = Duration::from_millis(500);
+
+/// Partitions of which an index is asked at once, when those before have shown too few rows: most
+/// of them have none.
+const MAX_AHEAD: usize = 16;
+
+/// How long is waited for an index to be built: that of a small table is built at once, and whoever
+/// made it asks it the next moment.
+const BUILD_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two looks whether it is.
+const BUILD_POLL: Duration = Duration::from_millis(20);
 
 /// How often one page is planned anew because the ring moved under it.
 const MAX_PLANS: u32 = 4;
@@ -57,6 +68,7 @@ pub(super) async fn list(inner: &Arc<Inner>, op: &ListOp) -> Result<ListPage, Op
         table: op.table.clone(),
         before: None,
         prefix: op.prefix.clone(),
+        term: None,
         rows: PAGE,
         level: op.level,
         timeout: op.timeout,
@@ -116,6 +128,7 @@ pub(super) async fn scan(
         table: op.table.clone(),
         before: op.before.clone(),
         prefix: Bytes::new(),
+        term: op.term,
         rows: limit.min(PAGE),
         level: op.level,
         timeout: op.timeout,
@@ -126,9 +139,29 @@ pub(super) async fn scan(
     let first = after.as_ref().map_or(PartitionId(0), |(token, _)| map.partition_of(*token));
     let last =
         op.before.as_ref().map_or(PartitionId(map.q() - 1), |(token, _)| map.partition_of(*token));
-    for partition in map.partitions().take(last.0 as usize + 1).skip(first.0 as usize) {
+    let mut partitions = map.partitions().take(last.0 as usize + 1).skip(first.0 as usize);
+    let mut ahead: VecDeque<(PartitionId, Result<Part, OpError>)> = VecDeque::new();
+    let mut window = 1;
+    loop {
+        if ahead.is_empty() {
+            let group: Vec<PartitionId> = partitions.by_ref().take(window).collect();
+            let place = &after;
+            let pages = group.into_iter().map(|partition| {
+                let page = patient_page(inner, &ask, partition, place.clone(), started);
+                async move { (partition, page.await) }
+            });
+            ahead.extend(join_all(pages).await);
+            if ask.term.is_some() {
+                window = (window * 2).min(MAX_AHEAD);
+            }
+        }
+        let Some((partition, page)) = ahead.pop_front() else { break };
+        let mut page = Some(page);
         loop {
-            let part = partition_page(inner, &ask, partition, after.clone(), started).await?;
+            let part = match page.take() {
+                Some(page) => page?,
+                None => partition_page(inner, &ask, partition, after.clone(), started).await?,
+            };
             let whole = part.next.is_none();
             for (position, record, size) in part.rows {
                 after = Some(position.clone());
@@ -137,6 +170,11 @@ pub(super) async fn scan(
             }
             if let Some(next) = part.next {
                 after = Some(next);
+            } else if partition < last
+                && let Some(place) = first_place(map.first_token(PartitionId(partition.0 + 1)))
+            {
+                // So that a page without rows goes on from there, and not from where it began.
+                after = Some(place);
             }
             let full = out.rows.len() >= limit as usize || bytes >= MAX_LISTED_BYTES;
             let late = inner.env.mono().since(started) * 2 > op.timeout;
@@ -150,6 +188,28 @@ pub(super) async fn scan(
         }
     }
     Ok(out)
+}
+
+/// A page of a partition, waited for if the index that it is asked of is about to be built.
+async fn patient_page(
+    inner: &Arc<Inner>,
+    op: &Ask,
+    partition: PartitionId,
+    after: Option<Position>,
+    started: Mono,
+) -> Result<Part, OpError> {
+    loop {
+        let page = partition_page(inner, op, partition, after.clone(), started).await;
+        let waited = inner.env.mono().since(started);
+        match page {
+            Err(OpError::IndexBuilding { .. })
+                if waited < BUILD_PATIENCE && waited * 2 < op.timeout =>
+            {
+                inner.env.sleep(BUILD_POLL).await;
+            }
+            page => return page,
+        }
+    }
 }
 
 /// The place before every key of `token` and later, as one after which a listing can go on: the
@@ -179,6 +239,7 @@ struct Ask {
     table: Arc<Table>,
     before: Option<Position>,
     prefix: Bytes,
+    term: Option<IndexTerm>,
     /// Rows at a time.
     rows: u32,
     level: Consistency,
@@ -226,6 +287,7 @@ async fn partition_page(
             limit: op.rows,
             want: Want::Record,
             refill: false,
+            term: op.term,
         };
         let result = match show(inner, &plan, &request).await {
             Ok(shown) => {
@@ -251,10 +313,18 @@ async fn show(
 ) -> Result<BTreeMap<NodeId, Shown>, Stop> {
     let mut shown: BTreeMap<NodeId, Shown> = BTreeMap::new();
     let mut failed = BTreeMap::new();
-    let mut asked = 0;
+    let (mut asked, mut building) = (0, 0);
     while !plan.requirement.alive_suffices(&shown.keys().copied().collect::<Vec<_>>()) {
         let wanted = if asked == 0 { plan.first_contacts() } else { 1 };
         let nodes: Vec<NodeId> = plan.order.iter().copied().skip(asked).take(wanted).collect();
+        if nodes.is_empty() && building > 0 {
+            return Err(Stop::Error(OpError::IndexBuilding {
+                level: plan.level,
+                required: plan.required(),
+                received: u32::try_from(shown.len()).unwrap_or(u32::MAX),
+                failed: building,
+            }));
+        }
         if nodes.is_empty() {
             return Err(Stop::Error(too_few(inner, plan, shown.len(), &failed)));
         }
@@ -271,6 +341,8 @@ async fn show(
         }))
         .await;
         for (node, want, answer) in answers {
+            let is_building = matches!(answer, Ok(Response::Refused(Refusal::IndexBuilding)));
+            building += u32::from(is_building);
             match understand(inner, plan, request, answer).await? {
                 Ok((rows, next)) => {
                     shown.insert(node, Shown { want, rows, next });

@@ -11,7 +11,9 @@ use crate::causality::Context;
 use crate::meta::{ConflictMode, Table, TableName};
 use crate::recipes;
 use crate::record::{Record, Row};
-use crate::types::{Consistency, Dot, Epoch, Key, NodeId, OpId, PartitionId, Token, WallMicros};
+use crate::types::{
+    Consistency, Dot, Epoch, IndexTerm, Key, NodeId, OpId, PartitionId, Token, WallMicros,
+};
 
 /// Read one key.
 #[derive(Clone, Debug)]
@@ -197,6 +199,8 @@ pub struct ScanOp {
     pub after: Option<(Token, Key)>,
     /// Only rows strictly before this place.
     pub before: Option<(Token, Key)>,
+    /// Only rows that an index finds by this term, and perhaps others.
+    pub term: Option<IndexTerm>,
     /// About so many rows. The page may be shorter though more exist; see [`ScanPage::next`].
     pub limit: u32,
     /// How many replicas of each partition must answer.
@@ -456,6 +460,18 @@ pub enum OpError {
         /// What became of it.
         fate: Fate,
     },
+    /// The index that was asked has not been built on enough replicas of some partition.
+    #[error("the index is still being built on {failed} of the replicas: ask again in a while")]
+    IndexBuilding {
+        /// The level asked for.
+        level: Consistency,
+        /// Answers needed.
+        required: u32,
+        /// Answers that came.
+        received: u32,
+        /// Replicas that are not done.
+        failed: u32,
+    },
     /// A level that the operation or the table does not allow, or a count above N.
     #[error("{0}")]
     BadLevel(String),
@@ -590,6 +606,7 @@ impl OpError {
             | Self::RecordTooLarge { .. }
             | Self::BadOperationId(_)
             | Self::OperationReused
+            | Self::IndexBuilding { .. }
             | Self::DiskFull
             | Self::ShuttingDown
             | Self::NoSuchTable => Fate::NotApplied,

@@ -1,5 +1,6 @@
 //! The syntax tree. Printed, it is a statement that parses to the same tree.
 
+use crate::cql::index::IndexPart;
 use crate::cql::types::RawType;
 
 /// A table's name, with its keyspace if that was written.
@@ -254,6 +255,24 @@ pub struct CreateTable {
     pub compact_storage: bool,
 }
 
+/// CREATE INDEX.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct CreateIndex {
+    /// `None`: it is named after its table and column.
+    pub name: Option<String>,
+    pub if_not_exists: bool,
+    pub custom: bool,
+    pub table: Name,
+    pub column: String,
+    /// `None`: the column's name stands alone.
+    pub part: Option<IndexPart>,
+    /// `USING`
+    pub class: Option<String>,
+    /// `WITH OPTIONS`
+    pub options: Vec<(String, String)>,
+}
+
 /// What ALTER TABLE does.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the parts are what their names say")]
@@ -360,6 +379,11 @@ pub enum Statement {
         change: AlterType,
     },
     DropType {
+        name: Name,
+        if_exists: bool,
+    },
+    CreateIndex(CreateIndex),
+    DropIndex {
         name: Name,
         if_exists: bool,
     },

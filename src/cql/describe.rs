@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::cql::index::Index;
 use crate::cql::options;
 use crate::cql::schema::{Column, Role, Schema};
 use crate::cql::types::{CqlType, UdtType, quote};
@@ -81,7 +82,7 @@ pub fn in_order(types: &BTreeMap<String, Arc<UdtType>>) -> Vec<&Arc<UdtType>> {
     out
 }
 
-/// `CREATE TABLE …;`
+/// `CREATE TABLE …;`, and its indexes after it.
 #[must_use]
 pub fn table(keyspace: &str, name: &str, schema: &Schema) -> String {
     let partition = schema.partition_key();
@@ -108,12 +109,35 @@ pub fn table(keyspace: &str, name: &str, schema: &Schema) -> String {
         with.push(format!("CLUSTERING ORDER BY ({})", order.collect::<Vec<_>>().join(", ")));
     }
     with.extend(options::all(schema));
-    format!(
+    let mut out = format!(
         "CREATE TABLE {}.{} (\n{}\n) WITH {};",
         quote(keyspace),
         quote(name),
         lines.join(",\n"),
         with.join("\n    AND ")
+    );
+    let mut indexes: Vec<&Index> = schema.indexes().iter().collect();
+    indexes.sort_by(|a, b| a.name.cmp(&b.name));
+    for own in indexes {
+        out.push_str("\n\n");
+        out.push_str(&index(keyspace, name, schema, own));
+    }
+    out
+}
+
+/// `CREATE INDEX …;`
+#[must_use]
+pub fn index(keyspace: &str, table: &str, schema: &Schema, index: &Index) -> String {
+    let (custom, using) = match &index.class {
+        Some(class) => ("CUSTOM ", format!(" USING '{}'", class.replace('\'', "''"))),
+        None => ("", String::new()),
+    };
+    format!(
+        "CREATE {custom}INDEX {} ON {}.{} ({}){using};",
+        quote(&index.name),
+        quote(keyspace),
+        quote(table),
+        index.target(schema)
     )
 }
 

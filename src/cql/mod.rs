@@ -12,6 +12,7 @@ pub mod ast;
 pub mod conditions;
 pub mod describe;
 pub mod functions;
+pub mod index;
 pub mod json;
 mod lexer;
 pub mod modify;

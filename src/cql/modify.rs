@@ -295,7 +295,7 @@ impl Modify {
                 schema.partition_key().iter().map(|column| column.name.as_str()).collect();
             return Err(format!("Some partition key parts are missing: {}", names.join(", ")));
         }
-        if self.wheres.needs_filtering(schema) {
+        if self.wheres.leaves_rows_out(schema) {
             return Err("A write's WHERE may name key columns only, in order".to_owned());
         }
         Ok(())

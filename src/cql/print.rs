@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 use crate::cql::ast::*;
+use crate::cql::index::IndexPart;
 use crate::cql::types::quote;
 use crate::cql::value::{blob_text, uuid_text};
 
@@ -267,6 +268,30 @@ impl Display for CreateTable {
     }
 }
 
+impl Display for CreateIndex {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let custom = if self.custom { "CUSTOM " } else { "" };
+        let exists = if self.if_not_exists { "IF NOT EXISTS " } else { "" };
+        write!(f, "CREATE {custom}INDEX {exists}")?;
+        if let Some(name) = &self.name {
+            write!(f, "{} ", quote(name))?;
+        }
+        write!(f, "ON {} (", self.table)?;
+        match self.part.and_then(IndexPart::word) {
+            Some(word) => write!(f, "{word}({}))", quote(&self.column))?,
+            None => write!(f, "{})", quote(&self.column))?,
+        }
+        if let Some(class) = &self.class {
+            write!(f, " USING {}", text(class))?;
+        }
+        if self.options.is_empty() {
+            return Ok(());
+        }
+        let options = Property::Map(self.options.clone());
+        with(f, &properties(&[("options".to_owned(), options)]))
+    }
+}
+
 impl Display for Describe {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let keyspace = |f: &mut Formatter<'_>, name: &Option<String>| match name {
@@ -388,6 +413,10 @@ impl Display for Statement {
             }
             Self::DropType { name, if_exists } => {
                 write!(f, "DROP TYPE {}{name}", exists(*if_exists))
+            }
+            Self::CreateIndex(index) => write!(f, "{index}"),
+            Self::DropIndex { name, if_exists } => {
+                write!(f, "DROP INDEX {}{name}", exists(*if_exists))
             }
             Self::Describe(what) => write!(f, "DESCRIBE {what}"),
             Self::Refused(_) => f.write_str("LIST ROLES"),

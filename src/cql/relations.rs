@@ -1,6 +1,8 @@
 //! WHERE: what it restricts, whether that can be answered without filtering, which partitions and
 //! slices it names, and whether a row satisfies it.
 
+mod indexed;
+
 use std::cmp::Ordering;
 
 use crate::cql::ast::{InValues, Operator, Relation, Term};
@@ -272,7 +274,7 @@ impl Where {
 
     /// True when rows must be read that are then left out.
     #[must_use]
-    pub fn needs_filtering(&self, schema: &Schema) -> bool {
+    pub fn leaves_rows_out(&self, schema: &Schema) -> bool {
         let has_token = self.restrictions.iter().any(|r| matches!(r, Restriction::Token { .. }));
         let others = self.restrictions.len()
             - self.restrictions.iter().filter(|r| matches!(r, Restriction::Token { .. })).count();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cql::index::Index;
 use crate::cql::types::{CqlType, UdtType};
 
 /// The most columns that a table may ever have had.
@@ -68,6 +69,10 @@ pub struct Schema {
     pub map_options: BTreeMap<String, BTreeMap<String, String>>,
     /// Time to live of cells that name none, in seconds; 0: for ever.
     pub default_ttl_s: u32,
+    /// Its indexes, by id. They are entries of the metadata log of their own, which those who fold
+    /// the log put here: what is written down of a schema has none.
+    #[serde(skip)]
+    indexes: Vec<Index>,
 }
 
 impl Schema {
@@ -81,6 +86,7 @@ impl Schema {
             options: BTreeMap::new(),
             map_options: BTreeMap::new(),
             default_ttl_s: 0,
+            indexes: Vec::new(),
         };
         for (name, kind, role) in columns {
             schema.add(name, kind, role);
@@ -136,6 +142,39 @@ impl Schema {
     #[must_use]
     pub fn columns(&self) -> &[Column] {
         &self.columns
+    }
+
+    /// Its indexes, by id.
+    #[must_use]
+    pub fn indexes(&self) -> &[Index] {
+        &self.indexes
+    }
+
+    /// Adds an index.
+    pub fn add_index(&mut self, index: Index) {
+        let at = self.indexes.partition_point(|other| other.id < index.id);
+        self.indexes.insert(at, index);
+    }
+
+    /// Takes the index called `name` away. False: there is none.
+    pub fn remove_index(&mut self, name: &str) -> bool {
+        let before = self.indexes.len();
+        self.indexes.retain(|index| index.name != name);
+        self.indexes.len() < before
+    }
+
+    /// Takes all indexes away.
+    pub fn clear_indexes(&mut self) {
+        self.indexes.clear();
+    }
+
+    /// This schema with the indexes of `other`, of those columns that are left.
+    #[must_use]
+    pub fn with_indexes_of(mut self, other: &Self) -> Self {
+        self.indexes.clone_from(&other.indexes);
+        let columns = &self.columns;
+        self.indexes.retain(|index| columns.iter().any(|column| column.id == index.column));
+        self
     }
 
     /// The column called `name`.

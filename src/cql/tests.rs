@@ -56,6 +56,14 @@ fn statements_print_as_what_they_were_parsed_from() {
         "DESCRIBE type.t",
         "DESCRIBE MATERIALIZED VIEW v",
         "DESCRIBE INDEX ks.i",
+        "CREATE INDEX ON t (a)",
+        "CREATE INDEX IF NOT EXISTS \"I\" ON ks.t (keys(m))",
+        "CREATE INDEX i ON t (values(m))",
+        "CREATE INDEX i ON t (entries(m))",
+        "CREATE INDEX i ON t (full(\"F\"))",
+        "CREATE INDEX i ON t (values)",
+        "CREATE CUSTOM INDEX i ON t (v) USING 'sai' WITH OPTIONS = {'a': 'b'}",
+        "DROP INDEX IF EXISTS ks.i",
         "DESCRIBE ks.t",
         "DESCRIBE CLUSTER",
     ] {
@@ -102,7 +110,7 @@ fn what_is_not_carried_out_is_named() {
     for text in [
         "CREATE MATERIALIZED VIEW v AS SELECT * FROM t",
         "CREATE OR REPLACE FUNCTION f(a int) RETURNS int",
-        "CREATE INDEX ON t (a)",
+        "CREATE TRIGGER g ON t USING 'x'",
         "CREATE ROLE r WITH PASSWORD = 'x'",
         "GRANT SELECT ON t TO r",
     ] {

@@ -88,6 +88,9 @@ fn check_schema(schema: &Schema) -> Result<(), NotDone> {
     Ok(())
 }
 
+/// The most bytes of the name of an index's class.
+const MAX_CLASS_BYTES: usize = 128;
+
 fn check_quotable(name: &str) -> Result<(), NotDone> {
     if is_quoted_name(name) { Ok(()) } else { Err(refuse("a name that is none")) }
 }
@@ -132,7 +135,17 @@ pub(super) fn check(command: &Command) -> Result<(), NotDone> {
         Command::CreateType(udt) | Command::AlterType { new: udt, .. } => {
             if keyspace::is_sound(udt) { Ok(()) } else { Err(refuse("a user type that is none")) }
         }
+        Command::CreateIndex { name, class, .. } => {
+            check_quotable(name)?;
+            match class {
+                Some(class) if class.len() > MAX_CLASS_BYTES => {
+                    Err(refuse("the name of an index's class is too long"))
+                }
+                _ => Ok(()),
+            }
+        }
         Command::AlterKeyspace { .. }
+        | Command::DropIndex { .. }
         | Command::TruncateRows { .. }
         | Command::DropKeyspace { .. }
         | Command::DropType { .. }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cql::index::IndexPart;
 use crate::cql::schema::Schema;
 use crate::cql::types::UdtType;
 use crate::meta::{Keyspace, TableName, TableSettings};
@@ -144,6 +145,28 @@ pub enum Command {
         /// Its name.
         name: String,
     },
+    /// A new index of a table of rows.
+    CreateIndex {
+        /// The table.
+        table: TableId,
+        /// The entry that had last set its columns when the index was planned.
+        expected: Epoch,
+        /// The index's name.
+        name: String,
+        /// The id of the column.
+        column: u16,
+        /// What of the column.
+        part: IndexPart,
+        /// The class that the client named.
+        class: Option<String>,
+    },
+    /// An index ends.
+    DropIndex {
+        /// Its table.
+        table: TableId,
+        /// Its name.
+        name: String,
+    },
 }
 
 /// A command with the id under which its proposer will look for it.
@@ -228,6 +251,12 @@ pub enum NotDone {
     /// The command holds more than a node may be made to keep.
     #[error("out of bounds: {0}")]
     OutOfBounds(String),
+    /// The keyspace has an index of that name.
+    #[error("the index exists already")]
+    IndexExists,
+    /// No such index.
+    #[error("there is no such index")]
+    NoSuchIndex,
 }
 
 /// What became of an entry when it was applied.

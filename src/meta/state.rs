@@ -1,10 +1,13 @@
 //! The fold of the log.
 
+mod indexes;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::cql::index::Index;
 use crate::cql::schema::Schema;
 use crate::cql::types::UdtType;
 use crate::meta::keyspace::MAX_KEYSPACES;
@@ -13,7 +16,7 @@ use crate::meta::{
 };
 use crate::meta::{ConflictMode, Keyspace};
 use crate::ring::{Member, RingSnapshot, claim};
-use crate::types::{ActorId, Addresses, Epoch, Incarnation, NodeId, TableId, VoterId};
+use crate::types::{ActorId, Addresses, Epoch, Incarnation, IndexId, NodeId, TableId, VoterId};
 
 /// The most tables that a cluster may have: each costs every node memory.
 const MAX_TABLES: usize = 10_000;
@@ -237,7 +240,9 @@ impl ClusterState {
             | Command::TruncateRows { .. }
             | Command::CreateType(_)
             | Command::AlterType { .. }
-            | Command::DropType { .. } => {
+            | Command::DropType { .. }
+            | Command::CreateIndex { .. }
+            | Command::DropIndex { .. } => {
                 let verdict = schema::carry_out(self, &entry.command)?;
                 self.schema_version = self.epoch;
                 Ok(verdict)
@@ -421,7 +426,11 @@ mod schema {
                     return Err(NotDone::TableChanged { version: table.version });
                 }
                 let table = Arc::make_mut(table);
-                table.rows = Some(schema.clone());
+                let mut schema = (**schema).clone();
+                if let Some(old) = &table.rows {
+                    schema = schema.with_indexes_of(old);
+                }
+                table.rows = Some(Arc::new(schema));
                 table.version = epoch;
                 Ok(Verdict::Done)
             }
@@ -446,6 +455,17 @@ mod schema {
             }
             Command::AlterType { expected, new } => alter_type(state, expected, new),
             Command::DropType { keyspace, name } => drop_type(state, keyspace, name),
+            Command::CreateIndex { table, expected, name, column, part, class } => {
+                let index = Index {
+                    id: IndexId(state.epoch.0),
+                    name: name.clone(),
+                    column: *column,
+                    part: *part,
+                    class: class.clone(),
+                };
+                indexes::create(state, *table, *expected, index)
+            }
+            Command::DropIndex { table, name } => indexes::drop(state, *table, name),
             _ => Ok(Verdict::Done),
         }
     }

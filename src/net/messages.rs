@@ -11,7 +11,8 @@ use crate::net::paxos::{OpenRequest, PaxosAnswer, PaxosRequest};
 use crate::net::purge::{PurgeAnswer, PurgeRequest};
 use crate::net::trees::{TreeAnswer, TreeRequest};
 use crate::types::{
-    Digest, Dot, Epoch, Generation, Hlc, Key, NodeId, OpId, PartitionId, TableId, Token, WallMicros,
+    Digest, Dot, Epoch, Generation, Hlc, IndexTerm, Key, NodeId, OpId, PartitionId, TableId, Token,
+    WallMicros,
 };
 
 /// Comes with every request and every answer.
@@ -217,6 +218,9 @@ pub struct PageRequest {
     /// The asker refills an emptied directory. It takes what a replica has that is being refilled
     /// itself; nobody else does.
     pub refill: bool,
+    /// Only rows that the replica's index finds by this term. It may show others besides, and must
+    /// not leave out one that has it.
+    pub term: Option<IndexTerm>,
 }
 
 /// One row of a page.
@@ -411,4 +415,7 @@ pub enum Refusal {
         /// The refuser's.
         generation: Generation,
     },
+    /// The index is not built here yet.
+    #[error("the index is still being built on this node")]
+    IndexBuilding,
 }

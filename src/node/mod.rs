@@ -8,6 +8,7 @@ mod batches;
 mod cql;
 mod dropped;
 mod high_water;
+mod indexes;
 mod numbers;
 mod pressure;
 mod refill;
@@ -184,6 +185,8 @@ impl Opened {
         let cluster =
             Cluster::start(env.clone(), &engine, committer.clone(), peers.clone(), config)?;
         repair::load_trees(&cluster, &replica);
+        // Before the first change of a row.
+        replica.keep_indexes(&cluster.state())?;
         let repair = Arc::new(Repair::new(env.clone()));
         let hints = HintStore::open(env.clone(), engine.clone(), committer.clone(), settings.hints);
         let purge = Purge::new(
@@ -248,6 +251,8 @@ impl Opened {
         env.spawn("batches", batches);
         let deleter = dropped::run(env.clone(), cluster.clone(), replica.clone());
         env.spawn("delete dropped tables", deleter);
+        let indexer = indexes::run(env.clone(), cluster.clone(), replica.clone());
+        env.spawn("build indexes", indexer);
         let high_water = settings.high_water;
         if let Some(store) = high_water.clone() {
             env.spawn("high-water", high_water::keep(env.clone(), cluster.clone(), store));

@@ -323,6 +323,7 @@ impl Refill {
             limit: PAGE_ROWS,
             want: Want::Record,
             refill: true,
+            term: None,
         });
         let deadline = self.env.mono() + PAGE_TIME;
         match self.peers.call(node, request, deadline).await {

@@ -20,7 +20,8 @@ use crate::storage::{Batch, CommitTicket, KeyRange, StorageError};
 use crate::types::TableId;
 
 /// What a table has on a disk; its hints go where they would be delivered.
-const KINDS: [Kind; 4] = [Kind::Record, Kind::Paxos, Kind::Tree, Kind::Purge];
+const KINDS: [Kind; 6] =
+    [Kind::Record, Kind::Paxos, Kind::Tree, Kind::Purge, Kind::Index, Kind::IndexBuild];
 
 /// Rows of one batch.
 const MAX_ROWS: usize = 512;

@@ -19,6 +19,7 @@ mod dead;
 mod dropped;
 mod handoff;
 mod identity;
+mod index;
 mod mint;
 mod overlay;
 mod page;
@@ -51,6 +52,8 @@ pub(crate) use dead::Dead;
 #[cfg(feature = "sim")]
 pub(crate) use identity::durable_counter;
 pub use identity::{Actor, Identity, IdentityError, Opening};
+use index::Indexes;
+pub(crate) use index::Progress;
 use overlay::Overlay;
 pub(crate) use page::TokenSpan;
 use purge::Purges;
@@ -96,6 +99,7 @@ pub struct Replica {
     voters: Arc<Voters>,
     trees: Arc<Trees>,
     purges: Arc<Purges>,
+    indexes: Indexes,
     counters: ReplicaCounters,
     forgot: AtomicBool,
 }
@@ -154,6 +158,7 @@ impl Replica {
             voters,
             trees,
             purges,
+            indexes: Indexes::default(),
             counters: ReplicaCounters::default(),
             forgot: AtomicBool::new(false),
         }

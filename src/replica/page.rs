@@ -15,10 +15,10 @@ use crate::storage::keys::{self, Kind};
 use crate::types::{Digest, Epoch, Key, PartitionDigest, PartitionId, Token};
 
 /// The most rows that a page holds, whatever was asked.
-const MAX_PAGE_ROWS: usize = 1_000;
+pub(super) const MAX_PAGE_ROWS: usize = 1_000;
 
 /// A page ends once its records have this many bytes.
-const MAX_PAGE_BYTES: usize = 4 << 20;
+pub(super) const MAX_PAGE_BYTES: usize = 4 << 20;
 
 /// A page ends once this many rows were looked at, so that a rare prefix cannot hold up a node.
 const MAX_PAGE_SCAN: usize = 10_000;
@@ -50,6 +50,9 @@ impl Replica {
     /// A [`Refusal`]. [`Refusal::Damaged`] for the whole page only when the engine cannot say which
     /// rows there are (a damaged index, or a storage key that is none).
     pub(crate) fn page(&self, span: TokenSpan, page: &PageRequest) -> Result<Response, Refusal> {
+        if let Some(term) = page.term {
+            return self.index_page(span, page, term);
+        }
         let id = (page.table, page.partition);
         let generation = self.generation(id).map_err(|e| self.refuse_storage(&e))?;
         let mut range = keys::token_rows(Kind::Record, page.table, span.first, span.last);
@@ -118,8 +121,29 @@ impl Replica {
             Some(Some(bytes)) => Ok(bytes),
             Some(None) => return ControlFlow::Continue(()),
         };
+        match self.page_row(page, row, (parsed.token, parsed.key), bytes) {
+            Ok(row) => {
+                out.bytes += row.record.len() + row.key.as_bytes().len();
+                out.rows.push(row);
+                ControlFlow::Continue(())
+            }
+            Err(refusal) => {
+                out.refusal = Some(refusal);
+                ControlFlow::Break(())
+            }
+        }
+    }
+
+    /// The row under the storage key `row` as it stands in a page.
+    pub(super) fn page_row(
+        &self,
+        page: &PageRequest,
+        row: &[u8],
+        (token, key): (Token, Key),
+        bytes: Result<Bytes, StorageError>,
+    ) -> Result<Row, Refusal> {
         let checked = bytes.map_err(|error| self.refuse_storage(&error)).and_then(|bytes| {
-            let digest = record::verify(&bytes, &record::address(page.table, &parsed.key))
+            let digest = record::verify(&bytes, &record::address(page.table, &key))
                 .map_err(|error| self.refuse_damaged(row, &error))?;
             Ok((digest, bytes))
         });
@@ -127,14 +151,9 @@ impl Replica {
             Ok((digest, bytes)) if page.want == Want::Record => (Some(digest), bytes),
             Ok((digest, _)) => (Some(digest), Bytes::new()),
             Err(Refusal::Damaged) => (None, Bytes::new()),
-            Err(refusal) => {
-                out.refusal = Some(refusal);
-                return ControlFlow::Break(());
-            }
+            Err(refusal) => return Err(refusal),
         };
-        out.bytes += record.len() + parsed.key.as_bytes().len();
-        out.rows.push(Row { token: parsed.token, key: parsed.key, digest, record });
-        ControlFlow::Continue(())
+        Ok(Row { token, key, digest, record })
     }
 
     /// This node's own digest of one partition of a table: for comparing replicas from outside.
@@ -160,6 +179,7 @@ impl Replica {
             limit: u32::MAX,
             want: Want::Digest,
             refill: false,
+            term: None,
         };
         loop {
             let Response::Page { rows, next, .. } = self.page(span, &request)? else { break };

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::binary;
 use crate::net::Refusal;
 use crate::net::purge::{MAX_SET_ROWS, PurgeSet};
-use crate::record;
+use crate::record::{self, Record};
 use crate::replica::dead::Dead;
 use crate::replica::overlay::Overlay;
 use crate::replica::trees::{LeafAt, LeafChange, TreeId};
@@ -430,6 +430,11 @@ impl Replica {
                 continue;
             };
             batch.delete(place.row.clone());
+            let held = base.as_ref().and_then(|b| Record::decode(b, &place.address).ok());
+            let indexed = held.and_then(|held| self.indexes.before(id.0, &place.row, &held));
+            if let Some(indexed) = indexed {
+                indexed.change(&mut batch, None);
+            }
             removed.push((place, base, change));
         }
         let set = raise.and_then(|(generation, plan)| {

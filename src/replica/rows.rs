@@ -78,6 +78,7 @@ impl Replica {
         let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation: None };
         let mut overlay = self.lock(first.shard);
         let (mut changed, mut under_way) = (Vec::new(), false);
+        let mut batch = Batch::new();
         for (place, record) in incoming {
             let newest = overlay.newest(&place.row, self.committer.acked_seq());
             under_way |= newest.is_some();
@@ -86,6 +87,7 @@ impl Replica {
                 None => self.stored(place, terms)?,
             };
             let (mut own, old) = self.decode_base(place, terms, base.as_ref())?;
+            let indexed = self.indexes.before(place.leaf.tree.0, &place.row, &own);
             let merged = own
                 .merge(record)
                 .map_err(|_| Refusal::BadRequest { what: "a record of another kind".to_owned() })?;
@@ -98,6 +100,10 @@ impl Replica {
                 return Err(Refusal::RecordTooLarge { max, got }.into());
             }
             let change = leaf_change(place, old, &own, &bytes);
+            batch.put(place.row.clone(), bytes.clone());
+            if let Some(indexed) = indexed {
+                indexed.change(&mut batch, Some(&own));
+            }
             changed.push(Changed { row: place.row.clone(), bytes, base, change });
         }
         if changed.is_empty() {
@@ -110,10 +116,6 @@ impl Replica {
                 error => Stop::Refused(refuse_submit(&error)),
             })?;
             return Ok((true, wait));
-        }
-        let mut batch = Batch::new();
-        for row in &changed {
-            batch.put(row.row.clone(), row.bytes.clone());
         }
         let ticket = self.trees.stage_many(first.leaf.tree, changed.len(), batch, &self.committer);
         let ticket = ticket.map_err(|e| refuse_submit(&e))?;

@@ -325,6 +325,7 @@ async fn a_page_marks_the_rows_that_cannot_be_read_and_goes_on() {
         limit: 10,
         want: Want::Record,
         refill: false,
+        term: None,
     };
     let span = TokenSpan { first: Token(i64::MIN), last: Token(i64::MAX) };
     let Ok(Response::Page { rows, next: None, .. }) = alone.replica.page(span, &page) else {

@@ -98,6 +98,7 @@ impl Replica {
             None => self.stored(place, terms)?,
         };
         let (mut record, old) = self.decode_base(place, terms, base.as_ref())?;
+        let indexed = self.indexes.before(place.leaf.tree.0, &place.row, &record);
         match change(&mut record)? {
             Change::Keep(answer) => {
                 if let Some(error) = self.committer.failure() {
@@ -121,6 +122,9 @@ impl Replica {
                 let change = leaf_change(place, old, &record, &bytes);
                 let mut batch = Batch::new();
                 batch.put(place.row.clone(), bytes.clone());
+                if let Some(indexed) = indexed {
+                    indexed.change(&mut batch, Some(&record));
+                }
                 let ticket = self.trees.stage(place.leaf, batch, &self.committer);
                 let ticket = ticket.map_err(|e| refuse_submit(&e))?;
                 overlay.stage(place.row.clone(), ticket.seq, Some(bytes.clone()), base, change);

@@ -8,7 +8,7 @@
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::storage::{KeyRange, StorageError};
-use crate::types::{Generation, Key, NodeId, PartitionId, TableId, Token};
+use crate::types::{Generation, IndexId, IndexTerm, Key, NodeId, PartitionId, TableId, Token};
 
 /// First byte of every storage key. Numbers are for ever: a retired kind is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -28,6 +28,10 @@ pub enum Kind {
     Tree = 5,
     /// How far the tombstones of partitions have been purged.
     Purge = 7,
+    /// Entries of indexes: which rows have a term.
+    Index = 8,
+    /// How far indexes are built.
+    IndexBuild = 9,
 }
 
 /// The storage key of a node row called `name`.
@@ -183,6 +187,91 @@ pub fn purge_set_rows(table: TableId, partition: PartitionId) -> KeyRange {
     range
 }
 
+fn put_index(out: &mut BytesMut, kind: Kind, table: TableId, index: IndexId) {
+    put_prefix(out, kind, table);
+    out.put_u64(index.0);
+}
+
+/// Bytes of an entry's key before its token.
+const TERM_BYTES: usize = 21;
+
+fn put_term(out: &mut BytesMut, table: TableId, term: IndexTerm) {
+    put_index(out, Kind::Index, table, term.index);
+    out.put_u64(term.hash);
+}
+
+/// The storage key of the entry that `key`'s row in `table` has `term`: in the order of tokens and
+/// keys, as rows are.
+#[must_use]
+pub fn index_row(table: TableId, term: IndexTerm, token: Token, key: &Key) -> Bytes {
+    let mut out = BytesMut::with_capacity(TERM_BYTES + 10 + key.as_bytes().len());
+    put_term(&mut out, table, term);
+    out.put_u64(ordered(token));
+    put_escaped(&mut out, key.as_bytes());
+    out.freeze()
+}
+
+/// The entries of a term with `first ≤ token ≤ last`, both inclusive.
+#[must_use]
+pub fn index_rows(table: TableId, term: IndexTerm, first: Token, last: Token) -> KeyRange {
+    let mut start = BytesMut::with_capacity(TERM_BYTES + 8);
+    put_term(&mut start, table, term);
+    let end = match ordered(last).checked_add(1) {
+        Some(after) => {
+            let mut end = start.clone();
+            end.put_u64(after);
+            Some(end.freeze())
+        }
+        None => KeyRange::prefix(&start).end,
+    };
+    start.put_u64(ordered(first));
+    KeyRange { start: start.freeze(), end }
+}
+
+/// All keys of an index that are of kind `kind`: its entries, or how far it is built.
+#[must_use]
+pub fn index_keys(kind: Kind, table: TableId, index: IndexId) -> KeyRange {
+    let mut out = BytesMut::with_capacity(13);
+    put_index(&mut out, kind, table, index);
+    KeyRange::prefix(&out)
+}
+
+/// The storage key of how far an index is built.
+#[must_use]
+pub fn index_build_row(table: TableId, index: IndexId) -> Bytes {
+    let mut out = BytesMut::with_capacity(13);
+    put_index(&mut out, Kind::IndexBuild, table, index);
+    out.freeze()
+}
+
+/// Reads a storage key made by [`index_build_row`], or the start of one made by [`index_row`].
+///
+/// # Errors
+/// [`StorageError::Corrupt`] when it is not one.
+pub fn parse_index(bytes: &[u8]) -> Result<(TableId, IndexId), StorageError> {
+    let number = |range: std::ops::Range<usize>| {
+        Some(bytes.get(range)?.iter().fold(0u64, |sum, &byte| sum << 8 | u64::from(byte)))
+    };
+    match (number(1..5).and_then(|table| u32::try_from(table).ok()), number(5..13)) {
+        (Some(table), Some(index)) => Ok((TableId(table), IndexId(index))),
+        _ => Err(StorageError::Corrupt {
+            what: format!("an index's key of {} bytes does not have the form of one", bytes.len()),
+        }),
+    }
+}
+
+/// The row of which the entry under a storage key made by [`index_row`] speaks.
+///
+/// # Errors
+/// [`StorageError::Corrupt`] when it is not one.
+pub fn parse_index_row(bytes: &[u8]) -> Result<RowKey, StorageError> {
+    let corrupt =
+        || StorageError::Corrupt { what: format!("an index entry's key of {} bytes", bytes.len()) };
+    let place = bytes.get(TERM_BYTES..).ok_or_else(corrupt)?;
+    // With the term left out, it has the form of a row's key.
+    parse_row(&[&bytes[..5], place].concat())
+}
+
 /// What a row's storage key says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowKey {
@@ -275,6 +364,40 @@ mod tests {
         assert_eq!((target, at.table, at.token), (NodeId(5), TableId(9), Token(-4)));
         assert_eq!(at.key, key);
         assert!(parse_hint_row(&row(5)[..20]).is_err());
+    }
+
+    #[test]
+    fn a_terms_entries_are_one_range_in_the_order_of_rows_and_read_back() {
+        let (table, index) = (TableId(7), IndexId(300));
+        let term = |hash| IndexTerm { index, hash };
+        let place = |token, key: &'static [u8]| (Token(token), Key::new(key).unwrap());
+        let places =
+            [place(i64::MIN, b"a"), place(-1, b"a"), place(-1, b"a\0b"), place(i64::MAX, b"z")];
+        let rows: Vec<Bytes> =
+            places.iter().map(|(token, key)| index_row(table, term(9), *token, key)).collect();
+        assert!(rows.is_sorted());
+        let all = index_rows(table, term(9), Token(i64::MIN), Token(i64::MAX));
+        let whole = index_keys(Kind::Index, table, index);
+        for (row, (token, key)) in rows.iter().zip(&places) {
+            let read = parse_index_row(row).unwrap();
+            assert_eq!((read.table, read.token, &read.key), (table, *token, key));
+            assert_eq!(parse_index(row).unwrap(), (table, index));
+            assert!(all.start <= *row && row < all.end.as_ref().unwrap());
+            assert!(whole.start <= *row && row < whole.end.as_ref().unwrap());
+        }
+        let middle = index_rows(table, term(9), Token(-1), Token(-1));
+        let inside =
+            rows.iter().filter(|r| middle.start <= **r && **r < *middle.end.as_ref().unwrap());
+        assert_eq!(inside.count(), 2);
+        for other in [8, 10] {
+            let row = index_row(table, term(other), Token(-1), &places[1].1);
+            assert!(row < all.start || row >= *all.end.as_ref().unwrap());
+        }
+        let greatest = index_rows(table, term(u64::MAX), Token(5), Token(i64::MAX));
+        let last = index_row(table, term(u64::MAX), Token(i64::MAX), &places[3].1);
+        assert!(greatest.start < last && last < greatest.end.unwrap());
+        assert_eq!(parse_index(&index_build_row(table, index)).unwrap(), (table, index));
+        assert!(parse_index(&rows[0][..12]).is_err() && parse_index_row(&rows[0][..20]).is_err());
     }
 
     #[test]

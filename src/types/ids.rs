@@ -228,6 +228,25 @@ impl fmt::Display for TableId {
     }
 }
 
+/// A secondary index, named by the entry of the metadata log that made it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct IndexId(pub u64);
+
+impl fmt::Display for IndexId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What a row is found by in an index: the hash of a value.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct IndexTerm {
+    /// The index.
+    pub index: IndexId,
+    /// The hash. Two values may share it.
+    pub hash: u64,
+}
+
 /// One client operation, however often it is sent: a UUIDv7. Ordered over all 128 bits, so that
 /// "newest" is well defined.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -13,8 +13,8 @@ pub use addresses::Addresses;
 pub use consistency::{Consistency, ParseConsistencyError};
 pub use digest::{Digest, PartitionDigest};
 pub use ids::{
-    ActorId, Ballot, Dot, Epoch, Generation, Incarnation, NodeId, OpId, ParseIdError, TableId,
-    VoterId,
+    ActorId, Ballot, Dot, Epoch, Generation, Incarnation, IndexId, IndexTerm, NodeId, OpId,
+    ParseIdError, TableId, VoterId,
 };
 pub use key::{Key, KeyError, MAX_KEY_BYTES};
 pub use time::{Hlc, Mono, WallMicros};

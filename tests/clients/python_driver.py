@@ -266,6 +266,35 @@ def batches(s, cluster):
     assert s.execute("SELECT v FROM t WHERE k = 50").one().v == "y"
 
 
+def indexes(s, cluster):
+    """Each sort of index: built from what is there, kept with what comes, paged, and in the metadata."""
+    s.execute("CREATE TABLE ix (p int, c int, v text, m map<text, int>, PRIMARY KEY (p, c))")
+    insert = s.prepare("INSERT INTO ix (p, c, v, m) VALUES (?, ?, ?, ?)")
+    for i in range(60):
+        s.execute(insert, (i // 6, i, "v%d" % (i % 3), {"k%d" % (i % 4): i % 5}))
+    fails(s, "SELECT c FROM ix WHERE v = 'v1'", "InvalidRequest")
+    s.execute("CREATE INDEX ON ix (v)")
+    s.execute("CREATE INDEX by_key ON ix (keys(m))")
+    s.execute("CREATE CUSTOM INDEX by_entry ON ix (entries(m)) USING 'StorageAttachedIndex'")
+    of = lambda where: sorted(row.c for row in s.execute("SELECT c FROM ix WHERE " + where))
+    assert of("v = 'v1'") == list(range(1, 60, 3))
+    assert of("m CONTAINS KEY 'k2'") == list(range(2, 60, 4))
+    assert of("m['k2'] = 1") == [i for i in range(60) if i % 4 == 2 and i % 5 == 1]
+    assert of("v = 'v1' AND m CONTAINS KEY 'k2'") == list(range(10, 60, 12))
+    by_value = s.prepare("SELECT p, c FROM ix WHERE v = ?")
+    by_value.fetch_size = 3
+    assert len({tuple(row) for row in s.execute(by_value, ("v2",))}) == 20
+    s.execute("UPDATE ix SET v = 'v1' WHERE p = 0 AND c = 0")
+    s.execute("DELETE FROM ix WHERE p = 1")
+    assert of("v = 'v1'") == [0] + [i for i in range(1, 60, 3) if i // 6 != 1]
+    cluster.refresh_table_metadata("shop", "ix")
+    known = cluster.metadata.keyspaces["shop"].tables["ix"].indexes
+    assert set(known) == {"ix_v_idx", "by_key", "by_entry"}, known
+    assert known["by_key"].index_options["target"] == "keys(m)", known["by_key"].index_options
+    s.execute("DROP INDEX ix_v_idx")
+    fails(s, "SELECT c FROM ix WHERE v = 'v1'", "InvalidRequest")
+
+
 def time_to_live(s, cluster):
     s.execute("INSERT INTO t (k, v) VALUES (2, 'gone') USING TTL 2")
     assert s.execute("SELECT ttl(v) FROM t WHERE k = 2").one()[0] in (1, 2)
@@ -500,6 +529,7 @@ TESTS = [
     deletions,
     statics_and_timeuuids,
     batches,
+    indexes,
     time_to_live,
     counters,
     errors,

@@ -1,13 +1,16 @@
 //! CREATE, ALTER, DROP.
 
 use super::{Parse, Parser};
-use crate::cql::ast::{AlterTable, AlterType, ColumnDef, CreateTable, Statement};
+use crate::cql::ast::{
+    AlterTable, AlterType, ColumnDef, CreateIndex, CreateTable, Property, Statement,
+};
+use crate::cql::index::IndexPart;
+use crate::cql::lexer::Kind;
 use crate::cql::types::RawType;
 
 const VIEWS: &str = "Materialized views are disabled: write a second table in the same batch";
 const FUNCTIONS: &str = "User-defined functions are disabled: compute in the application";
 const ROLES: &str = "roles and permissions are not supported yet";
-const INDEXES: &str = "Secondary indexes are not supported yet: make a table keyed by that column";
 const TRIGGERS: &str = "Triggers are not supported: write to both tables in the application";
 
 impl Parser<'_> {
@@ -17,7 +20,6 @@ impl Parser<'_> {
             "materialized" => VIEWS,
             "function" | "aggregate" | "or" => FUNCTIONS,
             "role" | "user" | "identity" => ROLES,
-            "index" | "custom" => INDEXES,
             "trigger" => TRIGGERS,
             _ => return None,
         };
@@ -45,7 +47,45 @@ impl Parser<'_> {
             let fields = self.list(("(", ")"), Self::field)?;
             return Ok(Statement::CreateType { name, if_not_exists, fields });
         }
-        Err(self.unexpected("KEYSPACE, TABLE or TYPE"))
+        let custom = self.skip_word("custom");
+        if self.skip_word("index") {
+            return self.create_index(custom).map(Statement::CreateIndex);
+        }
+        Err(self.unexpected("KEYSPACE, TABLE, TYPE or INDEX"))
+    }
+
+    fn create_index(&mut self, custom: bool) -> Parse<CreateIndex> {
+        let if_not_exists = self.if_not_exists();
+        let name = if self.is_words(&["on"]) { None } else { Some(self.name()?) };
+        self.word("on")?;
+        let table = self.full_name()?;
+        self.sign("(")?;
+        let (part, column) = self.index_target()?;
+        self.sign(")")?;
+        let class = if self.skip_word("using") { Some(self.simple()?) } else { None };
+        let mut options = Vec::new();
+        if self.skip_word("with") {
+            match self.property()? {
+                (word, Property::Map(pairs)) if word == "options" => options = pairs,
+                _ => return Err(self.error("an index has nothing but OPTIONS = {…}")),
+            }
+        }
+        Ok(CreateIndex { name, if_not_exists, custom, table, column, part, class, options })
+    }
+
+    /// `col`, or `keys(col)` and so on.
+    fn index_target(&mut self) -> Parse<(Option<IndexPart>, String)> {
+        for part in [IndexPart::Full, IndexPart::Keys, IndexPart::Values, IndexPart::Entries] {
+            let word = part.word().unwrap_or_default();
+            if self.is_word(word) && matches!(self.token(1).kind, Kind::Sign("(")) {
+                self.word(word)?;
+                self.sign("(")?;
+                let column = self.name()?;
+                self.sign(")")?;
+                return Ok((Some(part), column));
+            }
+        }
+        Ok((None, self.name()?))
     }
 
     fn field(&mut self) -> Parse<(String, RawType)> {
@@ -234,6 +274,10 @@ impl Parser<'_> {
             let if_exists = self.if_exists();
             return Ok(Statement::DropType { name: self.full_name()?, if_exists });
         }
-        Err(self.unexpected("KEYSPACE, TABLE or TYPE"))
+        if self.skip_word("index") {
+            let if_exists = self.if_exists();
+            return Ok(Statement::DropIndex { name: self.full_name()?, if_exists });
+        }
+        Err(self.unexpected("KEYSPACE, TABLE, TYPE or INDEX"))
     }
 }

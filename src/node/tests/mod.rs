@@ -10,6 +10,7 @@ mod causality;
 mod damage;
 mod disasters;
 mod hints;
+mod indexes;
 mod listing;
 mod locks;
 mod lwt;

@@ -1,5 +1,7 @@
 //! CREATE, ALTER, DROP: turned into entries of the metadata log.
 
+pub(super) mod indexes;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -56,6 +58,8 @@ pub(super) async fn run(
                 | NotDone::NoSuchKeyspace
                 | NotDone::NoSuchTable
                 | NotDone::NoSuchType
+                | NotDone::IndexExists
+                | NotDone::NoSuchIndex
                 | NotDone::TableChanged { .. },
             ) => {}
             Verdict::NotDone(NotDone::TypeInUse(user)) => {
@@ -174,6 +178,18 @@ fn plan(
             }
             let dropped = change("DROPPED", "TYPE", &keyspace, &name.name);
             Ok(Plan::Do(Box::new(Command::DropType { keyspace, name: name.name.clone() }), dropped))
+        }
+        Statement::CreateIndex(create) => {
+            let keyspace = keyspace_of(given, &create.table)?;
+            match existing(state, &keyspace, &create.table, false)? {
+                Some((table, schema)) => indexes::create(state, &table, &schema, create),
+                None => Ok(Plan::Nothing),
+            }
+        }
+        Statement::DropIndex { name, if_exists } => {
+            let keyspace = keyspace_of(given, name)?;
+            find(state, &keyspace)?;
+            indexes::drop(state, &keyspace, &name.name, *if_exists)
         }
         _ => Err(CqlError::new(SERVER, "no statement of the schema")),
     }
@@ -455,7 +471,17 @@ fn alter_table(
                             "Cannot drop PRIMARY KEY column {column}"
                         )));
                     }
-                    Some(_) => schema.remove(column),
+                    Some(found) => {
+                        if let Some(index) = schema.indexes().iter().find(|i| i.column == found.id)
+                        {
+                            return Err(CqlError::invalid(format!(
+                                "Cannot drop column {column} because it has dependent secondary \
+                                 indexes ({})",
+                                index.name
+                            )));
+                        }
+                        schema.remove(column);
+                    }
                 }
             }
         }
@@ -478,6 +504,8 @@ fn alter_table(
             return Err(CqlError::invalid("Altering column types is no longer supported"));
         }
     }
+    // Indexes are entries of the log of their own.
+    schema.clear_indexes();
     let updated = change("UPDATED", "TABLE", keyspace, &name.name);
     let command =
         Command::AlterRows { id: old.id, expected: old.version, schema: Arc::new(schema) };

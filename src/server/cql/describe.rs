@@ -17,6 +17,7 @@ use crate::cql::value;
 use crate::meta::{ClusterState, ConflictMode};
 use crate::ring::Replication;
 use crate::server::cql::buckets;
+use crate::server::cql::ddl::indexes;
 use crate::server::cql::error::CqlError;
 use crate::server::cql::request::Parameters;
 use crate::server::cql::response::{ColumnSpec, Metadata, Rows};
@@ -175,6 +176,17 @@ impl<'a> Look<'a> {
         Element { keyspace: keyspace.to_owned(), kind: "table", name: name.to_owned(), statement }
     }
 
+    fn index(&self, keyspace: &str, name: &str) -> Option<Element> {
+        let mut all = indexes::of_keyspace(self.state, keyspace);
+        let (table, schema, index) = all.find(|(.., index)| index.name == name)?;
+        Some(Element {
+            keyspace: keyspace.to_owned(),
+            kind: "index",
+            name: name.to_owned(),
+            statement: render::index(keyspace, &table.name.table, schema, index),
+        })
+    }
+
     fn user_type(&self, keyspace: &str, name: &str) -> Option<Element> {
         let udt = self.state.keyspaces().get(keyspace)?.types.get(name)?;
         Some(type_element(udt))
@@ -229,7 +241,12 @@ impl<'a> Look<'a> {
                 Ok(vec![found.ok_or_else(|| missing("User defined type", &name.name, &place))?])
             }
             Describe::Any(name) => self.any(name),
-            Describe::Index(name) => none("Index", name),
+            Describe::Index(name) => {
+                let keyspace = self.keyspace_of(name)?;
+                let found = self.index(keyspace, &name.name);
+                let place = format!("keyspace '{keyspace}'");
+                Ok(vec![found.ok_or_else(|| missing("Index", &name.name, &place))?])
+            }
             Describe::View(name) => none("Materialized view", name),
             Describe::Function(name) => none("User defined function", name),
             Describe::Aggregate(name) => none("User defined aggregate", name),
@@ -253,6 +270,7 @@ impl<'a> Look<'a> {
         let keyspace = self.check(keyspace)?;
         let found = self.table(keyspace, &name.name);
         let found = found.or_else(|| self.user_type(keyspace, &name.name));
+        let found = found.or_else(|| self.index(keyspace, &name.name));
         found.map(|element| vec![element]).ok_or_else(|| {
             CqlError::invalid(format!("'{}' not found in keyspace '{keyspace}'", name.name))
         })

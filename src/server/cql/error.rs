@@ -27,6 +27,7 @@ pub(super) const BAD_CREDENTIALS: i32 = 0x0100;
 pub(super) const UNAVAILABLE: i32 = 0x1000;
 pub(super) const OVERLOADED: i32 = 0x1001;
 pub(super) const BOOTSTRAPPING: i32 = 0x1002;
+const READ_FAILURE: i32 = 0x1300;
 pub(super) const SYNTAX: i32 = 0x2000;
 pub(super) const UNAUTHORIZED: i32 = 0x2100;
 pub(super) const INVALID: i32 = 0x2200;
@@ -131,7 +132,7 @@ impl CqlError {
                 fields.int(i64::from(*failed));
                 let code = match timeout_tail(&mut fields, write) {
                     0x1100 => 0x1500,
-                    _ => 0x1300,
+                    _ => READ_FAILURE,
                 };
                 timeout_tail(&mut named, write);
                 let newer = match write {
@@ -139,6 +140,17 @@ impl CqlError {
                     _ => Box::new((code, named.0)),
                 };
                 let newer = Some(newer);
+                Self { fields: fields.0, newer, ..Self::new(code, message) }
+            }
+            OpError::IndexBuilding { level, required, received, failed } => {
+                put_counts(&mut fields, *level, *received, *required);
+                let mut named = Writer(fields.0.clone());
+                named.int(0);
+                fields.int(i64::from(*failed));
+                let code = READ_FAILURE;
+                named.byte(0);
+                fields.byte(0);
+                let newer = Some(Box::new((code, named.0)));
                 Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
             OpError::Contended { fate: Fate::Unknown, rounds, .. } => {

@@ -1,5 +1,8 @@
 //! SELECT: which rows are read, in which order, and where a page ends.
 
+mod indexed;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -507,6 +510,7 @@ impl Reading<'_> {
                 table: self.table.clone(),
                 after: after.clone(),
                 before: before.clone(),
+                term: None,
                 limit: self.ask.page_size.map_or(CHUNK, |size| size.clamp(1, CHUNK - 1) + 1),
                 level: self.ask.level,
                 timeout: TIMEOUT,
@@ -559,6 +563,7 @@ impl Reading<'_> {
             table: self.table.clone(),
             after: Some((token, after)),
             before: Some((token, end)),
+            term: None,
             limit: self.ask.page_size.map_or(CHUNK, |size| size.clamp(1, CHUNK - 1) + 1),
             level: self.ask.level,
             timeout: TIMEOUT,
@@ -660,6 +665,7 @@ impl Reading<'_> {
             Some(token) => Some((Token(token), least()?)),
             None => None,
         };
+        let term = collector.tests.index_term(self.ask.schema);
         let mut current = Current::default();
         let mut after = match resumed {
             None if first == i64::MIN => None,
@@ -677,17 +683,24 @@ impl Reading<'_> {
                 table: self.table.clone(),
                 after: after.clone(),
                 before: before.clone(),
+                term,
                 limit: self.ask.page_size.map_or(CHUNK, |size| size.clamp(1, CHUNK - 1) + 1),
                 level: self.ask.level,
                 timeout: TIMEOUT,
             };
             let page = self.store.scan(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
+            let heads = match term {
+                Some(_) => self.heads(&current, &page.rows).await?,
+                None => BTreeMap::new(),
+            };
             for (_, key, record) in &page.rows {
                 let (Some((partition, clustering)), Some(row)) = (key.row_parts(), record.row())
                 else {
                     continue;
                 };
-                if !self.scanned(collector, &mut current, partition, clustering, row)? {
+                let again = self.beneath(heads.get(partition), key).await?;
+                let (row, place) = (again.as_ref().unwrap_or(row), (partition, clustering));
+                if !self.scanned(collector, &mut current, &heads, place, row)? {
                     return Ok(());
                 }
             }
@@ -700,19 +713,22 @@ impl Reading<'_> {
         Ok(())
     }
 
+    /// Takes in a row of a scan. `heads`: of partitions, where the scan does not show them before
+    /// their rows.
     fn scanned(
         &self,
         collector: &mut Collector<'_>,
         current: &mut Current,
-        partition: &[u8],
-        clustering: &[u8],
+        heads: &BTreeMap<Vec<u8>, Row>,
+        (partition, clustering): (&[u8], &[u8]),
         row: &Row,
     ) -> Result<bool, CqlError> {
         if current.partition != partition {
             if !self.end_partition(collector, current)? {
                 return Ok(false);
             }
-            *current = Current { partition: partition.to_vec(), ..Current::default() };
+            let head = heads.get(partition).cloned().unwrap_or_default();
+            *current = Current { partition: partition.to_vec(), head, any: false };
         }
         let clustered = !self.ask.schema.clustering_key().is_empty();
         if clustered && clustering.is_empty() {

@@ -9,6 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cql;
 use crate::cql::ast::Statement;
+use crate::cql::index::Index;
 use crate::cql::options;
 use crate::cql::schema::{Column, Role, Schema};
 use crate::cql::types::CqlType;
@@ -219,6 +220,7 @@ pub(super) fn rows(
         ("system_schema", "tables") => tables(&state),
         ("system_schema", "columns") => columns(&state),
         ("system_schema", "types") => types(&state),
+        ("system_schema", "indexes") => indexes(&state),
         _ => Vec::new(),
     };
     let place = |mut row: Named| {
@@ -425,6 +427,28 @@ fn types(state: &ClusterState) -> Vec<Named> {
                 ("type_name", text(&udt.name)),
                 ("field_names", texts(&names)),
                 ("field_types", texts(&kinds)),
+            ]));
+        }
+    }
+    out
+}
+
+fn indexes(state: &ClusterState) -> Vec<Named> {
+    let mut out = Vec::new();
+    for (keyspace, table, schema) in all_tables(state) {
+        let mut indexes: Vec<&Index> = schema.indexes().iter().collect();
+        indexes.sort_by(|a, b| a.name.cmp(&b.name));
+        for index in indexes {
+            let target = index.target(&schema);
+            let class = index.class.iter().map(|class| ("class_name", class.as_str()));
+            let options = class.chain([("target", target.as_str())]);
+            let kind = if index.class.is_some() { "CUSTOM" } else { "COMPOSITES" };
+            out.push(BTreeMap::from([
+                ("keyspace_name", text(&keyspace)),
+                ("table_name", text(&table)),
+                ("index_name", text(&index.name)),
+                ("kind", text(kind)),
+                ("options", map(options)),
             ]));
         }
     }

@@ -296,7 +296,9 @@ impl From<OpError> for Problem {
             OpError::Unavailable { .. } => Kind::Unavailable,
             // The node goes down in the middle: the client is left as after a timeout.
             OpError::Timeout { .. } | OpError::Stopped => Kind::Timeout,
-            OpError::TooFewReplicas { .. } | OpError::Partly { .. } => Kind::TooFewReplicasAnswered,
+            OpError::TooFewReplicas { .. }
+            | OpError::Partly { .. }
+            | OpError::IndexBuilding { .. } => Kind::TooFewReplicasAnswered,
             OpError::BadLevel(_) | OpError::BadOperationId(_) | OpError::Invalid(_) => {
                 Kind::BadRequest
             }
@@ -326,7 +328,8 @@ impl From<OpError> for Problem {
                 .with("required", required)
                 .with("received", received)
                 .with("timeout_ms", timeout_ms),
-            OpError::TooFewReplicas { level, required, received, failed, .. } => problem
+            OpError::TooFewReplicas { level, required, received, failed, .. }
+            | OpError::IndexBuilding { level, required, received, failed } => problem
                 .with("level", level.to_string())
                 .with("required", required)
                 .with("received", received)

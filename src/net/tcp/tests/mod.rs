@@ -182,6 +182,7 @@ fn page(bytes: u32) -> Request {
         limit: bytes,
         want: Want::Digest,
         refill: false,
+        term: None,
     })
 }
 

@@ -10,6 +10,7 @@ use crate::coordinator::{
     BatchError, ConditionalOp, ConditionalOutcome, CountOp, CountRow, OpError, ReadOp, ReadOutcome,
     RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
+use crate::cql::index::terms;
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Command, Founder, LogEntry, Table, Verdict};
 use crate::record::{Cell, Column, Content, Record, RecordKind, Row};
@@ -149,7 +150,11 @@ impl Store for MemStore {
             let mut out = ScanPage { rows: Vec::new(), now: self.env.wall(), next: None };
             for ((table, token, key), record) in &*rows {
                 let place = (*token, key.clone());
-                if *table != op.table.id || !inside(&place) {
+                let has = |term| match (&op.table.rows, record.row()) {
+                    (Some(schema), Some(row)) => terms(schema, key, row).contains(&term),
+                    _ => false,
+                };
+                if *table != op.table.id || !inside(&place) || !op.term.is_none_or(has) {
                     continue;
                 }
                 if out.rows.len() >= op.limit as usize {

@@ -2,6 +2,7 @@ mod client;
 mod describe;
 mod door;
 mod fuzz;
+mod indexes;
 mod json;
 mod mem;
 mod point;
