@@ -7,19 +7,27 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::cql::index::{IndexPart, hash_of};
+use crate::cql::schema::{Role, Schema};
+use crate::cql::types::CqlType;
 use crate::env::{HlcClock, tokio_env};
-use crate::meta::{ConflictMode, Table, TableSettings};
-use crate::net::messages::{Action, Apply, Mint, Minted, PageRequest, Read, Want};
+use crate::meta::{
+    ClusterState, Command, ConflictMode, Founder, Keyspace, LogEntry, Table, TableName,
+    TableSettings, Verdict,
+};
+use crate::net::messages::{Action, Apply, ApplyRows, Mint, Minted, PageRequest, Read, Want};
 use crate::net::{NodeStamps, Refusal, Response};
-use crate::record::{self, Record, RecordKind};
-use crate::replica::{Actor, Identity, Opening, Replica, TokenSpan};
-use crate::ring::token_of;
+use crate::record::{self, Cell, Content, Record, RecordKind, Row};
+use crate::replica::{Actor, Identity, Opening, Progress, Replica, TokenSpan};
+use crate::ring::{Member, token_of};
+use crate::storage::keys;
 use crate::storage::{
     Batch, Committer, CommitterOptions, Engine, EngineStats, KeyRange, MemEngine, ScanVisitor,
     StorageError,
 };
 use crate::types::{
-    Epoch, Generation, Hlc, Key, Mono, OpId, PartitionId, TableId, Token, WallMicros,
+    ActorId, Addresses, Epoch, Generation, Hlc, Incarnation, IndexId, IndexTerm, Key, Mono, NodeId,
+    OpId, PartitionId, TableId, Token, VoterId, WallMicros,
 };
 
 #[derive(Default)]
@@ -29,6 +37,8 @@ struct Moody {
     full: AtomicBool,
     broken: AtomicBool,
     closed: Mutex<bool>,
+    /// What is applied is not synced yet.
+    unsynced: Mutex<bool>,
     moved: Condvar,
 }
 
@@ -38,8 +48,13 @@ impl Moody {
         self.moved.notify_all();
     }
 
-    fn pass(&self) {
-        let mut closed = self.closed.lock().unwrap();
+    fn hold_syncs(&self, hold: bool) {
+        *self.unsynced.lock().unwrap() = hold;
+        self.moved.notify_all();
+    }
+
+    fn pass(&self, gate: &Mutex<bool>) {
+        let mut closed = gate.lock().unwrap();
         while *closed {
             closed = self.moved.wait(closed).unwrap();
         }
@@ -66,7 +81,7 @@ impl Engine for Moody {
         if batch.is_empty() {
             return Ok(());
         }
-        self.pass();
+        self.pass(&self.closed);
         if self.full.load(Ordering::SeqCst) {
             return Err(StorageError::Full);
         }
@@ -79,6 +94,7 @@ impl Engine for Moody {
     }
 
     fn sync(&self) -> Result<(), StorageError> {
+        self.pass(&self.unsynced);
         if self.broken.load(Ordering::SeqCst) {
             return Err(StorageError::Io { during: "syncing", message: "EIO".to_owned() });
         }
@@ -336,6 +352,115 @@ async fn a_page_marks_the_rows_that_cannot_be_read_and_goes_on() {
     let sound: Vec<_> =
         rows.iter().map(|row| (row.digest.is_some(), !row.record.is_empty())).collect();
     assert_eq!(sound, [(true, true), (false, false), (true, true)]);
+}
+
+/// Rule 6, of an index. The write that is under way has deleted the entry of what readers see and
+/// put another: they find the row by the value that they see, and by no other.
+#[tokio::test]
+async fn rule06_a_row_under_way_is_found_by_what_readers_see_of_it() {
+    let (state, table, index) = indexed();
+    let alone = Alone::new();
+    assert_eq!(alone.replica.keep_indexes(&state).unwrap(), [(table.id, index)]);
+    let built = Progress { built: true, after: None };
+    alone.replica.note_index((table.id, index), &built).await.unwrap();
+    let key = Key::of_row(b"p", b"").unwrap();
+    let token = token_of(b"p");
+    let column = table.rows.as_ref().unwrap().column("v").unwrap().id;
+    let write = |v: i32| {
+        let bytes = Bytes::copy_from_slice(&v.to_be_bytes());
+        let mut row = Row::default();
+        row.write(
+            column,
+            Cell { stamp: v.into(), content: Content::Value { bytes, expiry: None } },
+        );
+        let record = Record::of_row(row).encode(&record::address(table.id, &key));
+        let apply = ApplyRows { table: table.id, rows: vec![(key.clone(), record)] };
+        let (replica, table) = (alone.replica.clone(), table.clone());
+        async move { replica.apply_rows(&table, token, apply).await }
+    };
+    let term = |v: i32| IndexTerm { index, hash: hash_of(&CqlType::Int, &v.to_be_bytes()) };
+    let found = |v: i32| {
+        let page = PageRequest {
+            table: table.id,
+            partition: PartitionId(0),
+            after: None,
+            before: None,
+            prefix: Bytes::new(),
+            limit: 10,
+            want: Want::Record,
+            refill: false,
+            term: Some(term(v)),
+        };
+        let span = TokenSpan { first: Token(i64::MIN), last: Token(i64::MAX) };
+        match alone.replica.page(span, &page) {
+            Ok(Response::Page { rows, next: None, .. }) => rows.len(),
+            other => panic!("{other:?}"),
+        }
+    };
+    write(1).await.unwrap();
+    assert_eq!((found(1), found(2)), (1, 0));
+    alone.engine.hold_syncs(true);
+    let second = tokio::spawn(write(2));
+    let entry = keys::index_row(table.id, term(2), token, &key);
+    while alone.engine.rows.get(&entry).unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(found(1), 1, "what readers see has the first value still");
+    alone.engine.hold_syncs(false);
+    second.await.unwrap().unwrap();
+    assert_eq!((found(1), found(2)), (0, 1));
+}
+
+/// A cluster of one with a table (k, v) and an index of v.
+fn indexed() -> (ClusterState, Table, IndexId) {
+    let member = Member {
+        id: NodeId::derive("c", "n"),
+        name: "n".to_owned(),
+        datacenter: "dc1".to_owned(),
+        rack: "r1".to_owned(),
+        capacity: 1,
+    };
+    let founder = Founder {
+        member: member.clone(),
+        addresses: Addresses::default(),
+        voter: VoterId(1),
+        actor: ActorId(1),
+        incarnation: Incarnation(1),
+        nonce: 1,
+    };
+    let columns = vec![
+        ("k".to_owned(), CqlType::Text, Role::Partition(0)),
+        ("v".to_owned(), CqlType::Int, Role::Regular),
+    ];
+    let name = TableName { keyspace: "ks".to_owned(), table: "t".to_owned() };
+    let keyspace = Keyspace {
+        name: "ks".to_owned(),
+        replication: TableSettings::bucket(1).replication,
+        durable_writes: true,
+        types: std::collections::BTreeMap::new(),
+    };
+    let mut state = ClusterState::unfounded(member);
+    let apply = |state: &mut ClusterState, command| {
+        state.apply(&LogEntry { id: u128::from(state.epoch().0) + 1, command })
+    };
+    let (cluster, founders) = ("c".to_owned(), vec![founder]);
+    apply(&mut state, Command::Found { cluster, secret: [1; 32], q: 8, founders });
+    apply(&mut state, Command::CreateKeyspace(Arc::new(keyspace)));
+    let schema = Arc::new(Schema::new(columns, [7; 16]));
+    let created = apply(&mut state, Command::CreateRows { name, schema });
+    let Verdict::Created(table) = created else { panic!("{created:?}") };
+    let create = Command::CreateIndex {
+        table,
+        expected: state.epoch(),
+        name: "i".to_owned(),
+        column: state.table(table).unwrap().rows.as_ref().unwrap().column("v").unwrap().id,
+        part: IndexPart::Value,
+        class: None,
+    };
+    assert_eq!(apply(&mut state, create), Verdict::Done);
+    let index = IndexId(state.epoch().0);
+    let table = Table::clone(state.table(table).unwrap());
+    (state, table, index)
 }
 
 #[tokio::test]

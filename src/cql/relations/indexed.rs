@@ -79,12 +79,23 @@ impl Where {
     /// True when rows must be read that are then left out, though indexes be asked.
     #[must_use]
     pub fn needs_filtering(&self, schema: &Schema) -> bool {
-        if !self.leaves_rows_out(schema) {
-            return false;
-        }
-        let not_indexed = |restriction: &&Restriction| restriction.index(schema).is_none();
-        let others = self.restrictions.iter().filter(not_indexed).cloned().collect();
-        Self { restrictions: others }.leaves_rows_out(schema)
+        let keys = schema.partition_key().len() + schema.clustering_key().len();
+        // An index of a key column is not asked where the key itself names partition and slice.
+        self.leaves_rows_out(schema)
+            && self.without_indexed(schema, keys).leaves_rows_out(schema)
+            && self.without_indexed(schema, 0).leaves_rows_out(schema)
+    }
+
+    /// Without the restrictions that indexes answer, of columns from the place `first` on.
+    fn without_indexed(&self, schema: &Schema, first: usize) -> Self {
+        let keeps = |restriction: &&Restriction| match restriction.index(schema) {
+            Some(index) => {
+                let place = schema.columns().iter().position(|column| column.id == index.column);
+                place.is_none_or(|place| place < first)
+            }
+            None => true,
+        };
+        Self { restrictions: self.restrictions.iter().filter(keeps).cloned().collect() }
     }
 }
 
