@@ -142,7 +142,13 @@ mod tests {
             (Hello { cluster_name: "other".to_owned(), ..hello(2) }, "cluster.name"),
             (Hello { cluster_id: Some(2), ..hello(2) }, "two clusters"),
             (hello(1), "both of us"),
-            (Hello { protocol: ProtocolRange { min: 7, max: 9 }, ..hello(2) }, "upgrade"),
+            (
+                Hello {
+                    protocol: ProtocolRange { min: PROTOCOL.max + 1, max: u16::MAX },
+                    ..hello(2)
+                },
+                "upgrade",
+            ),
         ];
         for (theirs, expected) in reasons {
             let reason = judge(&hello(1), &theirs).expect_err(expected);
