@@ -18,6 +18,7 @@ use crate::net::{Refusal, Response};
 use crate::record::{Cell, Column, Content, OpEntry, OpMemory, OpVerdict, Record, RecordKind, Row};
 use crate::replica::Replica;
 use crate::replica::update::{Change, MAX_MINTED_BYTES, Terms, answer};
+use crate::storage::Pace;
 use crate::types::{Mono, Token};
 
 impl Replica {
@@ -40,7 +41,8 @@ impl Replica {
         if self.has_forgotten() {
             return Err(Refusal::Refilling);
         }
-        let terms = Terms { heals: false, max_bytes: MAX_MINTED_BYTES, generation: None };
+        let terms =
+            Terms { heals: false, max_bytes: MAX_MINTED_BYTES, generation: None, pace: Pace::Now };
         let outcome = self
             .update(&place, terms, |record| {
                 if self.env.mono() + self.committer.wait() >= deadline {

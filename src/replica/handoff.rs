@@ -9,6 +9,7 @@ use crate::plants::{Plant, planted};
 use crate::record::{self, Record};
 use crate::replica::Replica;
 use crate::replica::update::{Change, MAX_RECORD_BYTES, Terms, answer};
+use crate::storage::Pace;
 use crate::types::Token;
 
 impl Replica {
@@ -40,7 +41,8 @@ impl Replica {
         let incoming = Record::decode(&apply.record, &record::address(table.id, &apply.key))
             .map_err(|error| Refusal::BadRequest { what: error.to_string() })?;
         let generation = Some(apply.generation);
-        let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation };
+        let terms =
+            Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation, pace: Pace::Now };
         let stamp = incoming.max_stamp();
         let outcome = self.update(&place, terms, |record| {
             *record = incoming;

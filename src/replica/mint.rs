@@ -40,6 +40,7 @@ use crate::record::{
 };
 use crate::replica::update::{Change, MAX_MINTED_BYTES, MAX_RECORD_BYTES, Terms, answer};
 use crate::replica::{Place, Replica};
+use crate::storage::Pace;
 use crate::types::{Generation, Hlc, Mono, Token, WallMicros};
 
 impl Replica {
@@ -59,7 +60,8 @@ impl Replica {
         let place = self.place(table, token, &mint.key);
         let (context, known) = self.check(&place, &mint)?;
         let generation = known.is_some().then_some(mint.known_generation);
-        let terms = Terms { heals: false, max_bytes: MAX_MINTED_BYTES, generation };
+        let terms =
+            Terms { heals: false, max_bytes: MAX_MINTED_BYTES, generation, pace: Pace::Now };
         let outcome = self
             .update(&place, terms, |record| {
                 if self.env.mono() + self.committer.wait() >= deadline {
@@ -228,7 +230,8 @@ impl Replica {
         #[cfg(feature = "sim")]
         let incoming = self.arrived(incoming);
         let generation = Some(apply.generation);
-        let terms = Terms { heals: apply.heals, max_bytes: MAX_RECORD_BYTES, generation };
+        let terms =
+            Terms { heals: apply.heals, max_bytes: MAX_RECORD_BYTES, generation, pace: Pace::Now };
         let outcome = self
             .update(&place, terms, |record| {
                 let merged = merge(record, &incoming)?;

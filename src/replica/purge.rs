@@ -33,7 +33,7 @@ use crate::replica::update::refuse_submit;
 use crate::replica::{Place, Replica, shard_of, tree_digest};
 use crate::ring::token_in;
 use crate::storage::keys::{self, Kind};
-use crate::storage::{Batch, CommitTicket, Engine, StorageError};
+use crate::storage::{Batch, CommitTicket, Engine, Pace, StorageError};
 use crate::types::{Digest, Generation, Key, PartitionId, TableId, WallMicros};
 
 /// Purges of a partition whose keys are remembered.
@@ -443,7 +443,7 @@ impl Replica {
         if let Some((generation, _)) = raise {
             put_state(&mut batch, id, generation, set.as_ref());
         }
-        let ticket = self.trees.stage_many(id, removed.len(), batch, &self.committer);
+        let ticket = self.trees.stage_many(id, removed.len(), batch, (&self.committer, Pace::Now));
         let ticket = ticket.map_err(|e| refuse_submit(&e))?;
         for (place, base, change) in removed {
             if let Some(overlay) = overlays.get_mut(&place.shard) {

@@ -14,7 +14,7 @@ use crate::record::Record;
 use crate::replica::trees::LeafChange;
 use crate::replica::update::{MAX_RECORD_BYTES, Stop, Terms, answer, leaf_change, refuse_submit};
 use crate::replica::{Place, Replica};
-use crate::storage::{Batch, CommitTicket, StorageError, SubmitError};
+use crate::storage::{Batch, CommitTicket, Pace, StorageError, SubmitError};
 use crate::types::{Hlc, Token};
 
 /// A row that has changed.
@@ -48,16 +48,20 @@ impl Replica {
             incoming.push((place, record));
         }
         self.counters.applies.fetch_add(incoming.len() as u64, Ordering::Relaxed);
-        answer(self.merge_rows(&incoming).await.map(|dominated| {
+        answer(self.merge_rows(&incoming, Pace::Now).await.map(|dominated| {
             let stamp = Hlc(0);
             Response::Applied { dominated, stamp }
         }))
     }
 
     /// Merges all rows in; durable on return. True if they brought nothing new.
-    pub(super) async fn merge_rows(&self, incoming: &[(Place, Record)]) -> Result<bool, Stop> {
+    pub(super) async fn merge_rows(
+        &self,
+        incoming: &[(Place, Record)],
+        pace: Pace,
+    ) -> Result<bool, Stop> {
         let Some((first, _)) = incoming.first() else { return Ok(true) };
-        let (dominated, wait) = self.stage_rows(first, incoming)?;
+        let (dominated, wait) = self.stage_rows(first, incoming, pace)?;
         if let Some(ticket) = wait {
             ticket.await.map_err(|error| match error {
                 StorageError::Full => Stop::Refused(Refusal::DiskFull),
@@ -73,9 +77,10 @@ impl Replica {
         &self,
         first: &Place,
         incoming: &[(Place, Record)],
+        pace: Pace,
     ) -> Result<(bool, Option<CommitTicket>), Stop> {
         // Rows are not purged yet, so they have one generation.
-        let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation: None };
+        let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation: None, pace };
         let mut overlay = self.lock(first.shard);
         let (mut changed, mut under_way) = (Vec::new(), false);
         let mut batch = Batch::new();
@@ -117,7 +122,8 @@ impl Replica {
             })?;
             return Ok((true, wait));
         }
-        let ticket = self.trees.stage_many(first.leaf.tree, changed.len(), batch, &self.committer);
+        let (tree, through) = (first.leaf.tree, (&self.committer, pace));
+        let ticket = self.trees.stage_many(tree, changed.len(), batch, through);
         let ticket = ticket.map_err(|e| refuse_submit(&e))?;
         for row in changed {
             overlay.stage(row.row, ticket.seq, Some(row.bytes), row.base, row.change);

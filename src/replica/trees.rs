@@ -34,7 +34,7 @@ use crate::merkle::{Cut, GROUP, GROUPS, Leaf, LeafSet, Tree};
 use crate::plants::{Plant, planted};
 use crate::ring::PartitionMap;
 use crate::storage::keys;
-use crate::storage::{Batch, CommitTicket, Committer, SubmitError};
+use crate::storage::{Batch, CommitTicket, Committer, Pace, SubmitError};
 use crate::types::{PartitionId, TableId, Token};
 
 /// Rows that may settle in a tree during one survey; past it, the survey is given up and begun
@@ -154,9 +154,9 @@ impl Trees {
         &self,
         at: LeafAt,
         batch: Batch,
-        committer: &Committer,
+        (committer, pace): (&Committer, Pace),
     ) -> Result<CommitTicket, SubmitError> {
-        self.stage_many(at.tree, 1, batch, committer)
+        self.stage_many(at.tree, 1, batch, (committer, pace))
     }
 
     /// The same for one write of `rows` rows of a tree.
@@ -165,17 +165,17 @@ impl Trees {
         tree: TreeId,
         rows: usize,
         mut batch: Batch,
-        committer: &Committer,
+        (committer, pace): (&Committer, Pace),
     ) -> Result<CommitTicket, SubmitError> {
         if planted(Plant::NoTrees) {
-            return committer.submit(batch);
+            return committer.submit_at(pace, batch);
         }
         let mut trees = self.lock();
         let live = trees.entry(tree).or_insert_with(Live::unbuilt);
         if live.stored != Stored::No {
             batch.delete(keys::tree_row(tree.0, tree.1));
         }
-        let ticket = committer.submit(batch)?;
+        let ticket = committer.submit_at(pace, batch)?;
         live.stored = Stored::No;
         live.restless = true;
         live.under_way += rows;

@@ -7,7 +7,7 @@ use crate::plants::{Plant, planted};
 use crate::record::{self, Record};
 use crate::replica::trees::LeafChange;
 use crate::replica::{Place, Replica, tree_digest};
-use crate::storage::{Batch, CommitTicket, StorageError, SubmitError};
+use crate::storage::{Batch, CommitTicket, Pace, StorageError, SubmitError};
 use crate::types::Generation;
 
 /// The most bytes that a record may have, all siblings together: it must fit into a frame, with
@@ -36,6 +36,8 @@ pub(super) struct Terms {
     pub(super) max_bytes: usize,
     /// The purge generation of what is merged in, if anything is.
     pub(super) generation: Option<Generation>,
+    /// How soon the change is to be durable.
+    pub(super) pace: Pace,
 }
 
 /// Why an update has no answer.
@@ -125,7 +127,7 @@ impl Replica {
                 if let Some(indexed) = indexed {
                     indexed.change(&mut batch, Some(&record));
                 }
-                let ticket = self.trees.stage(place.leaf, batch, &self.committer);
+                let ticket = self.trees.stage(place.leaf, batch, (&self.committer, terms.pace));
                 let ticket = ticket.map_err(|e| refuse_submit(&e))?;
                 overlay.stage(place.row.clone(), ticket.seq, Some(bytes.clone()), base, change);
                 if let Some(at) = record.dead_at() {

@@ -9,6 +9,10 @@
 //! - Two rounds of different epochs may count different voters, so a voter answers only at its own
 //!   epoch, looked at under the lock. Who then lists the open votes of a newer epoch
 //!   ([`Replica::open_keys`]) misses none of an older one.
+//! - What follows a decision that is known to be chosen waits for nobody and is waited for by nobody:
+//!   the end of the vote, the row's removal and, in a `strong` table, where reads see votes, the
+//!   decision's way into the data. They are submitted [`Pace::Lazily`]. Each keeps its place in the order,
+//!   so after a crash the disk holds a state that was passed through.
 //! - A row goes when its decision is on every replica ([`Forgotten`]); its promise goes into the
 //!   *floor*, which stands for all keys without a row, in the same batch. So nothing is ever
 //!   forgotten by age.
@@ -23,7 +27,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::binary;
-use crate::meta::Table;
+use crate::meta::{ConflictMode, Table};
 use crate::net::paxos::{
     MAX_OPEN_KEYS, MAX_ROUND_ROWS, OpenRequest, PaxosAnswer, PaxosRequest, PaxosStep, read_rows,
 };
@@ -35,7 +39,7 @@ use crate::replica::update::{Change, MAX_RECORD_BYTES, Stop, Terms, answer, refu
 use crate::replica::{Place, Replica, SHARDS, TokenSpan, shard_of};
 use crate::ring::token_in;
 use crate::storage::keys::{self, Kind};
-use crate::storage::{Batch, CommitTicket, KeyRange, StorageError, SubmitError};
+use crate::storage::{Batch, CommitTicket, KeyRange, Pace, StorageError, SubmitError};
 use crate::types::{Ballot, Epoch, Generation, Key, TableId, Token};
 
 /// Format byte of the floor's row. Predecessors: none.
@@ -154,11 +158,14 @@ impl Replica {
                 self.accept(&seat, epoch, (ballot, record, next)).await
             }
             PaxosStep::Commit { ballot, record, generation } => {
+                // Elsewhere an answer to a client waits for it.
+                let is_strong = table.settings.conflict == ConflictMode::Strong;
+                let pace = if is_strong { Pace::Lazily } else { Pace::Now };
                 if place.kind == RecordKind::Row {
                     let rows = self.rows_of_set(table, token, &record)?;
-                    self.commit_rows(&seat, ballot, &rows).await
+                    self.commit_rows(&seat, ballot, &rows, pace).await
                 } else {
-                    self.commit(&place, &seat, ballot, (&record, generation)).await
+                    self.commit(&place, &seat, ballot, (&record, generation, pace)).await
                 }
             }
             PaxosStep::Forget { ballot } => {
@@ -171,7 +178,7 @@ impl Replica {
     async fn peek(&self, place: &Place, seat: &Seat, epoch: Epoch) -> Result<PaxosAnswer, Stop> {
         // Nothing is promised, and yet the vote that is shown must be on the disk.
         let keep = |_: &mut Voter<Bytes>| Durable::new((), false);
-        let ((), voter) = self.vote(seat, Some(epoch), true, keep).await?;
+        let ((), voter) = self.vote(seat, Some(epoch), Pace::Now, keep).await?;
         Ok(self.show(place, &[], &voter)?)
     }
 
@@ -182,9 +189,9 @@ impl Replica {
         epoch: Epoch,
         (ballot, rows): (Ballot, &[Place]),
     ) -> Result<PaxosAnswer, Stop> {
-        let waits = !planted(Plant::P02);
+        let pace = if planted(Plant::P02) { Pace::Lazily } else { Pace::Now };
         let prepare = |voter: &mut Voter<Bytes>| voter.on_prepare(ballot);
-        let (reply, voter) = self.vote(seat, Some(epoch), waits, prepare).await?;
+        let (reply, voter) = self.vote(seat, Some(epoch), pace, prepare).await?;
         match reply {
             PrepareReply::Promise { .. } => Ok(self.show(place, rows, &voter)?),
             PrepareReply::Reject { promised, .. } => Ok(PaxosAnswer::Reject { promised }),
@@ -259,8 +266,9 @@ impl Replica {
         seat: &Seat,
         ballot: Ballot,
         rows: &[(Place, Record)],
+        pace: Pace,
     ) -> Result<PaxosAnswer, Stop> {
-        self.merge_rows(rows).await?;
+        self.merge_rows(rows, pace).await?;
         self.flush_if_periodic(None).await?;
         // A round that names other rows must not lose these; see `crate::paxos`.
         self.end_vote(seat, ballot, rows.len() > 1).await
@@ -272,9 +280,9 @@ impl Replica {
         epoch: Epoch,
         (ballot, record, next): (Ballot, Bytes, Option<Ballot>),
     ) -> Result<PaxosAnswer, Stop> {
-        let waits = !planted(Plant::P03);
+        let pace = if planted(Plant::P03) { Pace::Lazily } else { Pace::Now };
         let accept = |voter: &mut Voter<Bytes>| voter.on_accept(ballot, record, next);
-        match self.vote(seat, Some(epoch), waits, accept).await?.0 {
+        match self.vote(seat, Some(epoch), pace, accept).await?.0 {
             AcceptReply::Accepted { .. } => Ok(PaxosAnswer::Done),
             AcceptReply::Reject { promised, .. } => Ok(PaxosAnswer::Reject { promised }),
         }
@@ -286,7 +294,7 @@ impl Replica {
         place: &Place,
         seat: &Seat,
         ballot: Ballot,
-        (record, generation): (&Bytes, Generation),
+        (record, generation, pace): (&Bytes, Generation, Pace),
     ) -> Result<PaxosAnswer, Stop> {
         let bad = |what: String| Stop::Refused(Refusal::BadRequest { what });
         let incoming =
@@ -294,7 +302,7 @@ impl Replica {
         // What is decided is stored, whatever this node's clock says of its stamps.
         let _ = self.take_in(&incoming);
         let generation = Some(generation);
-        let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation };
+        let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation, pace };
         let merge = |record: &mut Record| {
             let merged = record
                 .merge(&incoming)
@@ -322,7 +330,7 @@ impl Replica {
             Durable::new((), news)
         };
         // The row's own change may be lost: then the decision is met, and finished, once more.
-        self.vote(seat, None, false, ended).await?;
+        self.vote(seat, None, Pace::Lazily, ended).await?;
         Ok(PaxosAnswer::Done)
     }
 
@@ -338,7 +346,8 @@ impl Replica {
         let mut batch = Batch::new();
         batch.delete(seat.row.clone());
         batch.put(floor_row(), binary::seal(FLOOR_FORMAT, &floor));
-        let ticket = self.committer.submit(batch).map_err(|e| refuse_submit(&e))?;
+        let ticket = self.committer.submit_at(Pace::Lazily, batch);
+        let ticket = ticket.map_err(|e| refuse_submit(&e))?;
         *lowest = Some(floor);
         shard.stage(seat.row.clone(), ticket.seq, None);
         Ok(())
@@ -350,22 +359,24 @@ impl Replica {
         if is_there && !shard.staged.contains_key(&seat.row) {
             let mut batch = Batch::new();
             batch.delete(seat.row.clone());
-            let ticket = self.committer.submit(batch).map_err(|e| refuse_submit(&e))?;
+            let ticket = self.committer.submit_at(Pace::Lazily, batch);
+            let ticket = ticket.map_err(|e| refuse_submit(&e))?;
             shard.stage(seat.row.clone(), ticket.seq, None);
         }
         Ok(())
     }
 
-    /// One step of a voter. Its answer is given when the row is durable, if it `waits`.
+    /// One step of a voter. Its answer is given when the row is durable, unless it may become so
+    /// lazily.
     async fn vote<T>(
         &self,
         seat: &Seat,
         epoch: Option<Epoch>,
-        waits: bool,
+        pace: Pace,
         step: impl FnOnce(&mut Voter<Bytes>) -> Durable<T>,
     ) -> Result<(T, Voter<Bytes>), Stop> {
-        let (reply, voter, ticket) = self.stage_vote(seat, epoch, step)?;
-        if let Some(ticket) = ticket.filter(|_| waits) {
+        let (reply, voter, ticket) = self.stage_vote(seat, epoch, pace, step)?;
+        if let Some(ticket) = ticket.filter(|_| pace == Pace::Now) {
             let seq = ticket.seq;
             ticket.await.map_err(|error| match error {
                 StorageError::Full => Stop::Refused(Refusal::DiskFull),
@@ -380,6 +391,7 @@ impl Replica {
         &self,
         seat: &Seat,
         epoch: Option<Epoch>,
+        pace: Pace,
         step: impl FnOnce(&mut Voter<Bytes>) -> Durable<T>,
     ) -> Result<Staged<T>, Stop> {
         let mut shard = self.voters.lock(seat.shard);
@@ -402,10 +414,10 @@ impl Replica {
             let bytes = Bytes::from(voter.encode(seat.address, self.actor.voter()));
             let mut batch = Batch::new();
             batch.put(seat.row.clone(), bytes.clone());
-            let ticket = self.committer.submit(batch).map_err(|e| refuse_submit(&e))?;
+            let ticket = self.committer.submit_at(pace, batch).map_err(|e| refuse_submit(&e))?;
             shard.stage(seat.row.clone(), ticket.seq, Some(bytes));
             Some(ticket)
-        } else if under_way {
+        } else if under_way && pace == Pace::Now {
             let barrier = self.committer.barrier().map_err(|error| match error {
                 SubmitError::Stopped(error) => Stop::Failed(error),
                 error => Stop::Refused(refuse_submit(&error)),
@@ -417,8 +429,8 @@ impl Replica {
         Ok((reply, voter, ticket))
     }
 
-    /// Whether there is a row of votes on `key` here: then its record is not to be purged, as a vote
-    /// may hold what the record's tombstone covers.
+    /// Whether there is a row of votes on `key` here, or one whose removal is not durable yet: then its
+    /// record is not to be purged, as a vote may hold what the record's tombstone covers.
     pub(super) fn has_votes(
         &self,
         table: TableId,
@@ -428,8 +440,8 @@ impl Replica {
         let row = keys::row(Kind::Paxos, table, token, key, b"");
         let mut shard = self.voters.lock(shard_of(token));
         shard.settle(self.committer.acked_seq());
-        if let Some((_, stored)) = shard.staged.get(&row) {
-            return Ok(stored.is_some());
+        if shard.staged.contains_key(&row) {
+            return Ok(true);
         }
         Ok(self.engine.get(&row).map_err(|e| self.refuse_storage(&e))?.is_some())
     }

@@ -20,6 +20,9 @@
 //!   submitted batch stays atomic.
 //! - Sequence numbers follow the order of submission. When a ticket resolves, every batch with a
 //!   lower number has been resolved too.
+//! - A batch whose caller waits for nothing ([`Pace::Lazily`]) begins no group: it rides with the next
+//!   one, or with one of its own once [`CommitterOptions::lazy_delay`] is over. It keeps its place
+//!   in the order, so whoever waits for a later batch, or for a barrier, waits for it too.
 //! - A ticket that is dropped changes nothing: what was submitted is committed. A client that
 //!   hangs up cannot cut a write in half.
 //! - After a failed sync nobody knows what is on the disk, and a later sync that succeeds proves
@@ -68,6 +71,18 @@ pub enum Durability {
     },
 }
 
+/// How soon a batch is wanted on stable storage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pace {
+    /// As soon as the disk lets it: somebody waits.
+    #[default]
+    Now,
+    /// With the next group that begins for somebody else's sake, or by itself after
+    /// [`CommitterOptions::lazy_delay`]. For what may be lost without harm, and so must not take a
+    /// sync from those who wait.
+    Lazily,
+}
+
 /// Bounds of a [`Committer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommitterOptions {
@@ -83,6 +98,9 @@ pub struct CommitterOptions {
     pub max_group_bytes: usize,
     /// How long one group's apply and sync may take before storage counts as stuck; zero: for ever.
     pub patience: Duration,
+    /// The longest that a batch submitted [`Pace::Lazily`] waits for a group to ride with. Less once
+    /// such batches fill a group, or a quarter of the queue.
+    pub lazy_delay: Duration,
 }
 
 impl Default for CommitterOptions {
@@ -93,6 +111,7 @@ impl Default for CommitterOptions {
             max_queue_batches: 16_384,
             max_group_bytes: 4 << 20,
             patience: Duration::from_secs(60),
+            lazy_delay: Duration::from_millis(20),
         }
     }
 }
@@ -210,6 +229,8 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Submitted>,
+    /// How many of `waiting` began, or will begin, a group.
+    hurried: usize,
     last_seq: u64,
     /// Of `waiting` and of the group in flight.
     bytes: usize,
@@ -229,8 +250,24 @@ struct Queue {
 }
 
 impl Queue {
+    /// How long the first batch that somebody waits for has waited for its group.
     fn head_wait(&self, now: Mono) -> Duration {
-        self.waiting.front().map_or(Duration::ZERO, |first| now.since(first.since))
+        if self.hurried == 0 {
+            return Duration::ZERO;
+        }
+        let first = self.waiting.iter().find(|submitted| submitted.pace == Pace::Now);
+        first.map_or(Duration::ZERO, |first| now.since(first.since))
+    }
+
+    /// Time left until a group has to begin; `None`: nothing waits for one.
+    fn until_group(&self, now: Mono, options: &CommitterOptions) -> Option<Duration> {
+        let first = self.waiting.front()?;
+        let full = self.waiting.len() >= options.max_queue_batches / 4
+            || self.bytes >= options.max_group_bytes.min(options.max_queue_bytes / 4);
+        if self.hurried > 0 || self.closed || full {
+            return Some(Duration::ZERO);
+        }
+        Some(options.lazy_delay.saturating_sub(now.since(first.since)))
     }
 
     /// Takes note of a group that took so long. A disk that became slow for good is known for that
@@ -255,6 +292,7 @@ struct Submitted {
     seq: u64,
     batch: Batch,
     bytes: usize,
+    pace: Pace,
     since: Mono,
     /// The ticket asks for a sync even when syncs are periodic.
     flush: bool,
@@ -300,8 +338,16 @@ impl Committer {
     /// # Errors
     /// [`SubmitError`]; nothing of the batch will then happen.
     pub fn submit(&self, batch: Batch) -> Result<CommitTicket, SubmitError> {
+        self.submit_at(Pace::Now, batch)
+    }
+
+    /// As [`Committer::submit`], at a pace.
+    ///
+    /// # Errors
+    /// As [`Committer::submit`].
+    pub fn submit_at(&self, pace: Pace, batch: Batch) -> Result<CommitTicket, SubmitError> {
         check_batch(&batch).map_err(SubmitError::Refused)?;
-        self.handle.shared.submit(batch, Kind::Data)
+        self.handle.shared.submit(batch, Kind::Data, pace)
     }
 
     /// A ticket that resolves once every batch submitted before has been acknowledged, and fails
@@ -310,7 +356,7 @@ impl Committer {
     /// # Errors
     /// [`SubmitError::Full`] and [`SubmitError::Stopped`]: some of them may have failed.
     pub fn barrier(&self) -> Result<CommitTicket, SubmitError> {
-        self.handle.shared.submit(Batch::new(), Kind::Barrier)
+        self.handle.shared.submit(Batch::new(), Kind::Barrier, Pace::Now)
     }
 
     /// Waits until all that was submitted before is durable, whatever the [`Durability`].
@@ -318,7 +364,7 @@ impl Committer {
     /// # Errors
     /// Any [`StorageError`]; some of it may then be lost.
     pub async fn flush(&self) -> Result<(), StorageError> {
-        match self.handle.shared.submit(Batch::new(), Kind::Flush) {
+        match self.handle.shared.submit(Batch::new(), Kind::Flush, Pace::Now) {
             Ok(ticket) => ticket.await,
             Err(SubmitError::Refused(error) | SubmitError::Stopped(error)) => Err(error),
             Err(SubmitError::Full) => Err(StorageError::Full),
@@ -361,8 +407,8 @@ impl Committer {
         queue.bytes < options.max_queue_bytes && queue.batches < options.max_queue_batches
     }
 
-    /// How long the batch at the head of the queue has waited for its group to begin; zero when
-    /// none waits. What is submitted now cannot be expected to be durable sooner than that.
+    /// How long the first batch that somebody waits for has waited for its group to begin; zero when
+    /// none does. What is submitted now cannot be expected to be durable sooner than that.
     #[must_use]
     pub fn wait(&self) -> Duration {
         let queue = self.handle.shared.lock();
@@ -376,7 +422,8 @@ impl Committer {
     #[must_use]
     pub fn excess_wait(&self) -> Duration {
         let queue = self.handle.shared.lock();
-        if queue.batches == 0 {
+        let idle = queue.hurried == 0 && queue.batches == queue.waiting.len();
+        if idle {
             return Duration::ZERO;
         }
         let wait = queue.head_wait(self.handle.shared.env.mono()).max(queue.last_wait);
@@ -401,7 +448,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn submit(&self, batch: Batch, kind: Kind) -> Result<CommitTicket, SubmitError> {
+    fn submit(&self, batch: Batch, kind: Kind, pace: Pace) -> Result<CommitTicket, SubmitError> {
         let bytes = batch.bytes();
         let (done, outcome) = oneshot::channel();
         let mut queue = self.lock();
@@ -425,9 +472,15 @@ impl Shared {
         let seq = queue.last_seq;
         let flush = kind == Kind::Flush;
         let since = self.env.mono();
-        queue.waiting.push_back(Submitted { seq, batch, bytes, since, flush, done });
+        queue.hurried += usize::from(pace == Pace::Now);
+        // The first that waits has the task set its alarm.
+        let news = queue.waiting.is_empty();
+        queue.waiting.push_back(Submitted { seq, batch, bytes, pace, since, flush, done });
+        let due = queue.until_group(since, &self.options).is_some_and(|left| left.is_zero());
         drop(queue);
-        self.wake.notify_one();
+        if news || due {
+            self.wake.notify_one();
+        }
         Ok(CommitTicket { seq, outcome })
     }
 }

@@ -22,8 +22,8 @@ mod space;
 mod store;
 
 pub use committer::{
-    CommitTicket, Committer, CommitterOptions, CommitterStats, Durability, Rollback, SubmitError,
-    Trailer, TrailerRow,
+    CommitTicket, Committer, CommitterOptions, CommitterStats, Durability, Pace, Rollback,
+    SubmitError, Trailer, TrailerRow,
 };
 pub use contain::panic_is_contained;
 pub use dirs::create_durable_dir;

@@ -1,7 +1,7 @@
 //! One key's queue at one proposer: rounds as long as anybody waits.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -39,6 +39,8 @@ pub(super) struct Decision {
     pub(super) record: Bytes,
     /// The least purge generation of what it was made from.
     pub(super) generation: Generation,
+    /// All replicas have stored it.
+    pub(super) everywhere: Arc<AtomicBool>,
 }
 
 /// How one round ended.
@@ -138,8 +140,12 @@ impl<'a> Drive<'a> {
             }
         }
         self.standing = None;
-        // Again where it is stored already: this time its votes are dropped.
-        drop(self.commit(plan, electors, decision, true));
+        if decision.everywhere.load(Ordering::Acquire) {
+            self.forget(&plan, decision.ballot);
+        } else {
+            // Again where it is stored already: this time its votes are dropped.
+            drop(self.commit(plan, electors, decision, true));
+        }
         true
     }
 
@@ -218,9 +224,13 @@ impl<'a> Drive<'a> {
             let (table, key) = (self.table.id, self.key.clone());
             let request = Request::Paxos(PaxosRequest { table, key, step: step.clone() });
             let started = inner.env.mono();
+            // What a voter does lazily says nothing of how fast it is.
+            let is_timed = !matches!(step, PaxosStep::Commit { .. });
             let call: BoxFuture<'static, Answer> = Box::pin(async move {
                 let result = inner.call_until_sent(&plan, node, request).await;
-                inner.took(node, started, &result);
+                if is_timed || result.is_err() {
+                    inner.took(node, started, &result);
+                }
                 (node, result)
             });
             call
@@ -244,7 +254,7 @@ impl<'a> Drive<'a> {
         decision: Decision,
         forgotten: bool,
     ) -> oneshot::Receiver<()> {
-        let Decision { ballot, record, generation } = decision;
+        let Decision { ballot, record, generation, everywhere } = decision;
         let (sender, receiver) = oneshot::channel();
         let deadline = self.inner.env.mono() + COMMIT_TIME;
         let step = PaxosStep::Commit { ballot, record: record.clone(), generation };
@@ -269,8 +279,9 @@ impl<'a> Drive<'a> {
                     }
                 }
             }
-            let everywhere = done == plan.replicas.len();
-            if (everywhere && forgotten) || (planted(Plant::P07) && done >= electors.quorum()) {
+            let is_everywhere = done == plan.replicas.len();
+            everywhere.fetch_or(is_everywhere, Ordering::AcqRel);
+            if (is_everywhere && forgotten) || (planted(Plant::P07) && done >= electors.quorum()) {
                 forget(&inner, &plan, &key, ballot);
             }
             drop(owed);

@@ -1,6 +1,7 @@
 //! One round for the operations of a lane.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -149,7 +150,7 @@ impl Drive<'_> {
             return after;
         }
         let generation = base.generation;
-        let decision = Decision { ballot, record: bytes, generation };
+        let decision = Decision { ballot, record: bytes, generation, everywhere: Arc::default() };
         if let Some(next) = next {
             let epoch = plan.epoch;
             self.standing = Some(Standing { ballot: next, epoch, state, generation });

@@ -287,6 +287,46 @@ fn a_repeated_write_on_a_standing_promise_takes_one_round_trip() {
     assert_eq!(serial(&mut town, "a", &table).unwrap(), ["four"]);
 }
 
+/// The commit, the end of the vote and its removal wait for no disk and take none from others: they
+/// ride with the syncs of what comes next.
+#[test]
+fn each_of_many_creations_takes_two_syncs_of_a_voter() {
+    const CREATIONS: u64 = 40;
+    let (mut town, table) = Town::with_table(92, ConflictMode::Strong);
+    let groups = |town: &Town, name: &str| town.life(name).node.committer().stats().groups;
+    let before = ABC.map(|name| groups(&town, name));
+    for n in 0..CREATIONS {
+        town.put("a", &table, &format!("k{n}"), "v", create()).unwrap();
+    }
+    for (name, before) in ABC.into_iter().zip(before) {
+        let took = groups(&town, name) - before;
+        assert!(took <= CREATIONS * 5 / 2, "{name}: {took} groups");
+    }
+}
+
+#[test]
+fn what_voters_write_lazily_may_be_lost_at_any_moment() {
+    let (mut town, table) = Town::with_table(93, ConflictMode::Strong);
+    for (round, after_ms) in
+        [0, 3, 8, 15, 19, 22, 30, 45, 90, 115, 130, 160].into_iter().enumerate()
+    {
+        let key = format!("k{after_ms}");
+        let one = town.put(ABC[round % 3], &table, &key, "one", create()).unwrap();
+        if round % 2 == 0 {
+            town.put(ABC[round % 3], &table, &key, "two", matching(&one)).unwrap();
+        }
+        town.run(std::time::Duration::from_millis(after_ms));
+        ABC.iter().for_each(|name| town.lose_power(name));
+        ABC.iter().for_each(|name| town.start(name));
+        town.until(30, "all serve", |town| ABC.iter().all(|name| town.serves(name)));
+        let name = ABC[(round + 1) % 3];
+        assert!(town.put(name, &table, &key, "late", create()).is_err(), "after {after_ms} ms");
+        let outcome = town.read(name, &table, &key, Consistency::Serial).unwrap();
+        let expected = if round % 2 == 0 { "two" } else { "one" };
+        assert_eq!(values_of(&outcome), [expected], "after {after_ms} ms");
+    }
+}
+
 #[test]
 fn many_operations_on_one_key_share_rounds() {
     let (mut town, table) = Town::with_table(95, ConflictMode::Strong);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::{Durability, Shared, stopping};
+use super::{Durability, Pace, Shared, stopping};
 use crate::env::Env;
 use crate::plants::{Plant, planted};
 use crate::storage::{Batch, Engine, StorageError};
@@ -65,10 +65,12 @@ impl Task {
         }
     }
 
-    /// Waits for a submit or, with periodic syncs, for the next one to be due.
+    /// Waits for a submit, for lazy batches to be due or, with periodic syncs, for the next one.
     async fn wait(&mut self) -> Step {
         let shared = self.shared.clone();
-        let Some(left) = self.until_sync() else {
+        let until_sync = self.until_sync();
+        let until_group = shared.lock().until_group(self.env.mono(), &shared.options);
+        let Some(left) = until_sync.into_iter().chain(until_group).min() else {
             shared.wake.notified().await;
             return Ok(());
         };
@@ -79,7 +81,7 @@ impl Task {
                 () = self.env.sleep(left) => {}
             }
         }
-        self.sync().await
+        if until_sync == Some(left) { self.sync().await } else { Ok(()) }
     }
 
     /// Time left until a sync is due; `None` if nothing awaits one.
@@ -93,15 +95,20 @@ impl Task {
     }
 
     fn take_group(&self) -> Option<Group> {
+        let now = self.env.mono();
         let mut queue = self.shared.lock();
+        if !queue.until_group(now, &self.shared.options)?.is_zero() {
+            return None;
+        }
         let mut group = Group::default();
-        queue.last_wait = queue.head_wait(self.env.mono());
+        queue.last_wait = queue.head_wait(now);
         while let Some(next) = queue.waiting.front() {
             let full = group.bytes.saturating_add(next.bytes) > self.shared.options.max_group_bytes;
             if full && !group.tickets.is_empty() {
                 break;
             }
             let Some(next) = queue.waiting.pop_front() else { break };
+            queue.hurried -= usize::from(next.pace == Pace::Now);
             group.last_seq = next.seq;
             group.bytes += next.bytes;
             group.flush |= next.flush;
@@ -110,9 +117,6 @@ impl Task {
         }
         let trailer = queue.trailer.clone();
         drop(queue);
-        if group.tickets.is_empty() {
-            return None;
-        }
         if !group.batch.is_empty()
             && let Some(row) = trailer.and_then(|trailer| trailer())
         {
@@ -182,6 +186,7 @@ impl Task {
     fn refuse(&mut self, mut tickets: Vec<oneshot::Sender<Result<(), StorageError>>>) {
         let mut queue = self.shared.lock();
         queue.refusing = true;
+        queue.hurried = 0;
         tickets.extend(queue.waiting.drain(..).map(|submitted| submitted.done));
         let (last_seq, rollback) = (queue.last_seq, queue.rollback.clone());
         drop(queue);
@@ -245,6 +250,7 @@ impl Task {
         let mut queue = self.shared.lock();
         queue.stopped = Some(error.clone());
         let waiting = std::mem::take(&mut queue.waiting);
+        queue.hurried = 0;
         drop(queue);
         for submitted in waiting {
             let _ = submitted.done.send(Err(error.clone()));

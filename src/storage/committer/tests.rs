@@ -414,3 +414,94 @@ async fn a_periodic_sync_that_fails_stops_everything() {
     engine.sync_fails.store(false, Ordering::SeqCst);
     assert!(matches!(committer.submit(batch("late")), Err(SubmitError::Stopped(_))));
 }
+
+fn unhurried() -> CommitterOptions {
+    CommitterOptions { lazy_delay: Duration::from_secs(3600), ..CommitterOptions::default() }
+}
+
+fn submit_lazily(committer: &Committer, key: &str) -> CommitTicket {
+    committer.submit_at(Pace::Lazily, batch(key)).unwrap()
+}
+
+#[tokio::test]
+async fn a_lazy_batch_waits_for_a_group_of_others_and_keeps_its_place_in_it() {
+    let engine = Scripted::new();
+    let committer = start(&engine, unhurried());
+    let mut lazy = submit_lazily(&committer, "lazy");
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+        assert!(lazy.outcome.try_recv().is_err());
+    }
+    assert!(engine.groups().is_empty(), "it begins no group");
+    submit(&committer, "hurried").await.unwrap();
+    lazy.await.unwrap();
+    assert_eq!(engine.groups(), [["lazy", "hurried"]]);
+    assert_eq!((committer.durable_seq(), engine.syncs.load(Ordering::SeqCst)), (2, 1));
+}
+
+#[tokio::test]
+async fn a_lazy_batch_alone_is_committed_after_its_delay() {
+    let engine = Scripted::new();
+    let lazy_delay = Duration::from_millis(1);
+    let committer = start(&engine, CommitterOptions { lazy_delay, ..CommitterOptions::default() });
+    submit_lazily(&committer, "a").await.unwrap();
+    submit_lazily(&committer, "b").await.unwrap();
+    assert_eq!((committer.durable_seq(), engine.syncs.load(Ordering::SeqCst)), (2, 2));
+}
+
+#[tokio::test]
+async fn barriers_flushes_and_the_end_do_not_wait_for_the_delay_of_lazy_batches() {
+    let engine = Scripted::new();
+    let committer = start(&engine, unhurried());
+    let lazy = submit_lazily(&committer, "a");
+    committer.barrier().unwrap().await.unwrap();
+    lazy.await.unwrap();
+    drop(submit_lazily(&committer, "b"));
+    committer.flush().await.unwrap();
+    assert!(engine.get(b"b").unwrap().is_some());
+    let last = submit_lazily(&committer, "c");
+    drop(committer);
+    last.await.unwrap();
+}
+
+#[tokio::test]
+async fn lazy_batches_begin_a_group_before_they_fill_the_queue() {
+    let engine = Scripted::new();
+    let options = CommitterOptions { max_queue_batches: 12, ..unhurried() };
+    let committer = start(&engine, options);
+    let tickets = ["a", "b", "c"].map(|key| submit_lazily(&committer, key));
+    for ticket in tickets {
+        ticket.await.unwrap();
+    }
+    assert_eq!(engine.groups(), [["a", "b", "c"]]);
+}
+
+/// The waits are what new work is refused by.
+#[tokio::test]
+async fn nobody_is_said_to_wait_because_of_lazy_batches() {
+    let engine = Scripted::new();
+    let committer = start(&engine, unhurried());
+    let first = occupy(&engine, &committer).await;
+    let second = submit(&committer, "second");
+    engine.open_gate();
+    first.await.unwrap();
+    second.await.unwrap();
+    drop(submit_lazily(&committer, "lazy"));
+    assert_eq!((committer.wait(), committer.excess_wait()), (Duration::ZERO, Duration::ZERO));
+    assert_eq!(committer.stats().queued_batches, 1, "it is there all the same");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_lazy_batches_too_and_takes_others_later() {
+    let engine = Scripted::new();
+    let committer = start(&engine, unhurried());
+    let lazy = submit_lazily(&committer, "lazy");
+    engine.full.store(true, Ordering::SeqCst);
+    assert_eq!(submit(&committer, "a").await, Err(StorageError::Full));
+    assert_eq!(lazy.await, Err(StorageError::Full));
+    engine.full.store(false, Ordering::SeqCst);
+    let lazy = submit_lazily(&committer, "lazy again");
+    submit(&committer, "b").await.unwrap();
+    lazy.await.unwrap();
+    assert_eq!(engine.groups(), [["lazy again", "b"]]);
+}
