@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use cql::{
-    CqlAnswer, CqlAsk, CqlColumn, CqlConnection, CqlFailure, CqlPage, CqlPrepared, CqlReply,
-    CqlResult, CqlRow, CqlRows, PreparedId,
+    CqlAnswer, CqlAsk, CqlColumn, CqlConnection, CqlFailure, CqlPage, CqlPipe, CqlPrepared,
+    CqlReply, CqlResult, CqlRow, CqlRows, PreparedId,
 };
 pub use error::{ClientError, Outcome, Problem};
 pub use kv::{

@@ -44,7 +44,8 @@ pub struct BenchArgs {
     /// Seconds before measuring begins.
     #[arg(long, default_value_t = 3)]
     pub warmup: u64,
-    /// Connections; each has one request under way.
+    /// Clients, each with one request under way and a connection of its own (see
+    /// `--per-connection`).
     #[arg(long, short, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub clients: u32,
     /// Threads of the client.
@@ -91,6 +92,10 @@ pub struct BenchArgs {
     /// `bench.BUCKET`, which is created where it does not exist.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', conflicts_with_all = ["r", "w"])]
     pub cql: Vec<String>,
+    /// Over CQL: so many clients share a connection, as the threads of an application share the one
+    /// of their driver.
+    #[arg(long, default_value_t = 1, requires = "cql", value_parser = clap::value_parser!(u32).range(1..=2_000))]
+    pub per_connection: u32,
     /// All clients work on one key.
     #[arg(long)]
     pub hot: bool,

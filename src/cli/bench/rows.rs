@@ -1,13 +1,14 @@
 //! The same workloads over CQL: rows of one value, prepared statements.
 
 use std::io;
+use std::time::Duration;
 
 use super::runner::Job;
 use super::wire::Answer;
 use super::workload::{Keys, Workload};
 use super::{BenchArgs, measure};
 use crate::cli::exit::{Exit, Failure};
-use crate::client::{CqlConnection, CqlFailure, PreparedId};
+use crate::client::{CqlConnection, CqlFailure, CqlPipe, CqlResult, PreparedId};
 
 /// The protocol's code of "too much to do".
 const OVERLOADED: i32 = 0x1001;
@@ -26,6 +27,9 @@ pub async fn bench(args: BenchArgs, json: bool) -> Result<(), Failure> {
         Some("local-one" | "local_one") => 10,
         Some(other) => return Err(Failure::usage(format!("no level of CQL is called {other}"))),
     };
+    if args.rate.is_some() && args.per_connection > 1 {
+        return Err(Failure::usage("--rate needs a connection for each client"));
+    }
     if matches!(args.workload, Workload::E | Workload::F | Workload::Create | Workload::Cas) {
         return Err(Failure::usage("over CQL there are the workloads a, b, c, d, read and insert"));
     }
@@ -108,17 +112,59 @@ impl Connection {
             None => self.inner.execute(&self.select, level, &[key]).await,
             Some(value) => self.inner.execute(&self.insert, level, &[key, value]).await,
         };
-        let (status, problem) = match done {
-            Ok(result) if value.is_none() && result.rows == 0 => (404, None),
-            Ok(_) => (200, None),
-            Err(CqlFailure::Refused { code, message }) => {
-                // The runner tells problems by the end of their type.
-                let name = if code == OVERLOADED { "overloaded" } else { "refused" };
-                let status = if code == OVERLOADED { 503 } else { 500 };
-                (status, Some(format!("/problems/{name}\" {message} (code {code:#06x})")))
-            }
-            Err(CqlFailure::Io(error)) => return Err(error),
-        };
-        Ok(Answer { status, kept: None, problem, closes: false })
+        answer(done, value.is_none())
     }
+
+    /// Many requests at a time from now on.
+    pub fn into_pipe(self) -> Pipe {
+        Pipe { inner: self.inner.into_pipe(), select: self.select, insert: self.insert }
+    }
+}
+
+/// A connection with many requests under way, each on a stream of its own.
+#[derive(Debug)]
+pub struct Pipe {
+    inner: CqlPipe,
+    select: PreparedId,
+    insert: PreparedId,
+}
+
+impl Pipe {
+    /// Puts a read, or a write, on `stream`. It goes out before the next answers are waited for.
+    pub fn put(&mut self, stream: i16, level: u16, key: &[u8], value: Option<&[u8]>) {
+        match value {
+            None => self.inner.put(stream, &self.select, level, &[key]),
+            Some(value) => self.inner.put(stream, &self.insert, level, &[key, value]),
+        }
+    }
+
+    /// Sends what was put, and waits until something has come.
+    pub async fn turn(&mut self, patience: Duration) -> io::Result<()> {
+        self.inner.flush().await?;
+        tokio::time::timeout(patience, self.inner.fill()).await?
+    }
+
+    /// The next answer that is here, and its stream. `reads`: whether a stream carries a read.
+    pub fn next(&mut self, reads: impl Fn(i16) -> bool) -> io::Result<Option<(i16, Answer)>> {
+        match self.inner.next().map_err(other)? {
+            Some((stream, done)) => Ok(Some((stream, answer(done, reads(stream))?))),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What became of a request, as the HTTP door would tell it.
+fn answer(done: Result<CqlResult, CqlFailure>, reads: bool) -> io::Result<Answer> {
+    let (status, problem) = match done {
+        Ok(result) if reads && result.rows == 0 => (404, None),
+        Ok(_) => (200, None),
+        Err(CqlFailure::Refused { code, message }) => {
+            // The runner tells problems by the end of their type.
+            let name = if code == OVERLOADED { "overloaded" } else { "refused" };
+            let status = if code == OVERLOADED { 503 } else { 500 };
+            (status, Some(format!("/problems/{name}\" {message} (code {code:#06x})")))
+        }
+        Err(CqlFailure::Io(error)) => return Err(error),
+    };
+    Ok(Answer { status, kept: None, problem, closes: false })
 }

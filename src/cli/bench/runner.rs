@@ -4,6 +4,8 @@
     reason = "a command lives outside of the simulated node, on the real clock and threads"
 )]
 
+mod pipeline;
+
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -127,7 +129,7 @@ fn settings(args: &BenchArgs) -> serde_json::Value {
         "rate": args.rate, "clients": args.clients, "threads": args.threads,
         "records": args.records, "value_bytes": args.value_size, "bucket": args.bucket,
         "level": args.level, "r": args.r, "w": args.w, "seed": args.seed,
-        "door": door(args), "lwt": args.lwt, "hot": args.hot,
+        "door": door(args), "per_connection": args.per_connection, "lwt": args.lwt, "hot": args.hot,
         "choose": format!("{:?}", args.choose.unwrap_or(args.workload.choose())).to_lowercase(),
     })
 }
@@ -207,9 +209,13 @@ fn run_thread(shared: &Arc<Shared>, thread: u32, threads: u32) -> std::io::Resul
     let clients = shared.task.job.args.clients;
     let mine = (0..clients).filter(|client| client % threads == thread);
     runtime.block_on(async {
-        let clients = mine.map(|number| Client::new(shared, thread as usize, number).run());
+        let new = |number| Client::new(shared, thread as usize, number);
+        let mut clients: Vec<Client<'_>> = mine.map(new).collect();
         // Spawned locally would be one allocation each; joined, each wake-up polls only its own.
-        join_all(clients).await;
+        match shared.task.job.args.per_connection as usize {
+            1 => drop(join_all(clients.into_iter().map(Client::run)).await),
+            many => drop(join_all(clients.chunks_mut(many).map(pipeline::run)).await),
+        }
     });
     Ok(())
 }
@@ -459,16 +465,7 @@ impl<'a> Client<'a> {
         self.key(index);
         let rows = match &mut self.rows {
             Some(rows) => rows,
-            none => {
-                let args = &self.shared.task.job.args;
-                // Records that are loaded again are there already.
-                let lwt = args.lwt && !self.shared.task.loading;
-                let authorities = &self.shared.task.job.authorities;
-                let at = (self.number as usize + self.attempts) % authorities.len();
-                self.attempts += 1;
-                let opened = rows::Connection::open(&authorities[at], &args.bucket, lwt);
-                none.insert(tokio::time::timeout(PATIENCE, opened).await??)
-            }
+            none => none.insert(open_rows(self.shared, self.number, &mut self.attempts).await?),
         };
         self.sent = Instant::now();
         let value = (!reads).then_some(&self.value[..]);
@@ -525,6 +522,21 @@ impl<'a> Client<'a> {
         self.sent = Instant::now();
         tokio::time::timeout(PATIENCE, connection.exchange(&self.request, want)).await?
     }
+}
+
+/// A connection to the CQL door of the next node.
+async fn open_rows(
+    shared: &Shared,
+    number: u32,
+    attempts: &mut usize,
+) -> std::io::Result<rows::Connection> {
+    let Job { args, authorities, .. } = &shared.task.job;
+    // Records that are loaded again are there already.
+    let lwt = args.lwt && !shared.task.loading;
+    let at = (number as usize + *attempts) % authorities.len();
+    *attempts += 1;
+    let opened = rows::Connection::open(&authorities[at], &args.bucket, lwt);
+    tokio::time::timeout(PATIENCE, opened).await?
 }
 
 /// A connection to the next node that takes one. A node that takes none has been sent nothing, so

@@ -2,6 +2,7 @@
 //! shell, the benchmark and the tests of whole clusters; applications use a driver.
 
 mod answer;
+mod pipe;
 mod rows;
 
 pub use answer::{CqlAnswer, CqlColumn, CqlPage, CqlPrepared, CqlReply, CqlRow};
@@ -83,6 +84,7 @@ pub struct CqlResult {
     pub bytes: usize,
 }
 
+pub use pipe::CqlPipe;
 pub use rows::CqlRows;
 
 /// A statement, and how it is to be run.
@@ -199,16 +201,8 @@ impl CqlConnection {
         level: u16,
         values: &[&[u8]],
     ) -> Result<CqlResult, CqlFailure> {
-        self.begin(opcode::EXECUTE);
-        self.out.extend_from_slice(&(id.0.len() as u16).to_be_bytes());
-        self.out.extend_from_slice(&id.0);
-        self.out.extend_from_slice(&level.to_be_bytes());
-        self.out.push(FLAGS);
-        self.out.extend_from_slice(&(values.len() as u16).to_be_bytes());
-        for value in values {
-            put_len(&mut self.out, value.len());
-            self.out.extend_from_slice(value);
-        }
+        self.out.clear();
+        put_execute(&mut self.out, 1, id, level, values);
         self.result().await
     }
 
@@ -338,24 +332,53 @@ impl CqlConnection {
         if opcode != opcode::ERROR {
             return Ok(opcode);
         }
-        let error = answer::error(self.flags, &self.body);
-        let (code, message) = error.ok_or_else(|| invalid("an error without a code"))?;
-        Err(CqlFailure::Refused { code, message })
+        Err(refusal(self.flags, &self.body))
     }
 
     async fn result(&mut self) -> Result<CqlResult, CqlFailure> {
         if self.exchange().await? != opcode::RESULT {
             return Err(invalid("no result"));
         }
-        let int = |at: usize| {
-            let four = self.body.get(at..at + 4)?;
-            Some(u32::from_be_bytes([four[0], four[1], four[2], four[3]]))
-        };
-        // Rows without metadata: kind, flags, columns, rows.
-        let rows = match (int(0), int(4)) {
-            (Some(2), Some(4)) => int(12).unwrap_or(0),
-            _ => 0,
-        };
-        Ok(CqlResult { rows, bytes: self.body.len() })
+        Ok(result_of(&self.body))
     }
+}
+
+/// Appends the frame of an EXECUTE on `stream`.
+fn put_execute(out: &mut Vec<u8>, stream: i16, id: &PreparedId, level: u16, values: &[&[u8]]) {
+    let start = out.len();
+    let [high, low] = stream.to_be_bytes();
+    out.extend_from_slice(&[REQUEST, 0, high, low, opcode::EXECUTE, 0, 0, 0, 0]);
+    out.extend_from_slice(&(id.0.len() as u16).to_be_bytes());
+    out.extend_from_slice(&id.0);
+    out.extend_from_slice(&level.to_be_bytes());
+    out.push(FLAGS);
+    out.extend_from_slice(&(values.len() as u16).to_be_bytes());
+    for value in values {
+        put_len(out, value.len());
+        out.extend_from_slice(value);
+    }
+    let len = u32::try_from(out.len() - start - HEADER).unwrap_or(u32::MAX);
+    out[start + 5..start + HEADER].copy_from_slice(&len.to_be_bytes());
+}
+
+/// What an ERROR with these flags says.
+fn refusal(flags: u8, body: &[u8]) -> CqlFailure {
+    match answer::error(flags, body) {
+        Some((code, message)) => CqlFailure::Refused { code, message },
+        None => invalid("an error without a code"),
+    }
+}
+
+/// What is kept of a RESULT.
+fn result_of(body: &[u8]) -> CqlResult {
+    let int = |at: usize| {
+        let four = body.get(at..at + 4)?;
+        Some(u32::from_be_bytes([four[0], four[1], four[2], four[3]]))
+    };
+    // Rows without metadata: kind, flags, columns, rows.
+    let rows = match (int(0), int(4)) {
+        (Some(2), Some(4)) => int(12).unwrap_or(0),
+        _ => 0,
+    };
+    CqlResult { rows, bytes: body.len() }
 }
