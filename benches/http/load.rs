@@ -3,21 +3,34 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::cql;
+
 /// What is measured: a name, and where it listens. Clients are spread over the addresses.
 pub struct Target {
     pub name: &'static str,
     pub addresses: Vec<SocketAddr>,
+    /// Over CQL: one frame for each client, in turn. Else the load's requests, over HTTP.
+    frames: Option<Arc<[Vec<u8>]>>,
 }
 
 impl Target {
     pub fn new(name: &'static str, addresses: Vec<SocketAddr>) -> Self {
-        Self { name, addresses }
+        Self { name, addresses, frames: None }
+    }
+
+    pub fn over_cql(
+        name: &'static str,
+        addresses: Vec<SocketAddr>,
+        frames: Arc<[Vec<u8>]>,
+    ) -> Self {
+        Self { name, addresses, frames: Some(frames) }
     }
 }
 
@@ -59,7 +72,8 @@ impl Load {
         let clients: Vec<_> = (0..self.clients)
             .map(|c| {
                 let address = target.addresses[c % target.addresses.len()];
-                tasks.spawn_local(client(address, c, self.request, stop.clone()))
+                let frame = target.frames.as_ref().map(|frames| frames[c % frames.len()].clone());
+                tasks.spawn_local(client(address, c, (self.request, frame), stop.clone()))
             })
             .collect();
         tasks.block_on(&runtime, async {
@@ -101,7 +115,7 @@ fn summary(target: &Target, found: &mut [Found]) -> f64 {
 async fn client(
     address: SocketAddr,
     c: usize,
-    request: fn(usize, u64) -> Vec<u8>,
+    (request, frame): (fn(usize, u64) -> Vec<u8>, Option<Vec<u8>>),
     stop: Rc<Cell<bool>>,
 ) -> Histogram<u64> {
     thread_local! {
@@ -109,9 +123,13 @@ async fn client(
     }
     let mut latency = histogram();
     let mut connection = Connection::open(address).await;
+    if frame.is_some() {
+        connection.is_whole = cql::is_whole;
+        connection.exchange(&cql::startup()).await;
+    }
     while !stop.get() {
         let turn = TURN.replace(TURN.get() + 1);
-        let request = request(c, turn);
+        let request = frame.clone().unwrap_or_else(|| request(c, turn));
         let began = Instant::now();
         connection.exchange(&request).await;
         latency.saturating_record(began.elapsed().as_micros() as u64);
@@ -138,13 +156,14 @@ fn server_cpu() -> Duration {
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
+    is_whole: fn(&[u8]) -> bool,
 }
 
 impl Connection {
     async fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("the server listens");
         stream.set_nodelay(true).expect("a socket");
-        Self { stream, buffer: vec![0; 8192] }
+        Self { stream, buffer: vec![0; 8192], is_whole }
     }
 
     async fn exchange(&mut self, request: &[u8]) {
@@ -154,7 +173,7 @@ impl Connection {
             let got = self.stream.read(&mut self.buffer[have..]).await.expect("it answers");
             assert!(got > 0, "the server closed the connection");
             have += got;
-            if is_whole(&self.buffer[..have]) {
+            if (self.is_whole)(&self.buffer[..have]) {
                 return;
             }
         }

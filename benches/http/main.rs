@@ -1,9 +1,10 @@
-//! Whole requests over HTTP, against bare axum handlers with the same client in the same run.
+//! Whole requests over HTTP and CQL, against bare servers with the same client in the same run.
 //!
 //! ```text
 //! cargo bench --bench http -- get   [SECONDS [ROUNDS]]   reads of values in memory
 //! cargo bench --bench http -- put   [SECONDS [ROUNDS]]   durable writes
 //! cargo bench --bench http -- syncs [SECONDS [ROUNDS]]   one sync before the answer, and two
+//! cargo bench --bench http -- cql   [SECONDS [ROUNDS]]   reads by key over CQL, beside an echo and HTTP
 //! ```
 //!
 //! Servers and clients are two runtimes of one process; the servers have one worker thread, so that
@@ -14,6 +15,7 @@
 
 mod bare;
 mod constant;
+mod cql;
 mod load;
 mod nodes;
 
@@ -33,7 +35,8 @@ fn main() {
         "get" => get(seconds, rounds),
         "put" => put(seconds, rounds),
         "syncs" => syncs(seconds, rounds),
-        other => eprintln!("get, put or syncs, not {other:?}"),
+        "cql" => cql(seconds, rounds),
+        other => eprintln!("get, put, syncs or cql, not {other:?}"),
     }
 }
 
@@ -42,8 +45,8 @@ fn main() {
 fn get(seconds: u64, rounds: usize) {
     let server = nodes::runtime();
     let targets = server.block_on(async {
-        let one = nodes::start(1, EngineKind::Memory, None).await;
-        let three = nodes::start(3, EngineKind::Memory, None).await;
+        let (one, _) = nodes::start(1, EngineKind::Memory, None).await;
+        let (three, _) = nodes::start(3, EngineKind::Memory, None).await;
         for (all, n, r) in [(&one, 1, 1), (&three, 3, 2)] {
             let settings = format!(r#"{{"replication_factor":{n},"r":{r},"w":{n}}}"#);
             load::call(all[0], "PUT", "/v1/buckets/b", &settings).await;
@@ -59,11 +62,43 @@ fn get(seconds: u64, rounds: usize) {
         ]
     });
     println!("GET of {VALUE} bytes, 32 clients, {rounds} rounds of {seconds} s each");
-    let request = |c: usize, _: u64| {
-        let path = path(c as u64 % KEYS);
-        format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").into_bytes()
-    };
-    let load = Load { clients: 32, seconds, request };
+    let load = Load { clients: 32, seconds, request: get_request };
+    print_ratios(&load.compare(&targets, rounds), &targets);
+}
+
+fn get_request(c: usize, _: u64) -> Vec<u8> {
+    let path = path(c as u64 % KEYS);
+    format!("GET {path} HTTP/1.1\r\nhost: bench\r\n\r\n").into_bytes()
+}
+
+/// Prepared reads of one row of 100 bytes over CQL's frames: a server that answers each frame with
+/// one of the right length, one node (N=1), three nodes (N=3, QUORUM); and the same rows over HTTP.
+/// All data in memory.
+fn cql(seconds: u64, rounds: usize) {
+    let server = nodes::runtime();
+    let targets = server.block_on(async {
+        let (one, one_cql) = nodes::start(1, EngineKind::Memory, None).await;
+        let (three, three_cql) = nodes::start(3, EngineKind::Memory, None).await;
+        let one_frames = cql::fill(one_cql[0], 1, KEYS).await;
+        let three_frames = cql::fill(three_cql[0], 3, KEYS).await;
+        for (all, n, r) in [(&one, 1, 1), (&three, 3, 2)] {
+            let settings =
+                format!(r#"{{"conflict":"lww","replication_factor":{n},"r":{r},"w":{n}}}"#);
+            load::call(all[0], "PUT", "/v1/buckets/b", &settings).await;
+            for key in 0..KEYS {
+                load::call(all[0], "PUT", &path(key), &"x".repeat(VALUE)).await;
+            }
+        }
+        [
+            Target::over_cql("an echo of frames", vec![cql::echo().await], one_frames.clone()),
+            Target::over_cql("CQL, one node, N=1", one_cql, one_frames),
+            Target::new("HTTP, one node, N=1", one),
+            Target::over_cql("CQL, three, QUORUM", three_cql, three_frames),
+            Target::new("HTTP, three, R=2", three),
+        ]
+    });
+    println!("reads of {VALUE} bytes by key, 64 clients, {rounds} rounds of {seconds} s each");
+    let load = Load { clients: 64, seconds, request: get_request };
     print_ratios(&load.compare(&targets, rounds), &targets);
 }
 
@@ -89,7 +124,7 @@ fn put(seconds: u64, rounds: usize) {
         let dir = tempfile::tempdir_in(".").expect("a directory to write to");
         let server = nodes::runtime();
         let targets = server.block_on(async {
-            let one = nodes::start(1, engine, Some(&dir.path().join("nodes"))).await;
+            let (one, _) = nodes::start(1, engine, Some(&dir.path().join("nodes"))).await;
             load::call(one[0], "PUT", "/v1/buckets/b", r#"{"replication_factor":1}"#).await;
             let bare = bare::put(nodes::engine(engine, &dir.path().join("bare"))).await;
             [Target::new("bare axum", vec![bare]), Target::new("one node, N=1", one)]
@@ -111,7 +146,7 @@ fn syncs(seconds: u64, rounds: usize) {
     let dir = tempfile::tempdir_in(".").expect("a directory to write to");
     let server = nodes::runtime();
     let three = server.block_on(async {
-        let three = nodes::start(3, EngineKind::Sled, Some(dir.path())).await;
+        let (three, _) = nodes::start(3, EngineKind::Sled, Some(dir.path())).await;
         load::call(three[0], "PUT", "/v1/buckets/b", r#"{"replication_factor":3}"#).await;
         three
     });

@@ -19,8 +19,13 @@ pub fn runtime() -> Runtime {
 }
 
 /// Starts `count` nodes of one cluster and waits until they are ready. Their data lies below
-/// `dir`; without one, in memory. They live as long as the process. Returns where they serve HTTP.
-pub async fn start(count: usize, engine: EngineKind, dir: Option<&Path>) -> Vec<SocketAddr> {
+/// `dir`; without one, in memory. They live as long as the process. Returns where they serve HTTP,
+/// and where CQL.
+pub async fn start(
+    count: usize,
+    engine: EngineKind,
+    dir: Option<&Path>,
+) -> (Vec<SocketAddr>, Vec<SocketAddr>) {
     let peers: Vec<SocketAddr> = (0..count).map(|_| free_port()).collect();
     let founders: Vec<Founder> = (0..count)
         .map(|n| Founder { name: format!("n{n}"), address: peers[n].to_string() })
@@ -33,6 +38,7 @@ pub async fn start(count: usize, engine: EngineKind, dir: Option<&Path>) -> Vec<
             config.node.data_dir = dir.join(format!("n{n}"));
         }
         config.listen.http = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.listen.cql = SocketAddr::from(([127, 0, 0, 1], 0));
         config.listen.peer = peers[n];
         config.cluster.founders.clone_from(&founders);
         async move { run::start(&config, tokio_env()).await.expect("the node starts") }
@@ -43,9 +49,10 @@ pub async fn start(count: usize, engine: EngineKind, dir: Option<&Path>) -> Vec<
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
-    let addresses = nodes.iter().map(run::NodeProcess::http_address).collect();
+    let http = nodes.iter().map(run::NodeProcess::http_address).collect();
+    let cql = nodes.iter().map(run::NodeProcess::cql_address).collect();
     std::mem::forget(nodes);
-    addresses
+    (http, cql)
 }
 
 fn free_port() -> SocketAddr {

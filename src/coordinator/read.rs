@@ -271,7 +271,7 @@ impl<'a> Reading<'a> {
             if !self.is_waiting() && !self.ask_next(Want::Record) {
                 return Err(Stop::Error(self.too_few()));
             }
-            let hedge = self.hedge_after();
+            let hedge = if self.ready.is_empty() { self.hedge_after() } else { None };
             match self.next_answer(hedge).await {
                 Next::Answer(answer) => self.take(answer).await?,
                 Next::Hedge => self.hedge(),

@@ -55,15 +55,21 @@ impl LatencyTracker {
     /// What is known of `node`; `None` until it has answered a score of times.
     #[must_use]
     pub fn estimate(&self, node: NodeId) -> Option<LatencyEstimate> {
-        let nodes = self.lock();
-        let histogram = nodes.get(&node).filter(|histogram| histogram.total >= MIN_SAMPLES)?;
-        Some(LatencyEstimate { p50: histogram.quantile(50), p99: histogram.quantile(99) })
+        self.known(node, |histogram| LatencyEstimate {
+            p50: histogram.quantile(50),
+            p99: histogram.quantile(99),
+        })
     }
 
     /// The 99th percentile alone.
     #[must_use]
     pub fn p99(&self, node: NodeId) -> Option<Duration> {
-        self.estimate(node).map(|estimate| estimate.p99)
+        self.known(node, |histogram| histogram.quantile(99))
+    }
+
+    fn known<T>(&self, node: NodeId, look: impl FnOnce(&Histogram) -> T) -> Option<T> {
+        let nodes = self.lock();
+        nodes.get(&node).filter(|histogram| histogram.total >= MIN_SAMPLES).map(look)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeId, Histogram>> {
