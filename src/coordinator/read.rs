@@ -15,8 +15,10 @@
 mod conclude;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -142,7 +144,35 @@ enum Cause {
 }
 
 type Answer = (NodeId, Want, Result<Response, CallError>);
-type Answers = FuturesUnordered<BoxFuture<'static, Answer>>;
+
+/// Calls under way. There are as many as a key has replicas: polling all of them whenever one has
+/// news costs less than an account of which it is.
+#[derive(Default)]
+struct Calls(Vec<BoxFuture<'static, Answer>>);
+
+impl Calls {
+    fn push(&mut self, call: BoxFuture<'static, Answer>) {
+        self.0.push(call);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The next answer; `None`: nothing is under way.
+    async fn next(&mut self) -> Option<Answer> {
+        poll_fn(|cx| {
+            for at in 0..self.0.len() {
+                if let Poll::Ready(answer) = self.0[at].as_mut().poll(cx) {
+                    drop(self.0.swap_remove(at));
+                    return Poll::Ready(Some(answer));
+                }
+            }
+            if self.is_empty() { Poll::Ready(None) } else { Poll::Pending }
+        })
+        .await
+    }
+}
 
 /// A finished reading.
 pub(super) struct Done {
@@ -183,7 +213,7 @@ pub(super) struct Reading<'a> {
     put_off: bool,
     /// Answers that came without waiting.
     ready: VecDeque<Answer>,
-    calls: Answers,
+    calls: Calls,
 }
 
 impl<'a> Reading<'a> {
@@ -204,7 +234,7 @@ impl<'a> Reading<'a> {
             hedged: 0,
             put_off: false,
             ready: VecDeque::new(),
-            calls: FuturesUnordered::new(),
+            calls: Calls::default(),
         }
     }
 
