@@ -50,6 +50,7 @@ out = json.load(open("out.json"))
 name, used, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]) - 0.5
 errors = sum(out["errors"].values())
 print(f'{name:24} {out["ops_per_s"]:>8}/s  server {used * 1e4 / (out["ops_per_s"] * seconds):6.1f} us'
+      f'  client {out["client_cpu_us_per_op"]:5.1f} us'
       f'  p50 {row["p50_us"] / 1000:6.2f} ms  p99 {row["p99_us"] / 1000:6.2f} ms'
       + (f'  ERRORS {out["errors"]}' if errors else ""), flush=True)
 P

@@ -21,9 +21,13 @@ const EXECUTE: u8 = 0x0A;
 /// QUORUM; rows without their metadata.
 const TERMS: [u8; 3] = [0, 4, 0x01 | 0x02];
 
-/// Makes a table with `keys` rows at `node`, of `factor` replicas. Returns the frame that reads each of them.
-pub async fn fill(node: SocketAddr, factor: usize, keys: u64) -> Arc<[Vec<u8>]> {
-    let mut client = CqlConnection::open(&node.to_string()).await.expect("it takes connections");
+/// Makes a table with `keys` rows, a replica at each of `nodes`. Returns the frame that reads each of
+/// them.
+pub async fn fill(nodes: &[SocketAddr], keys: u64) -> Arc<[Vec<u8>]> {
+    let open = async |node: &SocketAddr| {
+        CqlConnection::open(&node.to_string()).await.expect("it takes connections")
+    };
+    let (mut client, factor) = (open(&nodes[0]).await, nodes.len());
     let keyspace = format!(
         "CREATE KEYSPACE b WITH replication = \
          {{'class': 'SimpleStrategy', 'replication_factor': {factor}}}"
@@ -38,7 +42,10 @@ pub async fn fill(node: SocketAddr, factor: usize, keys: u64) -> Arc<[Vec<u8>]> 
         client.execute(&insert, all, &[key.as_bytes(), &[b'x'; VALUE]]).await.expect("written");
     }
     let select = "SELECT v FROM b.t WHERE k = ?";
-    let id = client.prepare_whole(select).await.expect("prepared").id;
+    let mut id = Vec::new();
+    for node in nodes {
+        id = open(node).await.prepare_whole(select).await.expect("prepared").id;
+    }
     (0..keys).map(|key| read(&id, format!("key{key:03}").as_bytes())).collect()
 }
 

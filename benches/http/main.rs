@@ -79,8 +79,8 @@ fn cql(seconds: u64, rounds: usize) {
     let targets = server.block_on(async {
         let (one, one_cql) = nodes::start(1, EngineKind::Memory, None).await;
         let (three, three_cql) = nodes::start(3, EngineKind::Memory, None).await;
-        let one_frames = cql::fill(one_cql[0], 1, KEYS).await;
-        let three_frames = cql::fill(three_cql[0], 3, KEYS).await;
+        let one_frames = cql::fill(&one_cql, KEYS).await;
+        let three_frames = cql::fill(&three_cql, KEYS).await;
         for (all, n, r) in [(&one, 1, 1), (&three, 3, 2)] {
             let settings =
                 format!(r#"{{"conflict":"lww","replication_factor":{n},"r":{r},"w":{n}}}"#);
