@@ -100,8 +100,8 @@ const KEYWORDS: &[&str] = &[
 /// What follows a word at once.
 const AFTER: &[(&str, &[&str])] = &[
     ("ALTER", &["KEYSPACE", "TABLE", "TYPE"]),
-    ("CREATE", &["KEYSPACE", "TABLE", "TYPE"]),
-    ("DROP", &["KEYSPACE", "TABLE", "TYPE"]),
+    ("CREATE", &["INDEX", "KEYSPACE", "TABLE", "TYPE"]),
+    ("DROP", &["INDEX", "KEYSPACE", "TABLE", "TYPE"]),
     ("BEGIN", &["BATCH", "COUNTER", "UNLOGGED"]),
     (
         "DESCRIBE",
@@ -109,6 +109,7 @@ const AFTER: &[(&str, &[&str])] = &[
             "AGGREGATES",
             "CLUSTER",
             "FUNCTIONS",
+            "INDEX",
             "KEYSPACE",
             "KEYSPACES",
             "SCHEMA",

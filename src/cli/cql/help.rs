@@ -25,7 +25,7 @@ const TOPICS: &[(&str, &str, &str)] = &[
     (
         "BATCH",
         "BEGIN [UNLOGGED | COUNTER] BATCH\n  statement; …\nAPPLY BATCH;",
-        "Several writes in one request. Those of one partition happen together.",
+        "Several writes in one request. Those of one partition happen together; of several, in the end\nall or none, unless it is UNLOGGED.",
     ),
     (
         "USE",
@@ -49,6 +49,11 @@ const TOPICS: &[(&str, &str, &str)] = &[
         "Makes a type of several fields.",
     ),
     (
+        "CREATE INDEX",
+        "CREATE INDEX [IF NOT EXISTS] [name] ON [ks.]table\n  (column | keys(map) | values(collection) | entries(map) | full(frozen collection));",
+        "Lets SELECT find rows by the column: column = …, CONTAINS, CONTAINS KEY, column[key] = ….",
+    ),
+    (
         "ALTER TABLE",
         "ALTER TABLE [ks.]name ADD column type, … | DROP column, … | RENAME old TO new | WITH option = value;",
         "Changes a table.",
@@ -56,12 +61,12 @@ const TOPICS: &[(&str, &str, &str)] = &[
     ("ALTER TYPE", "ALTER TYPE [ks.]name ADD field type | RENAME old TO new;", "Changes a type."),
     (
         "DROP",
-        "DROP KEYSPACE | TABLE | TYPE [IF EXISTS] name;",
+        "DROP KEYSPACE | TABLE | TYPE | INDEX [IF EXISTS] name;",
         "Takes it away with all that is in it.",
     ),
     (
         "DESCRIBE",
-        "DESC[RIBE] KEYSPACES | TABLES | TYPES | CLUSTER | [FULL] SCHEMA\nDESC[RIBE] [KEYSPACE | TABLE | TYPE] name",
+        "DESC[RIBE] KEYSPACES | TABLES | TYPES | CLUSTER | [FULL] SCHEMA\nDESC[RIBE] [KEYSPACE | TABLE | TYPE | INDEX] name",
         "Shows what there is, or the statements that make it again.",
     ),
     (
