@@ -43,6 +43,8 @@ pub enum Plant {
     P19,
     /// Tombstones are dropped by age alone.
     P20,
+    /// … those of tables of rows.
+    P20Row,
     /// A value that is brought to a replica lives on from its arrival.
     Ttl,
     /// Hints do not survive a restart of the node that keeps them.
@@ -121,13 +123,13 @@ mod active {
     pub fn plant_named(name: &str) -> Option<Plant> {
         use Plant::{
             NoTrees, P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17,
-            P18, P19, P20, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row, P24Ttl,
-            P25, P26, P30, P31, P32, P33, P34, P35, P36, P37, SledSync, Ttl,
+            P18, P19, P20, P20Row, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row,
+            P24Ttl, P25, P26, P30, P31, P32, P33, P34, P35, P36, P37, SledSync, Ttl,
         };
         let all = [
             P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
-            P20, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row, P24Ttl, P25, P26,
-            P30, P31, P32, P33, P34, P35, P36, P37, NoTrees, SledSync, Ttl,
+            P20, P20Row, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row, P24Ttl,
+            P25, P26, P30, P31, P32, P33, P34, P35, P36, P37, NoTrees, SledSync, Ttl,
         ];
         all.into_iter().find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
+use crate::coordinator::failure::{Failure, Failures, causes};
 use crate::coordinator::plan::Purpose;
 use crate::coordinator::read::Stop;
 use crate::coordinator::rows::{self, Written};
@@ -19,7 +20,7 @@ use crate::meta::Table;
 use crate::net::messages::Count;
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::plants::{Plant, planted};
-use crate::types::{Consistency, Key, Mono, NodeId};
+use crate::types::{Consistency, Generation, Key, Mono, NodeId};
 
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ async fn count_row(
     row: &CountRow,
     started: Mono,
 ) -> Result<(), OpError> {
-    let (leader, record) = lead(inner, op, row, started).await?;
+    let (leader, record, generation) = lead(inner, op, row, started).await?;
     let written = Written {
         table: op.table.clone(),
         rows: vec![(row.key.clone(), record)],
@@ -75,21 +76,23 @@ async fn count_row(
         started,
         timeout: op.timeout,
         holder: Some(leader),
+        generation: Some(generation),
         receipts: None,
     };
-    rows::spread_all(inner, &written).await
+    rows::spread_all(inner, written).await
 }
 
-/// Has the increment carried out by a replica: which one, and the row that it then holds.
+/// Has the increment carried out by a replica: which one, the row that it then holds, and a purge
+/// generation that it is not older than.
 async fn lead(
     inner: &Arc<Inner>,
     op: &CountOp,
     row: &CountRow,
     started: Mono,
-) -> Result<(NodeId, Bytes), OpError> {
+) -> Result<(NodeId, Bytes, Generation), OpError> {
     let mut id = inner.new_op_id(None);
     // Where it may have arrived; where it has not.
-    let (mut arrived, mut passed) = (None::<NodeId>, Vec::new());
+    let (mut arrived, mut passed) = (None::<NodeId>, Failures::new());
     let mut why = "no replica was reached".to_owned();
     let mut level = (op.level, 1);
     for _ in 0..MAX_ATTEMPTS {
@@ -106,7 +109,7 @@ async fn lead(
         };
         level = (plan.level, plan.required());
         let left = plan.left(inner.env.mono());
-        let next = plan.order.iter().copied().find(|node| !passed.contains(node));
+        let next = plan.order.iter().copied().find(|node| !passed.contains_key(node));
         let Some(leader) = arrived.or(next).filter(|_| !left.is_zero()) else { break };
         if planted(Plant::P35) {
             id = inner.new_op_id(None);
@@ -120,7 +123,7 @@ async fn lead(
         let deadline = inner.env.mono() + (op.timeout / 4).min(left);
         let result = inner.peers.call_at(plan.epoch, leader, request, deadline).await;
         match result {
-            Ok(Response::Counted(record)) => return Ok((leader, record)),
+            Ok(Response::Counted(record, at)) => return Ok((leader, record, at)),
             // Many newer ones have been counted since this one was named. It was not: it may have
             // another name.
             Ok(Response::Refused(Refusal::OperationForgotten { oldest })) if arrived.is_none() => {
@@ -134,14 +137,14 @@ async fn lead(
                     Err(Stop::Error(error)) if arrived.is_none() => return Err(error),
                     // What it refuses now it may have carried out before.
                     _ if arrived.is_some() => inner.env.sleep(PAUSE).await,
-                    _ => passed.push(leader),
+                    _ => drop(passed.insert(leader, Failure::from(&refusal))),
                 }
             }
-            Err(CallError::NotSent { why: what, .. }) => {
-                why = what;
+            Err(error @ CallError::NotSent { .. }) => {
+                why = error.to_string();
                 match arrived {
                     Some(_) => inner.env.sleep(PAUSE).await,
-                    None => passed.push(leader),
+                    None => drop(passed.insert(leader, Failure::from(&error))),
                 }
             }
             Ok(_) => (arrived, why) = (Some(leader), "its storage failed".to_owned()),
@@ -151,5 +154,6 @@ async fn lead(
     let (level, required) = level;
     let fate = if arrived.is_some() { Fate::Unknown } else { Fate::NotApplied };
     let failed = u32::try_from(passed.len()).unwrap_or(u32::MAX);
-    Err(OpError::TooFewReplicas { level, required, received: 0, failed, reasons: why, fate })
+    let (reasons, who) = (why, causes(&passed));
+    Err(OpError::TooFewReplicas { level, required, received: 0, failed, reasons, who, fate })
 }

@@ -17,8 +17,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 
+use crate::coordinator::failure::{Failure, Failures, causes};
 use crate::coordinator::plan::{Plan, Purpose};
-use crate::coordinator::read::{Reading, Stop, by_node};
+use crate::coordinator::read::{Reading, Stop};
 use crate::coordinator::{
     Fate, Inner, ListOp, ListPage, ListedKey, OpError, Receipts, ReplicaReceipt, ScanOp, ScanPage,
 };
@@ -312,7 +313,7 @@ async fn show(
     request: &PageRequest,
 ) -> Result<BTreeMap<NodeId, Shown>, Stop> {
     let mut shown: BTreeMap<NodeId, Shown> = BTreeMap::new();
-    let mut failed = BTreeMap::new();
+    let mut failed = Failures::new();
     let (mut asked, mut building) = (0, 0);
     while !plan.requirement.alive_suffices(&shown.keys().copied().collect::<Vec<_>>()) {
         let wanted = if asked == 0 { plan.first_contacts() } else { 1 };
@@ -347,8 +348,8 @@ async fn show(
                 Ok((rows, next)) => {
                     shown.insert(node, Shown { want, rows, next });
                 }
-                Err(why) => {
-                    failed.insert(node, why);
+                Err(failure) => {
+                    failed.insert(node, failure);
                 }
             }
         }
@@ -362,7 +363,7 @@ async fn understand(
     plan: &Plan,
     request: &PageRequest,
     answer: Result<Response, CallError>,
-) -> Result<Result<(Vec<Row>, Option<Position>), String>, Stop> {
+) -> Result<Result<(Vec<Row>, Option<Position>), Failure>, Stop> {
     Ok(match answer {
         Ok(Response::Page { rows, next, .. }) => {
             let mut last = request.after.clone();
@@ -378,30 +379,26 @@ async fn understand(
             if in_order && ends {
                 Ok((rows, next))
             } else {
-                Err("refused: its page is out of order".to_owned())
+                Err(Failure::from("refused: its page is out of order".to_owned()))
             }
         }
         Ok(Response::Refused(refusal)) => {
             inner.follow(plan, &refusal).await?;
-            Err(format!("refused: {refusal}"))
+            Err(Failure::from(&refusal))
         }
-        Ok(_) => Err("refused: it answered something else".to_owned()),
-        Err(error) => Err(error.to_string()),
+        Ok(_) => Err(Failure::from("refused: it answered something else".to_owned())),
+        Err(error) => Err(Failure::from(&error)),
     })
 }
 
-fn too_few(
-    inner: &Inner,
-    plan: &Plan,
-    received: usize,
-    failed: &BTreeMap<NodeId, String>,
-) -> OpError {
+fn too_few(inner: &Inner, plan: &Plan, received: usize, failed: &Failures) -> OpError {
     OpError::TooFewReplicas {
         level: plan.level,
         required: plan.required(),
         received: u32::try_from(received).unwrap_or(u32::MAX),
         failed: u32::try_from(failed.len()).unwrap_or(u32::MAX),
-        reasons: inner.reasons(by_node(failed)),
+        reasons: inner.reasons(failed),
+        who: causes(failed),
         fate: Fate::NotApplied,
     }
 }

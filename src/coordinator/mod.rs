@@ -15,6 +15,7 @@
 mod again;
 mod batches;
 mod count;
+mod failure;
 mod generations;
 mod heal;
 mod latency;
@@ -46,6 +47,7 @@ use crate::types::{Key, NodeId, OpId};
 pub use crate::types::PartitionDigest;
 pub use batches::log_table;
 pub use count::{CountOp, CountRow};
+pub use failure::Cause;
 use heal::Healing;
 use latency::Latencies;
 pub use lwt::{LeaseOutcome, LwtCounters, Told};
@@ -102,6 +104,7 @@ struct Inner {
     healing: Healing,
     hints: Arc<HintStore>,
     lwt: lwt::Lwt,
+    purged: generations::Purged,
     stopping: AtomicBool,
     under_way: AtomicUsize,
     max_under_way: usize,
@@ -140,6 +143,7 @@ impl Coordinator {
                 cluster,
                 peers,
                 latencies: Latencies::default(),
+                purged: generations::Purged::default(),
                 snitch: Snitch::default(),
                 counters: CoordinatorCounters::default(),
                 healing: Healing::default(),

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::causality::Context;
+use crate::coordinator::Cause;
 use crate::meta::{ConflictMode, Table, TableName};
 use crate::recipes;
 use crate::record::{Record, Row};
@@ -457,6 +458,8 @@ pub enum OpError {
         failed: u32,
         /// Their reasons.
         reasons: String,
+        /// Those of them that are known, in order, each once.
+        who: Vec<(NodeId, Cause)>,
         /// What became of it.
         fate: Fate,
     },

@@ -14,7 +14,7 @@
 
 mod conclude;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,6 +26,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use crate::coordinator::again;
+use crate::coordinator::failure::{Cause, Failure, Failures, all_are, causes};
 use crate::coordinator::heal::heal_later;
 use crate::coordinator::lwt;
 use crate::coordinator::plan::{Plan, Purpose};
@@ -127,22 +128,6 @@ impl Shown {
     }
 }
 
-/// Why a replica has shown nothing.
-struct Failure {
-    said: String,
-    cause: Cause,
-}
-
-/// Causes that have consequences of their own.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    /// Its copy is damaged.
-    Damaged,
-    /// It has too much to do, or too much is under way to it.
-    Busy,
-    Other,
-}
-
 type Answer = (NodeId, Want, Result<Response, CallError>);
 
 /// Calls under way. There are as many as a key has replicas: polling all of them whenever one has
@@ -203,9 +188,7 @@ pub(super) struct Reading<'a> {
     shown: Vec<(NodeId, Shown)>,
     /// The purge generations that they were read at.
     generations: BTreeMap<NodeId, Generation>,
-    failed: BTreeMap<NodeId, String>,
-    /// Of these, those that have too much to do.
-    busy: BTreeSet<NodeId>,
+    failed: Failures,
     /// What the receipt will say, if one is wanted.
     log: Option<BTreeMap<NodeId, ReplicaReceipt>>,
     hedged: u32,
@@ -229,7 +212,6 @@ impl<'a> Reading<'a> {
             shown: Vec::new(),
             generations: BTreeMap::new(),
             failed: BTreeMap::new(),
-            busy: BTreeSet::new(),
             log: None,
             hedged: 0,
             put_off: false,
@@ -403,7 +385,7 @@ impl<'a> Reading<'a> {
             // Of a digest and a record, the one that is kept may be the older.
             *known = (*known).min(*generation);
         }
-        let said = match self.understand(want, result).await? {
+        let failure = match self.understand(want, result).await? {
             Ok(shown) => {
                 self.failed.remove(&node);
                 self.note(node, "ok", Some(shown.digest()));
@@ -415,18 +397,14 @@ impl<'a> Reading<'a> {
                 }
                 return Ok(());
             }
-            Err(Failure { said, cause }) => {
-                match cause {
-                    Cause::Damaged => heal_later(self.inner, &self.plan, self.key, node),
-                    Cause::Busy => drop(self.busy.insert(node)),
-                    Cause::Other => drop(self.busy.remove(&node)),
-                }
-                said
-            }
+            Err(failure) => failure,
         };
+        if failure.cause == Cause::Damaged {
+            heal_later(self.inner, &self.plan, self.key, node);
+        }
         self.shown.retain(|(other, _)| *other != node);
-        self.note(node, &said, None);
-        self.failed.insert(node, said);
+        self.note(node, &failure.said, None);
+        self.failed.insert(node, failure);
         self.ask_next(Want::Record);
         if unsent && self.inner.may_try_again(&self.plan, node, self.begun) {
             self.ask_again(node);
@@ -466,14 +444,9 @@ impl<'a> Reading<'a> {
         want: Want,
         result: Result<Response, CallError>,
     ) -> Result<Result<Shown, Failure>, Stop> {
-        let failure = |said: String, cause| Err(Failure { said, cause });
         let response = match result {
             Ok(response) => response,
-            Err(error) => {
-                let bound = matches!(error, CallError::NotSent { unreachable: false, .. });
-                let cause = if bound { Cause::Busy } else { Cause::Other };
-                return Ok(failure(error.to_string(), cause));
-            }
+            Err(error) => return Ok(Err(Failure::from(&error))),
         };
         Ok(match (want, response) {
             (Want::Digest, Response::Digest(digest, _)) => Ok(Shown::Digest(digest)),
@@ -484,21 +457,16 @@ impl<'a> Reading<'a> {
                     Ok((digest, record)) => Ok(Shown::Record(digest, Box::new(record), bytes)),
                     Err(error) => {
                         let said = format!("refused: its record is damaged: {error}");
-                        failure(said, Cause::Damaged)
+                        Err(Failure { said, cause: Cause::Damaged })
                     }
                 }
             }
             (_, Response::Refused(refusal)) => {
                 Box::pin(self.inner.follow(&self.plan, &refusal)).await?;
-                let cause = match refusal {
-                    Refusal::Damaged => Cause::Damaged,
-                    Refusal::Overloaded { .. } => Cause::Busy,
-                    _ => Cause::Other,
-                };
-                failure(format!("refused: {refusal}"), cause)
+                Err(Failure::from(&refusal))
             }
-            (_, Response::Failed { why }) => failure(why, Cause::Other),
-            _ => failure("refused: it answered something else".to_owned(), Cause::Other),
+            (_, Response::Failed { why }) => Err(Failure::from(why)),
+            _ => Err(Failure::from("refused: it answered something else".to_owned())),
         })
     }
 
@@ -523,24 +491,19 @@ impl<'a> Reading<'a> {
     }
 
     fn too_few(&self) -> OpError {
-        let is_busy = |node| self.busy.contains(node);
-        if !self.failed.is_empty() && self.failed.keys().all(is_busy) {
-            return OpError::Overloaded { what: self.inner.reasons(by_node(&self.failed)) };
+        if all_are(&self.failed, Cause::Busy) {
+            return OpError::Overloaded { what: self.inner.reasons(&self.failed) };
         }
         OpError::TooFewReplicas {
             level: self.plan.level,
             required: self.plan.required(),
             received: self.received(),
             failed: u32::try_from(self.failed.len()).unwrap_or(u32::MAX),
-            reasons: self.inner.reasons(by_node(&self.failed)),
+            reasons: self.inner.reasons(&self.failed),
+            who: causes(&self.failed),
             fate: Fate::NotApplied,
         }
     }
-}
-
-/// Failures for [`Inner::reasons`].
-pub(super) fn by_node(failed: &BTreeMap<NodeId, String>) -> impl Iterator<Item = (NodeId, &str)> {
-    failed.iter().map(|(&node, why)| (node, why.as_str()))
 }
 
 /// A replica that was asked: what comes of it is told to the snitch, also if nobody waits for it.
@@ -601,10 +564,10 @@ impl Inner {
     }
 
     /// Who said what, by name, for an error message.
-    pub(super) fn reasons<'a>(&self, failed: impl Iterator<Item = (NodeId, &'a str)>) -> String {
-        let reasons: Vec<String> =
-            failed.map(|(node, why)| format!("{}: {why}", self.name_of(node))).collect();
-        reasons.join("; ")
+    pub(super) fn reasons(&self, failed: &Failures) -> String {
+        let reason =
+            |(&node, failure): (_, &Failure)| format!("{}: {}", self.name_of(node), failure.said);
+        failed.iter().map(reason).collect::<Vec<_>>().join("; ")
     }
 
     pub(super) fn receipt(

@@ -4,6 +4,18 @@
 //! the same records go to all replicas, each merges them in one commit, and the write is
 //! acknowledged when W hold them. Sent twice or late, they change nothing more. A replica that does
 //! not say that it holds them gets a hint for each row, whatever becomes of the write.
+//!
+//! # Purges
+//!
+//! The rows carry the purge generation that this coordinator knew of before it sent them to anyone.
+//! A replica that has purged one of their keys since refuses them ([`crate::replica`]). Then they
+//! are either on no replica, and may begin anew at the later generation; or some replica may have
+//! merged them before the purge, which has then removed what became of them with the consent of all:
+//! whoever lacks them is to get what a replica that took them holds *now*, and not the rows as they
+//! were. (Sent again as they were, rows that a deletion covers would come back without it.)
+//!
+//! A replica that is being refilled takes no such rows: it may be behind purges that neither it nor
+//! this coordinator has heard of, and would remove the rows when it hears of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,13 +25,14 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
+use crate::coordinator::failure::{Cause, Failure, Failures, causes};
 use crate::coordinator::heal::heal_if_damaged;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::Stop;
 use crate::coordinator::{Fate, Inner, OpError, Receipts, ReplicaReceipt, RowsOp};
 use crate::env::BoxFuture;
 use crate::meta::Table;
-use crate::net::messages::{Apply, ApplyRows};
+use crate::net::messages::ApplyRows;
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::quorum::{Progress, Tally};
 use crate::record::{self, Record};
@@ -28,7 +41,17 @@ use crate::types::{Consistency, Generation, Key, Mono, NodeId};
 /// How often one write is planned anew because the ring moved under it.
 const MAX_PLANS: u32 = 4;
 
-type Answer = (NodeId, Result<Response, CallError>);
+/// How often rows that are nowhere begin anew because of purges.
+const MAX_PURGES: u32 = 4;
+
+struct Answer {
+    node: NodeId,
+    result: Result<Response, CallError>,
+    /// To the rows as they were written, not to what became of them elsewhere.
+    first: bool,
+}
+
+type Calls = FuturesUnordered<BoxFuture<'static, Answer>>;
 
 /// Writes rows for a client.
 pub(super) async fn write(
@@ -42,8 +65,15 @@ pub(super) async fn write(
     if op.rows.is_empty() {
         return Ok(());
     }
+    let now = inner.env.wall();
     let stored = |(key, record): &(Key, Record)| {
-        (key.clone(), record.encode(&record::address(op.table.id, key)))
+        let address = record::address(op.table.id, key);
+        let deleting = record.row().filter(|row| row.deletes()).map(|_| {
+            let mut record = record.clone();
+            record.date_deletions(now);
+            record
+        });
+        (key.clone(), deleting.as_ref().unwrap_or(record).encode(&address))
     };
     let written = Written {
         table: op.table.clone(),
@@ -52,9 +82,10 @@ pub(super) async fn write(
         started: inner.env.mono(),
         timeout: op.timeout,
         holder: None,
+        generation: None,
         receipts,
     };
-    spread_all(inner, &written).await
+    spread_all(inner, written).await
 }
 
 /// Rows of one partition on their way to all replicas, as stored.
@@ -66,6 +97,9 @@ pub(super) struct Written {
     pub(super) timeout: Duration,
     /// A replica that holds them already.
     pub(super) holder: Option<NodeId>,
+    /// The purge generation that they are of; `None`: the latest that is known when they are sent
+    /// first.
+    pub(super) generation: Option<Generation>,
     /// Where to note how it went.
     pub(super) receipts: Option<Arc<Receipts>>,
 }
@@ -81,22 +115,24 @@ fn note(inner: &Inner, plan: &Plan, log: &mut Log, node: NodeId, answer: impl Fn
 }
 
 /// Has rows merged by every replica, and returns when W hold them.
-pub(super) async fn spread_all(inner: &Arc<Inner>, written: &Written) -> Result<(), OpError> {
-    let Some((first, _)) = written.rows.first() else { return Ok(()) };
-    let (table, level) = (&written.table, written.level);
+pub(super) async fn spread_all(inner: &Arc<Inner>, mut written: Written) -> Result<(), OpError> {
+    let Some((first, _)) = written.rows.first().cloned() else { return Ok(()) };
+    let (table, level) = (&written.table.clone(), written.level);
     let mut sent: Option<Plan> = None;
     for _ in 0..MAX_PLANS {
         let plan = inner
-            .plan(Purpose::Write, table, first, level, written.started, written.timeout)
+            .plan(Purpose::Write, table, &first, level, written.started, written.timeout)
             .and_then(|plan| inner.must_be_possible(&plan).map(|()| plan));
         let plan = match (plan, &sent) {
             (Ok(plan), _) => plan,
             // By an earlier plan some replicas may hold the rows already.
-            (Err(error), Some(earlier)) => return Err(unknown(earlier, 0, &error.to_string())),
+            (Err(error), Some(earlier)) => {
+                return Err(unknown(earlier, 0, error.to_string(), Vec::new()));
+            }
             (Err(error), None) if written.holder.is_none() => return Err(error),
             (Err(error), None) => return Err(unheard(level, &error.to_string())),
         };
-        match spread(inner, &plan, written).await {
+        match spread(inner, &plan, &mut written, sent.is_some()).await {
             Ok(()) => return Ok(()),
             Err(Stop::Replan) => sent = Some(plan),
             Err(Stop::Error(error)) => return Err(error),
@@ -104,55 +140,63 @@ pub(super) async fn spread_all(inner: &Arc<Inner>, written: &Written) -> Result<
     }
     let what = "the ring keeps changing";
     Err(match sent {
-        Some(plan) => unknown(&plan, 0, what),
+        Some(plan) => unknown(&plan, 0, what.to_owned(), Vec::new()),
         None => unheard(level, what),
     })
 }
 
 /// One replica holds the rows, and nobody else was asked.
 fn unheard(level: Consistency, reasons: &str) -> OpError {
-    let (reasons, fate) = (reasons.to_owned(), Fate::Unknown);
-    OpError::TooFewReplicas { level, required: 1, received: 0, failed: 0, reasons, fate }
+    let (reasons, who, fate) = (reasons.to_owned(), Vec::new(), Fate::Unknown);
+    OpError::TooFewReplicas { level, required: 1, received: 0, failed: 0, reasons, who, fate }
 }
 
 /// Sends the rows to every replica, and waits until W hold them. The calls that have not answered
-/// by then go on in the background, whatever the outcome.
-async fn spread(inner: &Arc<Inner>, plan: &Plan, written: &Written) -> Result<(), Stop> {
+/// by then go on in the background, whatever the outcome. `arrived`: an earlier plan may have
+/// brought the rows to some replica.
+async fn spread(
+    inner: &Arc<Inner>,
+    plan: &Plan,
+    written: &mut Written,
+    arrived: bool,
+) -> Result<(), Stop> {
     let mut tally = Tally::new(plan.requirement.clone(), inner.peers.me());
     tally.on_hint(false);
-    let mut calls: FuturesUnordered<BoxFuture<'static, Answer>> = FuturesUnordered::new();
     if let Some(holder) = written.holder {
         tally.on_ack(holder);
     }
-    let mut log = written.receipts.as_ref().map(|_| BTreeMap::new());
-    for &node in plan.order.iter().filter(|node| Some(**node) != written.holder) {
-        let pending = || ReplicaReceipt {
-            role: "apply",
-            answer: "pending".to_owned(),
-            ..ReplicaReceipt::default()
-        };
-        log.as_mut().map(|log| log.insert(node, pending()));
-        calls.push(apply_at(inner, plan, node, written.rows.clone()));
+    let generation = *written.generation.get_or_insert_with(|| inner.purged.of(plan));
+    let (rows, holder) = (written.rows.clone(), written.holder);
+    let mut effort = Effort {
+        inner,
+        plan,
+        rows,
+        generation,
+        tally,
+        calls: FuturesUnordered::new(),
+        holder,
+        arrived,
+        open: 0,
+        behind: Vec::new(),
+        begun: 0,
+        failed: Failures::new(),
+        log: written.receipts.as_ref().map(|_| BTreeMap::new()),
+    };
+    let others: Vec<NodeId> =
+        plan.order.iter().copied().filter(|node| Some(*node) != holder).collect();
+    effort.send(&others);
+    let result = effort.gather().await;
+    written.generation = Some(effort.generation);
+    if let (Some(receipts), Some(log)) = (&written.receipts, &effort.log) {
+        receipts.add(inner.receipt("write", plan, effort.tally.received(), log, &[], 0));
     }
-    let result = gather(inner, plan, &mut tally, &mut calls, &mut log).await;
-    if let (Some(receipts), Some(log)) = (&written.receipts, &log) {
-        receipts.add(inner.receipt("write", plan, tally.received(), log, &[], 0));
-    }
-    inner.finish_later("replicate-rest", calls);
+    inner.finish_later("replicate-rest", effort.calls);
     result
 }
 
-fn request(plan: &Plan, rows: &[(Key, Bytes)]) -> Request {
-    match rows {
-        [(key, record)] => Request::Apply(Apply {
-            table: plan.table.id,
-            key: key.clone(),
-            record: record.clone(),
-            generation: Generation::default(),
-            heals: false,
-        }),
-        rows => Request::ApplyRows(ApplyRows { table: plan.table.id, rows: rows.to_vec() }),
-    }
+fn request(plan: &Plan, rows: &[(Key, Bytes)], generation: Generation) -> Request {
+    let (table, rows) = (plan.table.id, rows.to_vec());
+    Request::ApplyRows(ApplyRows { table, rows, generation })
 }
 
 fn apply_at(
@@ -160,8 +204,9 @@ fn apply_at(
     plan: &Plan,
     node: NodeId,
     rows: Vec<(Key, Bytes)>,
+    generation: Generation,
 ) -> BoxFuture<'static, Answer> {
-    let request = request(plan, &rows);
+    let request = request(plan, &rows, generation);
     let (inner, plan, started) = (inner.clone(), plan.clone(), inner.env.mono());
     let owed = inner.hints.owe();
     Box::pin(async move {
@@ -176,12 +221,44 @@ fn apply_at(
             let (hints, table) = (inner.hints.clone(), plan.table.id);
             inner.env.spawn("hint", async move {
                 for (key, record) in &rows {
-                    hints.leave(node, table, key, record, Generation::default()).await;
+                    hints.leave(node, table, key, record, generation).await;
                 }
                 drop(owed);
             });
         }
-        (node, result)
+        Answer { node, result, first: true }
+    })
+}
+
+/// Brings to `node`, which has purged one of the rows' keys to make `at`, what `source` holds of
+/// them since. Of a row that is gone there too nobody can tell whether all replicas have agreed to
+/// that, or `source` has lost its data since: it does not count as written.
+fn bring(
+    inner: &Arc<Inner>,
+    plan: &Plan,
+    (node, at): (NodeId, Generation),
+    source: NodeId,
+    keys: Vec<Key>,
+) -> BoxFuture<'static, Answer> {
+    let (inner, plan) = (inner.clone(), plan.clone());
+    Box::pin(async move {
+        let since = inner.rows_since(&plan, source, keys.iter(), at).await;
+        let result = match since {
+            Some((rows, generation)) => {
+                let whole = rows.len() == keys.len();
+                let brought = match rows.is_empty() {
+                    true => None,
+                    false => {
+                        let request = request(&plan, &rows, generation);
+                        Some(inner.call_until_sent(&plan, node, request).await)
+                    }
+                };
+                let gone = || CallError::Lost { why: "its key was purged meanwhile".to_owned() };
+                brought.filter(|_| whole).unwrap_or_else(|| Err(gone()))
+            }
+            None => Err(CallError::Lost { why: "nobody tells what a purge left".to_owned() }),
+        };
+        Answer { node, result, first: false }
     })
 }
 
@@ -192,69 +269,150 @@ fn has_missed(result: &Result<Response, CallError>) -> bool {
         Ok(Response::Applied { .. }) => false,
         Ok(Response::Refused(refusal)) => !matches!(
             refusal,
-            Refusal::StaleEpoch { .. } | Refusal::NotReplica { .. } | Refusal::NoSuchTable { .. }
+            Refusal::StaleEpoch { .. }
+                | Refusal::NotReplica { .. }
+                | Refusal::NoSuchTable { .. }
+                // It would refuse a hint as well.
+                | Refusal::OtherGeneration { .. }
         ),
         Ok(_) | Err(_) => true,
     }
 }
 
-async fn gather(
-    inner: &Arc<Inner>,
-    plan: &Plan,
-    tally: &mut Tally,
-    calls: &mut FuturesUnordered<BoxFuture<'static, Answer>>,
-    log: &mut Log,
-) -> Result<(), Stop> {
-    let mut reasons = Vec::new();
-    while tally.progress() == Progress::Pending {
-        let left = plan.left(inner.env.mono());
-        tokio::select! {
-            biased;
-            Some((node, result)) = calls.next() => match result {
-                Ok(Response::Applied { .. }) => {
-                    note(inner, plan, log, node, || "ok".to_owned());
-                    tally.on_ack(node);
+/// Rows on their way by one plan.
+struct Effort<'a> {
+    inner: &'a Arc<Inner>,
+    plan: &'a Plan,
+    rows: Vec<(Key, Bytes)>,
+    /// The purge generation that they are of.
+    generation: Generation,
+    tally: Tally,
+    calls: Calls,
+    /// A replica that has merged them.
+    holder: Option<NodeId>,
+    /// Some replica may have, without saying so.
+    arrived: bool,
+    /// Calls with the rows that have not answered.
+    open: usize,
+    /// Replicas that refused them, and the generation that they have reached.
+    behind: Vec<(NodeId, Generation)>,
+    /// How often they have begun anew.
+    begun: u32,
+    failed: Failures,
+    log: Log,
+}
+
+impl Effort<'_> {
+    fn send(&mut self, nodes: &[NodeId]) {
+        self.open += nodes.len();
+        for &node in nodes {
+            if let Some(log) = &mut self.log {
+                let (role, answer) = ("apply", "pending".to_owned());
+                log.insert(node, ReplicaReceipt { role, answer, ..ReplicaReceipt::default() });
+            }
+            let rows = self.rows.clone();
+            self.calls.push(apply_at(self.inner, self.plan, node, rows, self.generation));
+        }
+    }
+
+    async fn gather(&mut self) -> Result<(), Stop> {
+        while self.tally.progress() == Progress::Pending {
+            let left = self.plan.left(self.inner.env.mono());
+            tokio::select! {
+                biased;
+                Some(answer) = self.calls.next() => self.take(answer).await?,
+                () = self.inner.env.sleep(left) => {
+                    let plan = self.plan;
+                    return Err(Stop::Error(OpError::Timeout {
+                        level: plan.level,
+                        required: plan.required(),
+                        received: u32::try_from(self.tally.received()).unwrap_or(u32::MAX),
+                        timeout_ms: u64::try_from(plan.timeout.as_millis()).unwrap_or(u64::MAX),
+                        fate: Fate::Unknown,
+                    }));
                 }
-                Ok(Response::Refused(refusal)) => {
-                    note(inner, plan, log, node, || format!("refused: {refusal}"));
-                    inner.follow(plan, &refusal).await?;
-                    tally.on_fail(node);
-                    reasons.push(format!("{}: {refusal}", inner.name_of(node)));
-                }
-                Ok(_) => {
-                    tally.on_fail(node);
-                }
-                Err(error) => {
-                    note(inner, plan, log, node, || error.to_string());
-                    tally.on_fail(node);
-                    reasons.push(format!("{}: {error}", inner.name_of(node)));
-                }
-            },
-            () = inner.env.sleep(left) => {
-                return Err(Stop::Error(OpError::Timeout {
-                    level: plan.level,
-                    required: plan.required(),
-                    received: u32::try_from(tally.received()).unwrap_or(u32::MAX),
-                    timeout_ms: u64::try_from(plan.timeout.as_millis()).unwrap_or(u64::MAX),
-                    fate: Fate::Unknown,
-                }));
+            }
+        }
+        if self.tally.progress() == Progress::OutOfReach {
+            let (received, reasons) = (self.tally.received(), self.inner.reasons(&self.failed));
+            let who = causes(&self.failed);
+            return Err(Stop::Error(unknown(self.plan, received, reasons, who)));
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, Answer { node, result, first }: Answer) -> Result<(), Stop> {
+        self.open -= usize::from(first);
+        match result {
+            Ok(Response::Applied { generation, .. }) => {
+                self.inner.purged.learn(self.plan, generation);
+                self.holder.get_or_insert(node);
+                note(self.inner, self.plan, &mut self.log, node, || "ok".to_owned());
+                self.tally.on_ack(node);
+            }
+            Ok(Response::Refused(Refusal::OtherGeneration { generation: at }))
+                if first && at > self.generation =>
+            {
+                self.inner.purged.learn(self.plan, at);
+                self.behind.push((node, at));
+            }
+            Ok(Response::Refused(refusal)) => {
+                self.inner.follow(self.plan, &refusal).await?;
+                self.fail(node, Failure::from(&refusal));
+            }
+            Ok(_) => {
+                self.arrived = true;
+                self.fail(node, Failure::from("its storage failed".to_owned()));
+            }
+            Err(error) => {
+                self.arrived |= matches!(error, CallError::Lost { .. });
+                self.fail(node, Failure::from(&error));
+            }
+        }
+        self.bring_up();
+        Ok(())
+    }
+
+    fn fail(&mut self, node: NodeId, failure: Failure) {
+        note(self.inner, self.plan, &mut self.log, node, || failure.said.clone());
+        self.tally.on_fail(node);
+        self.failed.insert(node, failure);
+    }
+
+    /// Sees to those that refused the rows because of a purge: see the module.
+    fn bring_up(&mut self) {
+        if let Some(source) = self.holder {
+            for behind in std::mem::take(&mut self.behind) {
+                let keys = self.rows.iter().map(|(key, _)| key.clone()).collect();
+                self.calls.push(bring(self.inner, self.plan, behind, source, keys));
+            }
+        }
+        let newest = self.behind.iter().map(|(_, at)| *at).max();
+        let Some(newest) = newest.filter(|_| self.open == 0) else {
+            return;
+        };
+        let nodes: Vec<NodeId> =
+            std::mem::take(&mut self.behind).into_iter().map(|(node, _)| node).collect();
+        if !self.arrived && self.begun < MAX_PURGES {
+            (self.generation, self.begun) = (newest, self.begun + 1);
+            self.send(&nodes);
+        } else {
+            for node in nodes {
+                self.fail(node, Failure::from("its key was purged".to_owned()));
             }
         }
     }
-    if tally.progress() == Progress::OutOfReach {
-        return Err(Stop::Error(unknown(plan, tally.received(), &reasons.join("; "))));
-    }
-    Ok(())
 }
 
 /// Too few replicas hold the rows. Those that do will pass them on, so they may yet be everywhere.
-fn unknown(plan: &Plan, received: usize, reasons: &str) -> OpError {
+fn unknown(plan: &Plan, received: usize, reasons: String, who: Vec<(NodeId, Cause)>) -> OpError {
     OpError::TooFewReplicas {
         level: plan.level,
         required: plan.required(),
         received: u32::try_from(received).unwrap_or(u32::MAX),
         failed: plan.n().saturating_sub(u32::try_from(received).unwrap_or(u32::MAX)),
-        reasons: reasons.to_owned(),
+        reasons,
+        who,
         fate: Fate::Unknown,
     }
 }

@@ -33,6 +33,30 @@ impl RowView {
         let none = vec![None; values.len()];
         Self { stamps: none.clone(), ttls: vec![None; values.len()], values, token: 0 }
     }
+
+    /// See [`row_tag`].
+    #[must_use]
+    pub fn tag(&self, schema: &Schema) -> u128 {
+        let names = schema.columns().iter().map(|column| column.name.as_str());
+        row_tag(names.zip(self.values.iter().map(Option::as_ref)))
+    }
+}
+
+/// Names what a row shows: two rows of one table have the same tag if they hold the same, however
+/// it came there. Columns without a value change nothing.
+#[must_use]
+pub fn row_tag<'a>(columns: impl Iterator<Item = (&'a str, Option<&'a Bytes>)>) -> u128 {
+    let mut shown: Vec<(&str, &Bytes)> =
+        columns.filter_map(|(name, value)| Some((name, value?))).collect();
+    shown.sort_unstable();
+    let mut hash = xxhash_rust::xxh3::Xxh3::new();
+    for (name, value) in shown {
+        for part in [name.as_bytes(), value] {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+    }
+    hash.digest128()
 }
 
 /// Reads rows of one table at one moment.
@@ -80,7 +104,7 @@ impl Reader<'_> {
         for (at, value) in order::read_components(&kinds, clustering)?.into_iter().enumerate() {
             view.values[start + at] = Some(value.into());
         }
-        let shadow = head.and_then(|head| shadow_of(head, clustering)).max(row.deleted());
+        let shadow = head.and_then(|head| head.shadow(clustering)).max(row.deleted());
         let inserted = row.liveness().is_some_and(|liveness| {
             let expired = liveness.expiry.is_some_and(|expiry| expiry.at <= self.now);
             !expired && shadow.is_none_or(|shadow| liveness.stamp > shadow)
@@ -145,7 +169,7 @@ impl Reader<'_> {
         clustering: &[u8],
         column: &Column,
     ) -> Vec<(Bytes, Bytes)> {
-        let shadow = head.and_then(|head| shadow_of(head, clustering)).max(row.deleted());
+        let shadow = head.and_then(|head| head.shadow(clustering)).max(row.deleted());
         match row.column(column.id) {
             Some(Stored::Elements { cells, .. }) => cells
                 .iter()
@@ -157,15 +181,6 @@ impl Reader<'_> {
     }
 }
 
-/// Up to which stamp the head of a partition deletes the row at `clustering`.
-fn shadow_of(head: &Row, clustering: &[u8]) -> Option<i64> {
-    let covering = head
-        .ranges()
-        .iter()
-        .filter(|range| range.start.as_ref() <= clustering && clustering < range.end.as_ref());
-    covering.map(|range| range.stamp).max().max(head.deleted())
-}
-
 /// Rows of one partition that are written together, by clustering bytes: what their head deletes of
 /// the others is written into those too.
 ///
@@ -174,7 +189,7 @@ fn shadow_of(head: &Row, clustering: &[u8]) -> Option<i64> {
 pub fn carry_deletions(rows: &mut BTreeMap<Vec<u8>, Row>) {
     let Some(head) = rows.remove(&Vec::new()) else { return };
     for (clustering, row) in &mut *rows {
-        if let Some(stamp) = shadow_of(&head, clustering) {
+        if let Some(stamp) = head.shadow(clustering) {
             row.delete(stamp);
         }
     }

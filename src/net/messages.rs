@@ -170,6 +170,8 @@ pub struct ApplyRows {
     pub table: TableId,
     /// The rows by key, at least one; all of one partition.
     pub rows: Vec<(Key, Bytes)>,
+    /// The purge generation of their partition, as their coordinator knows it: see [`Apply`].
+    pub generation: Generation,
 }
 
 /// Add to one's own shares of a row's counters, once, and store them. Answered by
@@ -255,6 +257,8 @@ pub enum Response {
         dominated: bool,
         /// The greatest stamp the replica now holds for the key, for last-write-wins.
         stamp: Hlc,
+        /// The purge generation of its partition there, for writes that rest on no read.
+        generation: Generation,
     },
     /// To [`PageRequest`].
     Page {
@@ -288,8 +292,9 @@ pub enum Response {
     Purge(PurgeAnswer),
     /// To [`Request::Paxos`] and [`Request::Open`].
     Paxos(PaxosAnswer),
-    /// To [`Count`]: the replica's whole row with the increment in it, on stable storage.
-    Counted(Bytes),
+    /// To [`Count`]: the replica's whole row with the increment in it, on stable storage. With a
+    /// purge generation that it is not older than.
+    Counted(Bytes, Generation),
     /// To [`Propose`]: what became of it, in the coordinator's own encoding.
     Proposed(Bytes),
 }

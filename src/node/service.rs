@@ -291,6 +291,10 @@ impl NodeService {
                 if !together || !distinct {
                     return Err(bad("rows that are not of one partition, or not in order"));
                 }
+                // Their generation rests on no read: see `coordinator::rows`.
+                self.must_be_filled(&state)?;
+                self.follow(&state, from, apply.table, at.token, apply.generation, deadline)
+                    .await?;
                 self.replica.apply_rows(&at.table, at.token, apply).await
             }
             Request::Count(count) => {

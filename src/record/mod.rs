@@ -193,6 +193,13 @@ impl Record {
         }
     }
 
+    /// See [`Row::date_deletions`]; nothing if it is no row.
+    pub fn date_deletions(&mut self, at: WallMicros) {
+        if let Body::Row(own, _) = &mut self.body {
+            own.date_deletions(at);
+        }
+    }
+
     /// The row that this record is, if it is one.
     #[must_use]
     pub fn row(&self) -> Option<&Row> {
@@ -383,7 +390,8 @@ impl Record {
             Body::Lww(Lww { cell: Some(lww::LwwCell::Live(version)), .. }) => {
                 Some(of_value(version))
             }
-            Body::Lww(_) | Body::Row(..) => None,
+            Body::Row(row, _) => row.dead_at().map(Some),
+            Body::Lww(_) => None,
         };
         let written = self.op_entries().iter().map(|entry| entry.op.unix_millis());
         let written = WallMicros(written.max().unwrap_or(0).saturating_mul(1_000));
@@ -423,8 +431,7 @@ impl Record {
                 version.value.expires_at.is_none()
             }
             Body::Lww(_) => false,
-            // Rows are not purged yet: what one deletes may lie in other records.
-            Body::Row(..) => true,
+            Body::Row(row, _) => row.dead_at().is_none(),
         }
     }
 

@@ -13,6 +13,9 @@
 //! leave it out.)
 //!
 //! Expiry changes nothing here: an expired cell is a cell until somebody writes over it.
+//!
+//! A row notes when its latest deletion was made. Deletions are kept for a time that clients know of
+//! (`gc_grace_seconds`), and a stamp, which a client may choose, does not tell how long ago that was.
 
 mod without;
 
@@ -124,6 +127,8 @@ pub struct Row {
     columns: BTreeMap<u16, Column>,
     /// None covers another; in order.
     ranges: Vec<RangeDeletion>,
+    /// When the latest of its deletions was made; zero: they tell by their stamps.
+    dated: WallMicros,
 }
 
 /// Raises `this` to `other`. True if it changed.
@@ -315,6 +320,8 @@ impl Row {
         if changed {
             self.sweep();
         }
+        changed |= other.dated > self.dated;
+        self.dated = self.dated.max(other.dated);
         changed |= self.join_liveness(other.liveness.as_ref());
         for (id, column) in &other.columns {
             match column {
@@ -348,6 +355,69 @@ impl Row {
         columns.max(ranges).max(self.deleted).max(self.liveness.map(|liveness| liveness.stamp))
     }
 
+    /// True if it deletes anything.
+    #[must_use]
+    pub fn deletes(&self) -> bool {
+        let is_deletion = |cell: &Cell| cell.content == Content::Deleted;
+        let column = |column: &Column| match column {
+            Column::Cell(cell) => is_deletion(cell),
+            Column::Elements { deleted, cells } => {
+                deleted.is_some() || cells.values().any(is_deletion)
+            }
+        };
+        self.deleted.is_some() || !self.ranges.is_empty() || self.columns.values().any(column)
+    }
+
+    /// Says when its deletions were made, by the clock of who made them: their stamps do not tell,
+    /// if a client chose them.
+    pub fn date_deletions(&mut self, at: WallMicros) {
+        self.dated = self.dated.max(at);
+    }
+
+    /// The stamp up to which this head of a partition deletes the row at `clustering`.
+    #[must_use]
+    pub fn shadow(&self, clustering: &[u8]) -> Option<i64> {
+        let covers = |range: &&RangeDeletion| {
+            range.start.as_ref() <= clustering && clustering < range.end.as_ref()
+        };
+        let ranges = self.ranges.iter().filter(covers).map(|range| range.stamp);
+        ranges.max().max(self.deleted)
+    }
+
+    /// From when on nothing of it lives: when its last value ends, or when it was deleted, if that is
+    /// later. By the clocks of those who wrote, so good for waiting, and for nothing that must be
+    /// right. `None`: a value lives for ever.
+    #[must_use]
+    pub fn dead_at(&self) -> Option<WallMicros> {
+        let stamped = self.max_stamp().and_then(|stamp| u64::try_from(stamp).ok());
+        let mut at = self.dated.max(WallMicros(stamped.unwrap_or(0)));
+        if let Some(liveness) = self.liveness {
+            at = at.max(liveness.expiry?.at);
+        }
+        for column in self.columns.values() {
+            let (one, many) = match column {
+                Column::Cell(cell) => (Some(cell), None),
+                Column::Elements { cells, .. } => (None, Some(cells.values())),
+            };
+            for cell in one.into_iter().chain(many.into_iter().flatten()) {
+                if matches!(cell.content, Content::Value { .. }) {
+                    at = at.max(cell.expiry()?.at);
+                }
+            }
+        }
+        Some(at)
+    }
+
+    /// As [`Row::dead_at`], for the row at `clustering` of the partition with this head, whose
+    /// deletions cover it though they are not in it.
+    #[must_use]
+    pub fn dead_under(&self, head: &Self, clustering: &[u8]) -> Option<WallMicros> {
+        let mut row = self.clone();
+        row.delete(head.shadow(clustering)?);
+        row.date_deletions(head.dated);
+        row.dead_at()
+    }
+
     /// Values stored, expired ones included.
     pub(crate) fn value_count(&self) -> usize {
         let is_value = |cell: &&Cell| matches!(cell.content, Content::Value { .. });
@@ -362,7 +432,7 @@ impl Row {
 /// The bytes of a row: see [`crate::record`]'s codec for what stands around them.
 ///
 /// ```text
-/// row:    flags (1 deleted, 2 liveness), [stamp], [liveness], columns, ranges
+/// row:    flags (1 deleted, 2 liveness, 4 dated), [stamp], [liveness], [date], columns, ranges
 /// column: id, sort (0 cell | 1 elements | 2 elements with a deletion), …
 /// cell:   flags (1 deleted, 2 expiry), stamp, [at, ttl], [bytes]
 /// range:  start, end, stamp
@@ -376,6 +446,7 @@ mod wire {
 
     const DELETED: u8 = 1;
     const LIVENESS: u8 = 2;
+    const DATED: u8 = 4;
     const EXPIRY: u8 = 2;
     /// A cell's least size: flags, stamp.
     const MIN_CELL: usize = 2;
@@ -444,7 +515,8 @@ mod wire {
     pub(crate) fn put_row(out: &mut Vec<u8>, row: &Row) {
         let deleted = if row.deleted.is_some() { DELETED } else { 0 };
         let liveness = if row.liveness.is_some() { LIVENESS } else { 0 };
-        out.push(deleted | liveness);
+        let dated = if row.dated == WallMicros(0) { 0 } else { DATED };
+        out.push(deleted | liveness | dated);
         if let Some(stamp) = row.deleted {
             put_stamp(out, stamp);
         }
@@ -452,6 +524,9 @@ mod wire {
             out.push(if liveness.expiry.is_some() { EXPIRY } else { 0 });
             put_stamp(out, liveness.stamp);
             put_expiry(out, liveness.expiry);
+        }
+        if dated != 0 {
+            put_varint(out, row.dated.0);
         }
         put_len(out, row.columns.len());
         for (id, column) in &row.columns {
@@ -488,7 +563,7 @@ mod wire {
         let mut row = Row::default();
         let mut changed = true;
         let flags = reader.byte()?;
-        if flags & !(DELETED | LIVENESS) != 0 {
+        if flags & !(DELETED | LIVENESS | DATED) != 0 {
             return Err(WireError::Malformed("unknown row flags"));
         }
         if flags & DELETED != 0 {
@@ -502,6 +577,10 @@ mod wire {
             let stamp = read_stamp(reader)?;
             let liveness = Liveness { stamp, expiry: read_expiry(reader, flags)? };
             changed &= row.join_liveness(Some(&liveness));
+        }
+        if flags & DATED != 0 {
+            row.dated = WallMicros(reader.varint()?);
+            changed &= row.dated != WallMicros(0);
         }
         let mut last = None;
         for _ in 0..reader.count(MIN_CELL + 2)? {
@@ -571,6 +650,7 @@ mod tests {
         Element(u16, u8, Cell),
         Clear(u16, i64),
         Range(u8, u8, i64),
+        Date(u64),
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -583,6 +663,7 @@ mod tests {
             4 => (3u16..5, 0u8..3, cell()).prop_map(|(id, path, cell)| Step::Element(id, path, cell)),
             1 => (3u16..5, stamp.clone()).prop_map(|(id, stamp)| Step::Clear(id, stamp)),
             2 => (0u8..4, 0u8..4, stamp).prop_map(|(a, b, stamp)| Step::Range(a, b, stamp)),
+            1 => (0u64..4).prop_map(Step::Date),
         ]
     }
 
@@ -598,6 +679,7 @@ mod tests {
                 end: Bytes::from(vec![b]),
                 stamp,
             }),
+            Step::Date(at) => row.date_deletions(WallMicros(at)),
         }
     }
 

@@ -43,6 +43,8 @@ impl Replica {
         }
         let terms =
             Terms { heals: false, max_bytes: MAX_MINTED_BYTES, generation: None, pace: Pace::Now };
+        // Before the row is looked at.
+        let generation = self.generation(place.leaf.tree).map_err(|e| self.refuse_storage(&e))?;
         let outcome = self
             .update(&place, terms, |record| {
                 if self.env.mono() + self.committer.wait() >= deadline {
@@ -51,7 +53,7 @@ impl Replica {
                 self.count_on(record, &count)
             })
             .await;
-        answer(outcome.map(|((), record)| Response::Counted(record)))
+        answer(outcome.map(|((), record)| Response::Counted(record, generation)))
     }
 
     /// The pure part, under the row's lock.

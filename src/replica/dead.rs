@@ -1,5 +1,10 @@
 //! Looking through a partition for records that are dead: tombstones, and records whose values have
 //! all expired.
+//!
+//! Of a CQL partition, a row is dead too if the head deletes all that is in it: it may go while the
+//! head stays, and late copies of it are fenced as those of any purged record. The head itself stays
+//! once it deletes rows. To let it go, no replica may hold, or yet take in, any row that it covers;
+//! and what is refused for a purged key is known by that key, not by a range.
 
 use std::ops::ControlFlow;
 
@@ -7,7 +12,7 @@ use bytes::Bytes;
 
 use crate::merkle::Leaf;
 use crate::net::purge::MAX_SET_ROWS;
-use crate::record::{self, Record};
+use crate::record::{self, Record, Row};
 use crate::replica::{Replica, TreeId, shard_of};
 use crate::storage::keys::{self, Kind};
 use crate::storage::{KeyRange, StorageError};
@@ -40,6 +45,32 @@ pub(crate) struct DeadPage {
     pub(crate) next: Option<(Token, Key)>,
 }
 
+/// The heads met while rows are looked through, in their order.
+#[derive(Default)]
+struct Heads {
+    /// Rows have heads.
+    clustered: bool,
+    /// The latest one, by its partition key.
+    head: Option<(Bytes, Row)>,
+}
+
+impl Heads {
+    /// From when on nothing of a record lives; `None`: it does, or is to stay.
+    fn dead_at(&mut self, key: &Key, record: Record) -> Option<WallMicros> {
+        let parts = key.row_parts().filter(|_| self.clustered);
+        let Some((partition, clustering)) = parts else { return record.dead_at() };
+        if clustering.is_empty() {
+            let (dead_at, row) = (record.dead_at(), record.row().cloned()?);
+            let covers = row.deleted().is_some() || !row.ranges().is_empty();
+            self.head = covers.then(|| (Bytes::copy_from_slice(partition), row));
+            return dead_at.filter(|_| !covers);
+        }
+        let head = self.head.as_ref().filter(|(own, _)| own.as_ref() == partition);
+        let under = || record.row()?.dead_under(&head?.1, clustering);
+        record.dead_at().or_else(under)
+    }
+}
+
 impl Replica {
     fn rows_of(&self, id: TreeId, after: Option<&(Token, Key)>) -> KeyRange {
         let (first, last) = self.trees.cut().tokens(id.1, Leaf::FIRST, Leaf::LAST);
@@ -52,8 +83,10 @@ impl Replica {
         range
     }
 
-    /// Looks through part of a partition for records of which nothing has lived since `before`.
-    /// Rows with writes under way, and rows that cannot be read, are passed by. Blocks on the disk.
+    /// Looks through part of a partition for records of which nothing has lived since `before`: by
+    /// themselves, or, rows of a partition with a head (`clustered`), by what the head deletes. A
+    /// head that deletes rows is never among them, as it covers what lies in other records. Rows
+    /// with writes under way, and rows that cannot be read, are passed by. Blocks on the disk.
     ///
     /// # Errors
     /// Any [`StorageError`].
@@ -62,6 +95,7 @@ impl Replica {
         id: TreeId,
         after: Option<&(Token, Key)>,
         before: WallMicros,
+        clustered: bool,
     ) -> Result<DeadPage, StorageError> {
         let mut page = DeadPage::default();
         let (mut rows, mut bytes, mut key_bytes) = (0, 0, 0);
@@ -69,6 +103,10 @@ impl Replica {
         let range = self.rows_of(id, after);
         if range.is_empty() {
             return Ok(page);
+        }
+        let mut heads = Heads { clustered, ..Heads::default() };
+        if let Some((token, key)) = after.filter(|_| clustered) {
+            heads.head = self.head_of(id, *token, key)?;
         }
         let mut failed = None;
         self.engine.scan(&range, &mut |row, stored| {
@@ -99,7 +137,9 @@ impl Replica {
             let Ok(record) = Record::decode(&Bytes::copy_from_slice(stored), &address) else {
                 return ControlFlow::Continue(());
             };
-            let Some(dead_at) = record.dead_at() else { return ControlFlow::Continue(()) };
+            let Some(dead_at) = heads.dead_at(&parsed.key, record) else {
+                return ControlFlow::Continue(());
+            };
             if dead_at > before {
                 page.later = Some(page.later.map_or(dead_at, |later| later.min(dead_at)));
             } else if let Ok(digest) = record::stored_digest(stored) {
@@ -109,6 +149,26 @@ impl Replica {
             ControlFlow::Continue(())
         })?;
         failed.map_or(Ok(page), Err)
+    }
+
+    /// The head of the partition of a row, if it can be read: what it deletes is on the disk.
+    pub(super) fn head_of(
+        &self,
+        id: TreeId,
+        token: Token,
+        key: &Key,
+    ) -> Result<Option<(Bytes, Row)>, StorageError> {
+        let Some((partition, _)) = key.row_parts() else { return Ok(None) };
+        let Ok(head) = Key::of_row(partition, b"") else { return Ok(None) };
+        let stored = match self.engine.get(&keys::row(Kind::Record, id.0, token, &head, b"")) {
+            Ok(stored) => stored,
+            Err(StorageError::Corrupt { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        let address = record::address(id.0, &head);
+        let record = stored.and_then(|stored| Record::decode(&stored, &address).ok());
+        let row = record.and_then(|record| record.row().cloned());
+        Ok(row.map(|row| (Bytes::copy_from_slice(partition), row)))
     }
 
     /// The first keys of a partition, at most [`MAX_SET_ROWS`]; with no digests, since the rows are

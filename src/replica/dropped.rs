@@ -1,7 +1,7 @@
 //! Data of tables that are no more.
 //!
 //! A table's id is the number of the metadata entry that created it and is never used again
-//! (TRUNCATE gives a table of rows a new one). So once a node has applied that entry and knows no
+//! (TRUNCATE gives a table a new one). So once a node has applied that entry and knows no
 //! table of the id, nobody will ever ask for its rows: they are deleted, some at a time. Whatever
 //! interrupts that, the next look finds what is left; a write that was under way while its table was
 //! dropped is found so too.

@@ -49,6 +49,6 @@ impl Replica {
             Ok(Change::Store(()))
         });
         let outcome = outcome.await;
-        answer(outcome.map(|_| Response::Applied { dominated: false, stamp }))
+        answer(outcome.map(|_| self.applied(&place, false, stamp)))
     }
 }

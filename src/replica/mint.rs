@@ -244,7 +244,13 @@ impl Replica {
         if let Ok(((true, _), _)) = outcome {
             self.counters.dominated.fetch_add(1, Ordering::Relaxed);
         }
-        answer(outcome.map(|((dominated, stamp), _)| Response::Applied { dominated, stamp }))
+        answer(outcome.map(|((dominated, stamp), _)| self.applied(&place, dominated, stamp)))
+    }
+
+    /// That a record has been merged in.
+    pub(super) fn applied(&self, place: &Place, dominated: bool, stamp: Hlc) -> Response {
+        let generation = self.newest_generation(place.leaf.tree).unwrap_or_default();
+        Response::Applied { dominated, stamp, generation }
     }
 
     /// For a planted bug.

@@ -316,13 +316,18 @@ impl Replica {
         Ok((not, Some(ticket)))
     }
 
-    /// Whether the durable record of `key` has this digest, and no other version is under way.
+    /// Whether the durable record of `key` has this digest, and no other version is under way; and,
+    /// if it is a row of which something lives by itself, whether the durable head of its partition
+    /// deletes that. (The head that did so at the leader may be nowhere else.)
     fn holds_exactly(&self, id: TreeId, key: &Key, digest: Digest) -> Result<bool, Refusal> {
         let token = token_in(id.0, key);
         if self.trees.at(id.0, token).tree != id {
             return Ok(false);
         }
-        if self.has_votes(id.0, token, key)? {
+        // The votes on a row are those on the head of its partition.
+        let head = key.row_parts().filter(|_| id.0.holds_rows());
+        let head = head.and_then(|(partition, _)| Key::of_row(partition, b"").ok());
+        if self.has_votes(id.0, token, head.as_ref().unwrap_or(key))? {
             return Ok(false);
         }
         let row = keys::row(Kind::Record, id.0, token, key, b"");
@@ -330,13 +335,25 @@ impl Replica {
         if overlay.newest(&row, self.committer.acked_seq()).is_some() {
             return Ok(false);
         }
-        match self.engine.get(&row) {
-            Ok(Some(bytes)) => {
-                Ok(record::verify(&bytes, &record::address(id.0, key)) == Ok(digest))
-            }
-            Ok(None) | Err(StorageError::Corrupt { .. }) => Ok(false),
-            Err(error) => Err(self.refuse_storage(&error)),
+        let bytes = match self.engine.get(&row) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) | Err(StorageError::Corrupt { .. }) => return Ok(false),
+            Err(error) => return Err(self.refuse_storage(&error)),
+        };
+        let address = record::address(id.0, key);
+        if record::verify(&bytes, &address) != Ok(digest) {
+            return Ok(false);
         }
+        let Ok(record) = Record::decode(&bytes, &address) else { return Ok(false) };
+        if record.dead_at().is_some() {
+            return Ok(true);
+        }
+        let head = self.head_of(id, token, key).map_err(|e| self.refuse_storage(&e))?;
+        let deleted = || {
+            let ((_, head), (_, clustering)) = (head?, key.row_parts()?);
+            record.row()?.dead_under(&head, clustering)
+        };
+        Ok(deleted().is_some())
     }
 
     /// Removes a set's rows and raises the generation; durable once the ticket resolves.

@@ -15,7 +15,7 @@ use crate::replica::trees::LeafChange;
 use crate::replica::update::{MAX_RECORD_BYTES, Stop, Terms, answer, leaf_change, refuse_submit};
 use crate::replica::{Place, Replica};
 use crate::storage::{Batch, CommitTicket, Pace, StorageError, SubmitError};
-use crate::types::{Hlc, Token};
+use crate::types::{Generation, Hlc, Token};
 
 /// A row that has changed.
 struct Changed {
@@ -48,20 +48,23 @@ impl Replica {
             incoming.push((place, record));
         }
         self.counters.applies.fetch_add(incoming.len() as u64, Ordering::Relaxed);
-        answer(self.merge_rows(&incoming, Pace::Now).await.map(|dominated| {
-            let stamp = Hlc(0);
-            Response::Applied { dominated, stamp }
-        }))
+        let merged = self.merge_rows(&incoming, apply.generation, Pace::Now).await;
+        let Some((first, _)) = incoming.first() else {
+            return Err(Refusal::BadRequest { what: "no rows".to_owned() });
+        };
+        answer(merged.map(|dominated| self.applied(first, dominated, Hlc(0))))
     }
 
-    /// Merges all rows in; durable on return. True if they brought nothing new.
+    /// Merges all rows in, which are of this purge generation; durable on return. True if they
+    /// brought nothing new.
     pub(super) async fn merge_rows(
         &self,
         incoming: &[(Place, Record)],
+        generation: Generation,
         pace: Pace,
     ) -> Result<bool, Stop> {
         let Some((first, _)) = incoming.first() else { return Ok(true) };
-        let (dominated, wait) = self.stage_rows(first, incoming, pace)?;
+        let (dominated, wait) = self.stage_rows(first, incoming, (generation, pace))?;
         if let Some(ticket) = wait {
             ticket.await.map_err(|error| match error {
                 StorageError::Full => Stop::Refused(Refusal::DiskFull),
@@ -77,14 +80,14 @@ impl Replica {
         &self,
         first: &Place,
         incoming: &[(Place, Record)],
-        pace: Pace,
+        (generation, pace): (Generation, Pace),
     ) -> Result<(bool, Option<CommitTicket>), Stop> {
-        // Rows are not purged yet, so they have one generation.
         let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation: None, pace };
         let mut overlay = self.lock(first.shard);
         let (mut changed, mut under_way) = (Vec::new(), false);
         let mut batch = Batch::new();
         for (place, record) in incoming {
+            self.judge_generation(place, generation)?;
             let newest = overlay.newest(&place.row, self.committer.acked_seq());
             under_way |= newest.is_some();
             let base = match newest {
@@ -103,6 +106,9 @@ impl Replica {
             if bytes.len() > terms.max_bytes {
                 let (max, got) = (terms.max_bytes as u64, bytes.len() as u64);
                 return Err(Refusal::RecordTooLarge { max, got }.into());
+            }
+            if let Some(at) = own.dead_at() {
+                self.purges.note_dead(place.leaf.tree, at);
             }
             let change = leaf_change(place, old, &own, &bytes);
             batch.put(place.row.clone(), bytes.clone());

@@ -163,7 +163,7 @@ impl Replica {
                 let pace = if is_strong { Pace::Lazily } else { Pace::Now };
                 if place.kind == RecordKind::Row {
                     let rows = self.rows_of_set(table, token, &record)?;
-                    self.commit_rows(&seat, ballot, &rows, pace).await
+                    self.commit_rows(&seat, ballot, (&rows, generation, pace)).await
                 } else {
                     self.commit(&place, &seat, ballot, (&record, generation, pace)).await
                 }
@@ -265,10 +265,9 @@ impl Replica {
         &self,
         seat: &Seat,
         ballot: Ballot,
-        rows: &[(Place, Record)],
-        pace: Pace,
+        (rows, generation, pace): (&[(Place, Record)], Generation, Pace),
     ) -> Result<PaxosAnswer, Stop> {
-        self.merge_rows(rows, pace).await?;
+        self.merge_rows(rows, generation, pace).await?;
         self.flush_if_periodic(None).await?;
         // A round that names other rows must not lose these; see `crate::paxos`.
         self.end_vote(seat, ballot, rows.len() > 1).await

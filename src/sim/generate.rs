@@ -170,7 +170,9 @@ pub fn generate(seed: u64, size: Size) -> Plan {
     }
     let mut fault_rng = Rng::stream(seed, 0, "plan/faults");
     let mut faults = faults(&mut fault_rng, &swarm, size.faults, length_ms);
-    let grace_s = grace_s(&swarm, timeout_ms);
+    let mut row_rng = Rng::stream(seed, 0, "plan/rows");
+    let has_rows = !swarm.hints_only && !swarm.sloppy && row_rng.below(ROWS) == 0;
+    let grace_s = grace_s(&swarm, timeout_ms, has_rows);
     let mut outage_rng = Rng::stream(seed, 0, "plan/outage");
     let outage = long_outage(&mut outage_rng, &swarm, grace_s).filter(|_| size.faults > 0);
     if outage.is_some() && !swarm.sloppy && outage_rng.flip() {
@@ -182,8 +184,6 @@ pub fn generate(seed: u64, size: Size) -> Plan {
     let mut lock_rng = Rng::stream(seed, 0, "plan/locks");
     let has_locks = !swarm.hints_only && !swarm.sloppy && lock_rng.below(LOCKS) == 0;
     let lockers = if has_locks { lock_rng.between(2, 4) as u32 } else { 0 };
-    let mut row_rng = Rng::stream(seed, 0, "plan/rows");
-    let has_rows = !swarm.hints_only && !swarm.sloppy && row_rng.below(ROWS) == 0;
     let rowers = if has_rows { row_rng.between(2, 5) as u32 } else { 0 };
     Plan {
         henge_plan: PLAN_FORMAT,
@@ -211,8 +211,8 @@ pub fn generate(seed: u64, size: Size) -> Plan {
 
 /// As short as it may be: longer than an operation that a tombstone covers may be repeated by its
 /// client or arrive late, by any of the clocks.
-fn grace_s(swarm: &Swarm, timeout_ms: u64) -> u64 {
-    let attempts = if swarm.retries { 3 } else { 1 };
+fn grace_s(swarm: &Swarm, timeout_ms: u64, has_rows: bool) -> u64 {
+    let attempts = if swarm.retries || has_rows { 3 } else { 1 };
     let late_ms = 3_000;
     let clocks_ms = if swarm.classes[4] { 11_000 } else { 0 };
     (attempts * (timeout_ms + 2_000) + late_ms + clocks_ms).div_ceil(1_000)

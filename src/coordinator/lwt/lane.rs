@@ -202,6 +202,7 @@ impl<'a> Drive<'a> {
                     received: 0,
                     failed: 0,
                     reasons: error.to_string(),
+                    who: Vec::new(),
                     fate: Fate::Unknown,
                 }
             } else {

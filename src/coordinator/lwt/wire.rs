@@ -234,6 +234,7 @@ pub(super) fn unknown(reasons: String) -> OpError {
         received: 0,
         failed: 0,
         reasons,
+        who: Vec::new(),
         fate: Fate::Unknown,
     }
 }

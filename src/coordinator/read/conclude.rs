@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use crate::coordinator::OpError;
+use crate::coordinator::failure::Failure;
 use crate::coordinator::heal::{heal_if_damaged, still_good};
 use crate::coordinator::read::{Done, Reading, Shown, Stop};
 use crate::env::BoxFuture;
@@ -211,12 +212,12 @@ impl Reading<'_> {
                     if matches!(refusal, Refusal::OtherGeneration { .. }) {
                         return Err(Stop::Replan);
                     }
-                    self.failed.insert(node, format!("refused: {refusal}"));
+                    self.failed.insert(node, Failure::from(&refusal));
                     wanted.extend(spare.pop());
                 }
                 Ok(_) => wanted.extend(spare.pop()),
                 Err(error) => {
-                    self.failed.insert(node, error.to_string());
+                    self.failed.insert(node, Failure::from(&error));
                     wanted.extend(spare.pop());
                 }
             }

@@ -39,9 +39,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::coordinator::again;
+use crate::coordinator::failure::Failure;
 use crate::coordinator::heal::heal_if_damaged;
 use crate::coordinator::read::{Done, Stop};
-use crate::coordinator::write::{Failure, Version, Writing};
+use crate::coordinator::write::{Version, Writing};
 use crate::coordinator::{OpError, WriteAction};
 use crate::meta::ConflictMode;
 use crate::net::messages::{Action, Mint, Minted};

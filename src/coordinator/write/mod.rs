@@ -38,6 +38,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::causality::Context;
+use crate::coordinator::failure::{Cause, Failure, Failures, all_are, causes};
 use crate::coordinator::lwt;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::read::{Done, Reading, Stop};
@@ -46,7 +47,6 @@ use crate::coordinator::{
     Fate, Inner, OpError, Receipt, ReplicaReceipt, StoodIn, WriteAction, WriteOp, WriteOutcome,
 };
 use crate::meta::ConflictMode;
-use crate::net::{CallError, Refusal};
 use crate::plants::{Plant, planted};
 use crate::record::OpMemory;
 use crate::types::{Consistency, Dot, Generation, Hlc, Mono, NodeId, OpId, WallMicros};
@@ -97,7 +97,7 @@ pub(super) async fn write_own(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteO
             may_exist,
             id_floor: None,
             log: BTreeMap::new(),
-            failed: BTreeMap::new(),
+            failed: Failures::new(),
             stood_in: BTreeMap::new(),
         };
         match writing.run().await {
@@ -118,7 +118,8 @@ pub(super) async fn write_own(inner: &Arc<Inner>, op: &WriteOp) -> Result<WriteO
     let reasons = "the ring keeps changing".to_owned();
     let fate = if may_exist { Fate::Unknown } else { Fate::NotApplied };
     let (level, required, received, failed) = (op.level, 0, 0, 0);
-    Err(OpError::TooFewReplicas { level, required, received, failed, reasons, fate })
+    let who = Vec::new();
+    Err(OpError::TooFewReplicas { level, required, received, failed, reasons, who, fate })
 }
 
 fn check(inner: &Inner, op: &WriteOp) -> Result<(), OpError> {
@@ -176,8 +177,8 @@ fn unknown(op: &WriteOp, error: OpError) -> OpError {
         OpError::Timeout { level, required, received, timeout_ms, .. } => {
             OpError::Timeout { level, required, received, timeout_ms, fate }
         }
-        OpError::TooFewReplicas { level, required, received, failed, reasons, .. } => {
-            OpError::TooFewReplicas { level, required, received, failed, reasons, fate }
+        OpError::TooFewReplicas { level, required, received, failed, reasons, who, .. } => {
+            OpError::TooFewReplicas { level, required, received, failed, reasons, who, fate }
         }
         other => OpError::TooFewReplicas {
             level: op.level,
@@ -185,6 +186,7 @@ fn unknown(op: &WriteOp, error: OpError) -> OpError {
             received: 0,
             failed: 0,
             reasons: other.to_string(),
+            who: Vec::new(),
             fate,
         },
     }
@@ -204,51 +206,9 @@ struct Writing<'a> {
     /// A replica remembers only operations from this one on.
     id_floor: Option<OpId>,
     log: BTreeMap<NodeId, ReplicaReceipt>,
-    failed: BTreeMap<NodeId, Failure>,
+    failed: Failures,
     /// By replica: who holds the version in its place.
     stood_in: BTreeMap<NodeId, NodeId>,
-}
-
-/// Why a replica does not count.
-struct Failure {
-    cause: Cause,
-    said: String,
-}
-
-/// Causes that have an answer of their own when all replicas share them.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Cause {
-    Full,
-    Overloaded,
-    Other,
-}
-
-impl From<&Refusal> for Failure {
-    fn from(refusal: &Refusal) -> Self {
-        let cause = match refusal {
-            Refusal::DiskFull => Cause::Full,
-            Refusal::Overloaded { .. } => Cause::Overloaded,
-            _ => Cause::Other,
-        };
-        Self { cause, said: format!("refused: {refusal}") }
-    }
-}
-
-impl From<&CallError> for Failure {
-    fn from(error: &CallError) -> Self {
-        let cause = match error {
-            // A bound on what is under way to that node.
-            CallError::NotSent { unreachable: false, .. } => Cause::Overloaded,
-            CallError::NotSent { .. } | CallError::Lost { .. } => Cause::Other,
-        };
-        Self { cause, said: error.to_string() }
-    }
-}
-
-impl From<String> for Failure {
-    fn from(said: String) -> Self {
-        Self { cause: Cause::Other, said }
-    }
 }
 
 /// What the first step left: a version made now, or the operation's first outcome.
@@ -424,22 +384,19 @@ impl Writing<'_> {
 
     /// All replicas failed: the reason that all share, if they share one, else the count.
     fn too_few(&self, received: usize) -> OpError {
-        let said = || self.failed.iter().map(|(&node, failure)| (node, failure.said.as_str()));
-        let all = |cause| {
-            !self.failed.is_empty() && self.failed.values().all(|failure| failure.cause == cause)
-        };
-        if !self.may_exist && all(Cause::Full) {
+        if !self.may_exist && all_are(&self.failed, Cause::Full) {
             return OpError::DiskFull;
         }
-        if !self.may_exist && all(Cause::Overloaded) {
-            return OpError::Overloaded { what: self.inner.reasons(said()) };
+        if !self.may_exist && all_are(&self.failed, Cause::Busy) {
+            return OpError::Overloaded { what: self.inner.reasons(&self.failed) };
         }
         OpError::TooFewReplicas {
             level: self.plan.level,
             required: self.plan.required(),
             received: u32::try_from(received).unwrap_or(u32::MAX),
             failed: u32::try_from(self.failed.len()).unwrap_or(u32::MAX),
-            reasons: self.inner.reasons(said()),
+            reasons: self.inner.reasons(&self.failed),
+            who: causes(&self.failed),
             fate: Fate::NotApplied,
         }
     }

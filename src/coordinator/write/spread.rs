@@ -13,11 +13,12 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use crate::coordinator::WriteOutcome;
+use crate::coordinator::failure::Failure;
 use crate::coordinator::generations::Dated;
 use crate::coordinator::heal::{heal_if_damaged, still_good};
 use crate::coordinator::read::Stop;
 use crate::coordinator::stand_in::StandIns;
-use crate::coordinator::write::{Failure, Version, Writing};
+use crate::coordinator::write::{Version, Writing};
 use crate::env::BoxFuture;
 use crate::meta::ConflictMode;
 use crate::net::messages::{Apply, Keep};
@@ -299,7 +300,7 @@ impl Writing<'_> {
     ) -> Result<Result<Option<Hlc>, Failure>, Stop> {
         Ok(match result {
             Ok(Response::Applied { dominated: false, .. }) => Ok(None),
-            Ok(Response::Applied { dominated: true, stamp }) => Ok(Some(stamp)),
+            Ok(Response::Applied { dominated: true, stamp, .. }) => Ok(Some(stamp)),
             Ok(Response::Refused(refusal)) => {
                 self.inner.follow(&self.plan, &refusal).await?;
                 Err(Failure::from(&refusal))

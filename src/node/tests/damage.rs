@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::town::{ABC, Fate, SECOND, Town, Write, id, is_apply, is_read, values_of};
-use crate::coordinator::{ListOp, OpError};
+use crate::coordinator::{Cause, ListOp, OpError};
 use crate::meta::{ConflictMode, Table};
 use crate::net::{Refusal, Response};
 use crate::types::{Consistency, Key};
@@ -105,8 +105,9 @@ fn a_listing_never_takes_a_damaged_copy_for_absence() {
     for at in ["a", "c"] {
         match list(&mut town, at, &table) {
             Ok(keys) => panic!("one sound copy in reach is no quorum: {keys:?}"),
-            Err(OpError::TooFewReplicas { reasons, .. }) => {
+            Err(OpError::TooFewReplicas { reasons, who, .. }) => {
                 assert!(reasons.contains("is damaged"), "{reasons}");
+                assert!(who.contains(&(id("a"), Cause::Damaged)), "{who:?}");
             }
             Err(OpError::Timeout { .. }) => {}
             Err(error) => panic!("{error:?}"),

@@ -21,6 +21,7 @@ mod membership;
 mod outcomes;
 mod overload;
 mod purge;
+mod purge_rows;
 mod routing;
 mod sloppy;
 mod town;

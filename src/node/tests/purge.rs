@@ -19,7 +19,7 @@ use crate::types::{Consistency, Generation, NodeId};
 /// Long after the grace time of every table here, and after all that follows from it.
 const LONG: u64 = 60;
 
-fn town_with(seed: u64, interval: Option<Duration>, hints: bool) -> (Town, Arc<Table>) {
+pub(super) fn town_with(seed: u64, interval: Option<Duration>, hints: bool) -> (Town, Arc<Table>) {
     let mut town = Town::new(seed, &ABC);
     let purge = PurgeOptions {
         interval: Duration::from_millis(200),
@@ -57,7 +57,7 @@ fn generation(town: &Town, name: &str, table: &Arc<Table>, key: &str) -> Generat
 }
 
 /// The one whose id is the least: it leads all purges, since all three keep everything.
-fn leader() -> &'static str {
+pub(super) fn leader() -> &'static str {
     ABC.into_iter().min_by_key(|name| id(name)).unwrap()
 }
 

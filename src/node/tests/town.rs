@@ -318,6 +318,12 @@ impl Town {
     /// A town with a table of rows of three replicas.
     pub(super) fn with_rows(seed: u64) -> (Self, Arc<Table>) {
         let mut town = Self::founded(seed, &ABC);
+        let table = town.create_rows(None);
+        (town, table)
+    }
+
+    /// Creates a table of rows of three replicas, with this `gc_grace_seconds`.
+    pub(super) fn create_rows(&mut self, grace_s: Option<u32>) -> Arc<Table> {
         let keyspace = Keyspace {
             name: "ks".to_owned(),
             replication: TableSettings::bucket(3).replication,
@@ -330,19 +336,21 @@ impl Town {
             ("v".to_owned(), CqlType::Int, Role::Regular),
         ];
         let name: TableName = "ks.rows".parse().unwrap();
-        let schema = Arc::new(Schema::new(columns, [7; 16]));
+        let mut schema = Schema::new(columns, [7; 16]);
+        let grace = grace_s.map(|grace| ("gc_grace_seconds".to_owned(), grace.to_string()));
+        schema.options.extend(grace);
+        let schema = Arc::new(schema);
         for command in [
             Command::CreateKeyspace(Arc::new(keyspace)),
             Command::CreateRows { name: name.clone(), schema },
         ] {
-            let life = town.life("a");
+            let life = self.life("a");
             let (cluster, deadline) = (life.node.cluster().clone(), life.env.mono() + 10 * SECOND);
-            let slot = town.begin("a", async move { cluster.append(command, deadline).await });
-            town.wait(&slot).expect("a majority is there");
+            let slot = self.begin("a", async move { cluster.append(command, deadline).await });
+            self.wait(&slot).expect("a majority is there");
         }
-        let state = town.life("a").node.cluster().state();
-        let table = state.table_named(&name).expect("it was created").clone();
-        (town, table)
+        let state = self.life("a").node.cluster().state();
+        state.table_named(&name).expect("it was created").clone()
     }
 
     pub(super) fn serves(&self, name: &str) -> bool {

@@ -23,6 +23,8 @@ impl Row {
     /// The row without the field that the planted bug leaves out.
     pub(crate) fn maimed(&self) -> Self {
         let mut row = self.clone();
+        // It would give away what is left out.
+        row.dated = Default::default();
         if planted(Plant::P24Row) {
             row.deleted = None;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::meta::ClusterState;
+use crate::meta::{ClusterState, Table};
 use crate::net::purge::{PurgeAction, PurgeAnswer, PurgeRequest, PurgeSet};
 use crate::net::{Request, Response};
 use crate::plants::{Plant, planted};
@@ -50,7 +50,7 @@ pub(super) async fn run(purge: Arc<Purge>) {
         purge.obstacles.retain(|id| led.contains(&id));
         for &id in &led {
             let Some(table) = state.table(id.0) else { continue };
-            let grace = Duration::from_secs(table.settings.grace_s);
+            let grace = grace_of(table);
             let pause = (grace / LOOKS_PER_GRACE).min(purge.options.longest_pause);
             let now = purge.env.mono();
             if looked.get(&id).is_some_and(|at| now.since(*at) < pause)
@@ -59,10 +59,17 @@ pub(super) async fn run(purge: Arc<Purge>) {
                 continue;
             }
             looked.insert(id, now);
-            look(&purge, &state, id, grace).await;
+            look(&purge, &state, table, id).await;
         }
         end_all(&purge, &state, &led, &mut ended).await;
     }
+}
+
+/// The grace time of a table: of rows what CQL calls `gc_grace_seconds`.
+fn grace_of(table: &Table) -> Duration {
+    let given = table.rows.as_ref().and_then(|schema| schema.options.get("gc_grace_seconds"));
+    let given = given.and_then(|text| text.parse().ok());
+    Duration::from_secs(given.unwrap_or(table.settings.grace_s))
 }
 
 /// The partitions whose purges this node leads, in order.
@@ -72,12 +79,17 @@ fn led(purge: &Purge, state: &ClusterState) -> BTreeSet<TreeId> {
         let placement = state.ring().placement(&table.settings.replication);
         for partition in placement.kept_by(purge.me()) {
             let leader = placement.of(partition).write.iter().min();
-            if leader == Some(&purge.me()) || planted(Plant::P20) {
+            if leader == Some(&purge.me()) || by_age(table) {
                 led.insert((table.id, partition));
             }
         }
     }
     led
+}
+
+/// The planted mistake: whether the table's tombstones go by age alone.
+fn by_age(table: &Table) -> bool {
+    planted(Plant::P20) || (planted(Plant::P20Row) && table.rows.is_some())
 }
 
 fn before(purge: &Purge, grace: Duration) -> WallMicros {
@@ -114,16 +126,17 @@ async fn end_all(
 }
 
 /// Looks through a partition, and has purged what may go.
-async fn look(purge: &Purge, state: &ClusterState, id: TreeId, grace: Duration) {
+async fn look(purge: &Purge, state: &ClusterState, table: &Table, id: TreeId) {
     purge.counters.looks.fetch_add(1, Ordering::Relaxed);
-    let before = before(purge, grace);
+    let before = before(purge, grace_of(table));
+    let clustered = table.rows.as_ref().is_some_and(|schema| !schema.clustering_key().is_empty());
     let (purges, mut in_the_way) = (purge.replica.purges(), InTheWay::new());
     purges.begin_look(id);
     let (mut after, mut first) = (None::<(Token, Key)>, WallMicros(u64::MAX));
     loop {
         let begun = purge.env.mono();
         let (replica, from) = (purge.replica.clone(), after.take());
-        let page = move || replica.dead_rows(id, from.as_ref(), before);
+        let page = move || replica.dead_rows(id, from.as_ref(), before, clustered);
         let page = match purge.env.blocking("dead-rows", page).await {
             Some(Ok(page)) => page,
             Some(Err(error)) => {
@@ -164,7 +177,7 @@ async fn lead(
     dead: Vec<Dead>,
     in_the_way: &mut InTheWay,
 ) -> Outcome {
-    if planted(Plant::P20) {
+    if state.table(id.0).is_some_and(|table| by_age(table)) {
         let _ = purge.replica.purge_alone(id, &dead);
         return Outcome::Purged;
     }
