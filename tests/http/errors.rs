@@ -41,6 +41,7 @@ fn table() -> Vec<(OpError, &'static str, u16, &'static str)> {
                 received: 1,
                 failed: 2,
                 reasons: text(),
+                who: Vec::new(),
                 fate: Fate::Unknown,
             },
             "too-few-replicas-answered",

@@ -1,10 +1,14 @@
 //! Errors as the protocol has them.
 
-use crate::coordinator::{BatchError, Fate, OpError};
+use std::net::IpAddr;
+
+use crate::coordinator::{BatchError, Cause, Fate, OpError};
 use crate::cql::SyntaxError;
+use crate::cql::value;
 use crate::server::cql::frame::Version;
+use crate::server::cql::store::Store;
 use crate::server::cql::wire::{BadBody, Writer};
-use crate::types::Consistency;
+use crate::types::{Consistency, NodeId};
 
 /// An ERROR: code, message, and the fields that belong to the code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,12 +16,31 @@ pub(super) struct CqlError {
     code: i32,
     message: String,
     fields: Vec<u8>,
-    /// Code and fields on version 5, where they differ.
-    newer: Option<Box<(i32, Vec<u8>)>>,
+    /// What version 5 has instead, where that differs.
+    newer: Option<Box<Newer>>,
     /// What it is about, for a door that says it in another form.
     cause: Option<Box<OpError>>,
     /// Line (from 1) and column (from 0) in the statement.
     place: Option<(usize, usize)>,
+}
+
+/// Code and fields on version 5.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Newer {
+    code: i32,
+    head: Vec<u8>,
+    /// Who failed and why comes between head and tail.
+    failed: Option<Vec<Failed>>,
+    tail: Vec<u8>,
+}
+
+/// A replica that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Failed {
+    node: NodeId,
+    /// Where clients reach it, once somebody has looked that up.
+    address: Option<IpAddr>,
+    reason: u16,
 }
 
 /// Codes.
@@ -90,12 +113,40 @@ impl CqlError {
 
     pub(super) fn body(&self, version: Version) -> Vec<u8> {
         let newer = self.newer.as_deref().filter(|_| version >= Version::V5);
-        let (code, fields) = newer.map_or((self.code, &self.fields), |(code, own)| (*code, own));
         let mut out = Writer::default();
-        out.int(i64::from(code));
+        out.int(i64::from(newer.map_or(self.code, |newer| newer.code)));
         out.string(&self.message);
-        out.0.extend_from_slice(fields);
+        let Some(newer) = newer else {
+            out.0.extend_from_slice(&self.fields);
+            return out.0;
+        };
+        out.0.extend_from_slice(&newer.head);
+        if let Some(failed) = &newer.failed {
+            let known =
+                || failed.iter().filter_map(|failed| Some((failed.address?, failed.reason)));
+            out.int(i64::try_from(known().count()).unwrap_or(i64::MAX));
+            for (address, reason) in known() {
+                let address = value::inet_bytes(address);
+                out.byte(u8::try_from(address.len()).unwrap_or(u8::MAX));
+                out.0.extend_from_slice(&address);
+                out.short(usize::from(reason));
+            }
+        }
+        out.0.extend_from_slice(&newer.tail);
         out.0
+    }
+
+    /// Looks up where the replicas are that have failed, for clients that are told so.
+    pub(super) fn with_addresses(mut self, store: &dyn Store) -> Self {
+        let failed = self.newer.as_mut().and_then(|newer| newer.failed.as_mut());
+        if let Some(failed) = failed.filter(|failed| !failed.is_empty()) {
+            let members = store.members();
+            for failed in failed {
+                let member = members.iter().find(|member| member.id == failed.node);
+                failed.address = member.map(|member| member.address);
+            }
+        }
+        self
     }
 
     /// What became of an operation. `write`: its write type; `None` for a read.
@@ -120,26 +171,32 @@ impl CqlError {
                 let newer = (write == Some(CAS)).then(|| contended(head, 0));
                 Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
-            OpError::TooFewReplicas { level, required, received, failed, fate, .. } => {
+            OpError::TooFewReplicas { level, required, received, failed, who, fate, .. } => {
                 if *fate == Fate::NotApplied && write.is_some() {
                     return Self::new(OVERLOADED, message);
                 }
                 put_counts(&mut fields, *level, *received, *required);
-                // Version 5 has who failed and why, instead of how many: nobody is named.
-                let unknown = fields.0.clone();
-                let mut named = Writer(fields.0.clone());
-                named.int(0);
+                // Version 5 has who failed and why, instead of how many.
+                let head = fields.0.clone();
                 fields.int(i64::from(*failed));
-                let code = match timeout_tail(&mut fields, write) {
+                let mut tail = Writer::default();
+                let code = match timeout_tail(&mut tail, write) {
                     0x1100 => 0x1500,
                     _ => READ_FAILURE,
                 };
-                timeout_tail(&mut named, write);
+                fields.0.extend_from_slice(&tail.0);
                 let newer = match write {
-                    Some(CAS) => Box::new((CAS_UNKNOWN, unknown)),
-                    _ => Box::new((code, named.0)),
+                    Some(CAS) => Newer { code: CAS_UNKNOWN, head, failed: None, tail: Vec::new() },
+                    _ => {
+                        let failed = who.iter().map(|&(node, cause)| Failed {
+                            node,
+                            address: None,
+                            reason: reason_of(cause),
+                        });
+                        Newer { code, head, failed: Some(failed.collect()), tail: tail.0 }
+                    }
                 };
-                let newer = Some(newer);
+                let newer = Some(Box::new(newer));
                 Self { fields: fields.0, newer, ..Self::new(code, message) }
             }
             OpError::IndexBuilding { level, required, received, failed } => {
@@ -212,11 +269,20 @@ fn put_counts(
 }
 
 /// A write timeout of version 5, which says how often others came in between.
-fn contended(head: Vec<u8>, rounds: u32) -> Box<(i32, Vec<u8>)> {
+fn contended(head: Vec<u8>, rounds: u32) -> Box<Newer> {
     let mut out = Writer(head);
     out.string(CAS);
     out.short(usize::try_from(rounds).unwrap_or(usize::MAX).min(usize::from(u16::MAX)));
-    Box::new((0x1100, out.0))
+    Box::new(Newer { code: 0x1100, head: out.0, failed: None, tail: Vec::new() })
+}
+
+/// Cassandra's number for why a replica failed; zero where it has none.
+fn reason_of(cause: Cause) -> u16 {
+    match cause {
+        Cause::Silent => 2,
+        Cause::Unreachable => 5,
+        Cause::Full | Cause::Busy | Cause::Damaged | Cause::Other => 0,
+    }
 }
 
 fn timeout_tail(fields: &mut Writer, write: Option<&str>) -> i32 {
@@ -277,4 +343,52 @@ pub(super) fn level_of(code: u16) -> Result<Consistency, CqlError> {
             ));
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::env::tokio_env;
+    use crate::server::cql::tests::mem::MemStore;
+
+    #[tokio::test]
+    async fn version_5_is_told_which_replicas_failed_and_why() {
+        let store = MemStore::new(tokio_env(), 9042);
+        let (known, gone) = (store.members()[0].id, NodeId::derive("mem", "gone"));
+        let error = |who| OpError::TooFewReplicas {
+            level: Consistency::Quorum,
+            required: 2,
+            received: 1,
+            failed: 2,
+            reasons: "why".to_owned(),
+            who,
+            fate: Fate::Unknown,
+        };
+        let tail = |error: &OpError, write, version| {
+            let error = CqlError::of_operation(error, write).with_addresses(&*store);
+            let (body, head) = (error.body(version), 4 + 2 + error.message().len());
+            (body[..4].to_vec(), body[head..].to_vec())
+        };
+        // Level, received, required.
+        let counts = [&[0, 4][..], &[0, 0, 0, 1], &[0, 0, 0, 2]].concat();
+        // One that has no address any more is left out.
+        let both = error(vec![(known, Cause::Silent), (gone, Cause::Other)]);
+        let named = [&[0, 0, 0, 1][..], &[4, 127, 0, 0, 1], &[0, 2]].concat();
+        let (code, fields) = tail(&both, None, Version::V5);
+        assert_eq!((code, fields), (vec![0, 0, 0x13, 0], [&counts[..], &named, &[0]].concat()));
+        let (code, fields) = tail(&both, Some("SIMPLE"), Version::V5);
+        let kind = b"\0\x06SIMPLE";
+        assert_eq!((code, fields), (vec![0, 0, 0x15, 0], [&counts[..], &named, kind].concat()));
+        let (code, fields) = tail(&both, None, Version::V4);
+        assert_eq!(
+            (code, fields),
+            (vec![0, 0, 0x13, 0], [&counts[..], &[0, 0, 0, 2], &[0]].concat()),
+            "version 4 is told how many"
+        );
+        let down = error(vec![(known, Cause::Unreachable)]);
+        let named = [&[0, 0, 0, 1][..], &[4, 127, 0, 0, 1], &[0, 5]].concat();
+        assert_eq!(tail(&down, None, Version::V5).1, [&counts[..], &named, &[0]].concat());
+        let nobody = error(Vec::new());
+        assert_eq!(tail(&nobody, None, Version::V5).1, [&counts[..], &[0; 4], &[0]].concat());
+    }
 }

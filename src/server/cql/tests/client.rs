@@ -26,6 +26,8 @@ pub(super) struct Server {
     pub(super) memory: Arc<Budget>,
     /// Says that the metadata may have changed.
     pub(super) epochs: watch::Sender<Epoch>,
+    /// The node behind it.
+    pub(super) store: Arc<MemStore>,
     _stop: watch::Sender<bool>,
 }
 
@@ -40,12 +42,12 @@ impl Server {
         let address = listener.local_address().unwrap();
         let env = tokio_env();
         let store = MemStore::new(env.clone(), address.port());
-        let service = Arc::new(CqlService::new(store).with_authenticator(who));
+        let service = Arc::new(CqlService::new(store.clone()).with_authenticator(who));
         let (epochs, changes) = watch::channel(service.store().state().epoch());
         let (stop, stopping) = watch::channel(false);
         let memory = Budget::new(memory);
         env.spawn("port", listener.serve(service, env.clone(), memory.clone(), changes, stopping));
-        Self { address, memory, epochs, _stop: stop }
+        Self { address, memory, epochs, store, _stop: stop }
     }
 
     /// A client that has started up, and a keyspace `ks` with a table `t` for it.

@@ -32,6 +32,7 @@ pub struct MemStore {
     rows: Mutex<Rows>,
     entries: Mutex<u128>,
     unreachable: Mutex<Option<Vec<u8>>>,
+    reads: Mutex<Vec<Consistency>>,
     codec: ContextCodec,
 }
 
@@ -64,6 +65,7 @@ impl MemStore {
             rows: Mutex::default(),
             entries: Mutex::new(0),
             unreachable: Mutex::new(None),
+            reads: Mutex::default(),
             codec: ContextCodec::new([1; 32]),
         };
         store.apply(Command::Found {
@@ -78,6 +80,11 @@ impl MemStore {
     /// From now on no replica of a key that begins with `partition` is alive, for writes.
     pub fn cut_off(&self, partition: &[u8]) {
         *lock(&self.unreachable) = Some(partition.to_vec());
+    }
+
+    /// The levels of the reads of rows since the last call.
+    pub fn take_reads(&self) -> Vec<Consistency> {
+        std::mem::take(&mut *lock(&self.reads))
     }
 
     /// As if no replica of `key` were alive.
@@ -132,6 +139,7 @@ impl Store for MemStore {
     }
 
     fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>> {
+        lock(&self.reads).push(op.level);
         Box::pin(async move {
             let place = (op.table.id, token_in(op.table.id, &op.key), op.key);
             let record = lock(&self.rows).get(&place).cloned();

@@ -4,7 +4,7 @@ mod door;
 mod fuzz;
 mod indexes;
 mod json;
-mod mem;
+pub(super) mod mem;
 mod point;
 mod port;
 

@@ -3,6 +3,7 @@
 use super::client::{Answered, Client, Server};
 use crate::server::cql::frame::{Version, opcode};
 use crate::server::cql::wire::Writer;
+use crate::types::Consistency;
 
 const MIB: usize = 1 << 20;
 
@@ -94,6 +95,31 @@ async fn a_read_by_key_answers_as_any_select_would() {
     for k in [7, 8] {
         let text = format!("SELECT * FROM ks.t WHERE k = {k}");
         both_ways(&mut client, &prepared, &[&i32::to_be_bytes(k)], &text).await;
+    }
+}
+
+/// What Paxos has decided last need not be on a quorum yet: a read by key of a strong table, prepared
+/// or not, has that settled before it looks.
+#[tokio::test]
+async fn reads_by_key_of_strong_tables_ask_for_what_was_decided() {
+    let server = Server::start(64 * MIB).await;
+    let mut client = server.client(Version::V4, false).await;
+    let columns = "(p int, c int, v int, PRIMARY KEY (p, c))";
+    client.good(&format!("CREATE TABLE ks.strong {columns} WITH conflict = 'strong'")).await;
+    client.good(&format!("CREATE TABLE ks.plain {columns}")).await;
+    let one = 1_i32.to_be_bytes();
+    for (table, first) in [("strong", Consistency::Serial), ("plain", Consistency::Quorum)] {
+        client.good(&format!("INSERT INTO ks.{table} (p, c, v) VALUES (1, 1, 7)")).await;
+        let select = format!("SELECT v FROM ks.{table} WHERE p = ? AND c = ?");
+        let prepared = prepare(&mut client, &select).await;
+        let text = format!("SELECT v FROM ks.{table} WHERE p = 1 AND c = 1");
+        both_ways(&mut client, &prepared, &[&one, &one], &text).await;
+        server.store.take_reads();
+        client.good(&text).await;
+        assert_eq!(server.store.take_reads().first(), Some(&first), "{text}");
+        let body = execute(&client, &prepared, &[Some(&one), Some(&one)]);
+        assert_eq!(client.ask(opcode::EXECUTE, &body).await.code(), 2);
+        assert_eq!(server.store.take_reads().first(), Some(&first), "{select}");
     }
 }
 
