@@ -204,6 +204,44 @@ fn conditions_on_a_bucket_are_those_of_http() {
     }
 }
 
+#[test]
+fn a_bucket_is_truncated_and_its_settings_are_changed_by_statements() {
+    let mut stage = Stage::new(5, true).expect("a cluster");
+    let old = bucket(&mut stage, "b", ConflictMode::Siblings);
+    put(&mut stage, &old, "k", Some("old"), None);
+    let context = column(&select(&mut stage, "b.kv", "k"), "context")[0].clone();
+    ok(&mut stage, "TRUNCATE b.kv");
+    assert!(select(&mut stage, "b.kv", "k").rows.is_empty());
+    let new = table(&stage, "b");
+    assert_ne!(new.id, old.id);
+    assert_eq!(new.settings, old.settings);
+    let late = format!("INSERT INTO b.kv (key, value, context) VALUES (0x6b, 0x00, '{context}')");
+    assert!(refused(&mut stage, &late).contains("context"), "of what is not there any more");
+    put(&mut stage, &new, "k", Some("new"), None);
+    assert_eq!(get(&mut stage, &new, "k"), ["new"]);
+
+    ok(&mut stage, "ALTER TABLE b.kv WITH default_time_to_live = 60 AND gc_grace_seconds = 7200");
+    let altered = table(&stage, "b");
+    assert_eq!((altered.settings.ttl_s, altered.settings.grace_s), (60, 7_200));
+    let shown = "SELECT default_time_to_live, gc_grace_seconds FROM system_schema.tables \
+                 WHERE keyspace_name = 'b' AND table_name = 'kv'";
+    let page = ok(&mut stage, shown);
+    let number = |name| page.value(&page.rows[0], name).map(|bytes| bytes[..].to_vec());
+    assert_eq!(number("default_time_to_live"), Some(60_i32.to_be_bytes().to_vec()));
+    assert_eq!(number("gc_grace_seconds"), Some(7_200_i32.to_be_bytes().to_vec()));
+    for bad in [
+        "ALTER TABLE b.kv WITH comment = 'x'",
+        "ALTER TABLE b.kv WITH gc_grace_seconds = 'soon'",
+        "ALTER TABLE b.kv WITH default_time_to_live = -1",
+        "ALTER TABLE b.kv WITH conflict = 'strong'",
+        "ALTER TABLE b.kv DROP meta",
+        "TRUNCATE b.none",
+    ] {
+        refused(&mut stage, bad);
+    }
+    assert_eq!(table(&stage, "b").settings, altered.settings);
+}
+
 /// Siblings of one key are told apart by their names, so that a page may end between them.
 #[test]
 fn pages_end_between_siblings_and_show_each_once() {

@@ -146,7 +146,7 @@ pub(super) fn check(command: &Command) -> Result<(), NotDone> {
         }
         Command::AlterKeyspace { .. }
         | Command::DropIndex { .. }
-        | Command::TruncateRows { .. }
+        | Command::Truncate { .. }
         | Command::DropKeyspace { .. }
         | Command::DropType { .. }
         | Command::Refilled { .. }

@@ -124,8 +124,8 @@ pub enum Command {
         /// All its columns from now on.
         schema: Arc<Schema>,
     },
-    /// A table of rows gets another id, under which it is empty.
-    TruncateRows {
+    /// A table gets another id, under which it is empty.
+    Truncate {
         /// Which.
         id: TableId,
     },

@@ -237,7 +237,7 @@ impl ClusterState {
             | Command::DropKeyspace { .. }
             | Command::CreateRows { .. }
             | Command::AlterRows { .. }
-            | Command::TruncateRows { .. }
+            | Command::Truncate { .. }
             | Command::CreateType(_)
             | Command::AlterType { .. }
             | Command::DropType { .. }
@@ -434,8 +434,8 @@ mod schema {
                 table.version = epoch;
                 Ok(Verdict::Done)
             }
-            Command::TruncateRows { id } => {
-                let table = state.tables.get(id).filter(|table| table.rows.is_some()).cloned();
+            Command::Truncate { id } => {
+                let table = state.tables.get(id).filter(|table| !table.name.is_system()).cloned();
                 let table = table.ok_or(NotDone::NoSuchTable)?;
                 state.drop_table(*id)?;
                 state.create(&table.name, &table.settings, table.rows.clone())

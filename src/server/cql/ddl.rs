@@ -133,6 +133,9 @@ fn plan(
         Statement::CreateTable(create) => create_table(store, state, given, create),
         Statement::AlterTable { table, if_exists, change } => {
             let keyspace = keyspace_of(given, table)?;
+            if let Some(bucket) = bucket_of(state, &keyspace, &table.name)? {
+                return alter_bucket(bucket, change);
+            }
             match existing(state, &keyspace, table, *if_exists)? {
                 Some((id, schema)) => alter_table(state, &keyspace, table, (id, &schema), change),
                 None => Ok(Plan::Nothing),
@@ -140,12 +143,7 @@ fn plan(
         }
         Statement::DropTable { table, if_exists } => {
             let keyspace = keyspace_of(given, table)?;
-            let bucket =
-                state.table_of(&keyspace, &table.name).filter(|table| table.rows.is_none());
-            if bucket.is_some_and(|table| table.name.is_system()) {
-                return Err(system::read_only(&keyspace));
-            }
-            let found = match bucket {
+            let found = match bucket_of(state, &keyspace, &table.name)? {
                 Some(bucket) => Some(bucket.clone()),
                 None => existing(state, &keyspace, table, *if_exists)?.map(|(table, _)| table),
             };
@@ -250,6 +248,33 @@ fn alter_keyspace(
     Ok(Plan::Do(Box::new(command), change("UPDATED", "KEYSPACE", name, "")))
 }
 
+/// The table of values of this name that clients may change, if there is one.
+fn bucket_of<'a>(
+    state: &'a ClusterState,
+    keyspace: &str,
+    name: &str,
+) -> Result<Option<&'a Arc<Table>>, CqlError> {
+    let bucket = state.table_of(keyspace, name).filter(|table| table.rows.is_none());
+    match bucket {
+        Some(bucket) if bucket.name.is_system() => Err(system::read_only(keyspace)),
+        bucket => Ok(bucket),
+    }
+}
+
+fn alter_bucket(bucket: &Table, alteration: &AlterTable) -> Result<Plan, CqlError> {
+    let (keyspace, name) = (&bucket.name.keyspace, &bucket.name.table);
+    let AlterTable::With(properties) = alteration else {
+        return Err(CqlError::invalid(format!(
+            "{keyspace}.{name} is a bucket: its columns are fixed"
+        )));
+    };
+    let mut settings = bucket.settings.clone();
+    options::bucket(&mut settings, properties)?;
+    let (id, expected) = (bucket.id, bucket.version);
+    let command = Command::AlterTable { id, expected, settings };
+    Ok(Plan::Do(Box::new(command), change("UPDATED", "TABLE", keyspace, name)))
+}
+
 type Found = (Arc<Table>, Arc<Schema>);
 
 fn existing(
@@ -261,11 +286,6 @@ fn existing(
     let table = state.table_of(keyspace, &name.name);
     match table.and_then(|table| Some((table.clone(), table.rows.clone()?))) {
         Some(found) => Ok(Some(found)),
-        None if table.is_some() => Err(CqlError::invalid(format!(
-            "{keyspace}.{} is a bucket: its columns are fixed, its settings are changed by PATCH \
-             /v1/buckets",
-            name.name
-        ))),
         None if if_exists => Ok(None),
         None => {
             find(state, keyspace)?;
@@ -379,9 +399,9 @@ fn create_table(
         }
         let replication = find(state, &keyspace)?.replication.clone();
         let mut settings = TableSettings::new(replication);
-        let grace = schema.options.get("gc_grace_seconds").and_then(|text| text.parse().ok());
-        settings.grace_s = grace.unwrap_or(settings.grace_s);
-        settings.ttl_s = u64::from(schema.default_ttl_s);
+        let is_own = |(name, _): &&(String, Property)| options::of_buckets(name);
+        let own: Vec<_> = properties.iter().filter(is_own).cloned().collect();
+        options::bucket(&mut settings, &own)?;
         return Ok(Plan::Do(Box::new(Command::CreateTable { name, settings }), created));
     }
     if is_strong {

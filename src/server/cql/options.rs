@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::cql::ast::Property;
 use crate::cql::schema::Schema;
-use crate::meta::ConflictMode;
+use crate::meta::{ConflictMode, TableSettings};
 use crate::ring::Replication;
 use crate::server::cql::error::{CONFIG, CqlError, SYNTAX};
 
@@ -17,8 +17,8 @@ const SIMPLE: &[&str] = &[
     "comment",
     "crc_check_chance",
     "dclocal_read_repair_chance",
-    "default_time_to_live",
-    "gc_grace_seconds",
+    TTL,
+    GRACE,
     "incremental_backups",
     "max_index_interval",
     "memtable",
@@ -29,6 +29,14 @@ const SIMPLE: &[&str] = &[
     "speculative_retry",
 ];
 
+const TTL: &str = "default_time_to_live";
+const GRACE: &str = "gc_grace_seconds";
+
+/// Twenty years, as in Cassandra.
+const MAX_TTL_S: u32 = 630_720_000;
+/// What fits the column that shows it.
+const MAX_GRACE_S: u32 = i32::MAX.unsigned_abs();
+
 /// Those whose value is a map.
 const MAPS: &[&str] = &["caching", "compaction", "compression", "extensions"];
 
@@ -36,11 +44,12 @@ const MAPS: &[&str] = &["caching", "compaction", "compression", "extensions"];
 pub(super) fn apply(schema: &mut Schema, given: &[(String, Property)]) -> Result<(), CqlError> {
     for (name, value) in given {
         match value {
-            Property::Simple(value) if name == "default_time_to_live" => {
-                schema.default_ttl_s =
-                    value.parse().ok().filter(|s| *s <= 630_720_000).ok_or_else(|| {
-                        CqlError::new(CONFIG, format!("Invalid default_time_to_live: {value}"))
-                    })?;
+            Property::Simple(value) if name == TTL => {
+                schema.default_ttl_s = seconds(TTL, value, MAX_TTL_S)?;
+            }
+            Property::Simple(value) if name == GRACE => {
+                let seconds = seconds(GRACE, value, MAX_GRACE_S)?;
+                schema.options.insert(name.clone(), seconds.to_string());
             }
             Property::Simple(_) if name == "conflict" => {
                 return Err(CqlError::invalid(
@@ -61,6 +70,41 @@ pub(super) fn apply(schema: &mut Schema, given: &[(String, Property)]) -> Result
                 return Err(CqlError::new(SYNTAX, format!("Invalid value for property '{name}'")));
             }
             _ => return Err(CqlError::new(SYNTAX, format!("Unknown property '{name}'"))),
+        }
+    }
+    Ok(())
+}
+
+/// An option of so many seconds.
+fn seconds(name: &str, value: &str, max: u32) -> Result<u32, CqlError> {
+    let seconds = value.parse().ok().filter(|seconds| *seconds <= max);
+    seconds.ok_or_else(|| CqlError::new(CONFIG, format!("Invalid {name}: {value}")))
+}
+
+/// True of a table's properties that a table of values has too.
+pub(super) fn of_buckets(name: &str) -> bool {
+    name == TTL || name == GRACE
+}
+
+/// Puts properties into the settings of a table of values.
+pub(super) fn bucket(
+    settings: &mut TableSettings,
+    given: &[(String, Property)],
+) -> Result<(), CqlError> {
+    for (name, value) in given {
+        match value {
+            Property::Simple(value) if name == TTL => {
+                settings.ttl_s = seconds(TTL, value, MAX_TTL_S)?.into();
+            }
+            Property::Simple(value) if name == GRACE => {
+                settings.grace_s = seconds(GRACE, value, MAX_GRACE_S)?.into();
+            }
+            _ => {
+                return Err(CqlError::invalid(format!(
+                    "a bucket's settings here are {TTL} and {GRACE}, not {name}: see PATCH \
+                     /v1/buckets for others"
+                )));
+            }
         }
     }
     Ok(())
