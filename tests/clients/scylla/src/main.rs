@@ -6,12 +6,14 @@
 //! ```
 //!
 //! Says `ok NAME` after each test and `OK` at the end. With --drive, it asks for nodes to die: it
-//! prints `@kill N` or `@start N` (nodes from 0) and goes on after a line on standard input.
+//! prints `@kill N` or `@start N` (nodes from 0) and goes on after a line on standard input. With
+//! HENGE_NODES (the nodes' HTTP addresses) it compares the driver's picture with the nodes' own.
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
 use std::future::Future;
-use std::net::IpAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -258,6 +260,130 @@ async fn batches(world: &World) -> Done {
     Ok(())
 }
 
+/// The body of a node's answer to a GET. (Small and rare: it may block.)
+fn get(node: &str, path: &str) -> Result<String, Box<dyn Error + Send + Sync>> {
+    let address = node.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+    if !head.starts_with("HTTP/1.1 200") {
+        return Err(format!("{path}: {answer}").into());
+    }
+    Ok(body.to_owned())
+}
+
+/// Operations so far whose coordinators hold no copy of the key.
+fn forwards(nodes: &[String]) -> Result<u64, Box<dyn Error + Send + Sync>> {
+    let mut total = 0;
+    for node in nodes {
+        let metrics = get(node, "/metrics")?;
+        let count = |line: &str| line.strip_prefix("henge_coordinator_forwards_total ")?.parse().ok();
+        total += metrics.lines().find_map(count).unwrap_or(0_u64);
+    }
+    Ok(total)
+}
+
+/// The driver knows who holds a key, and asks nobody else. With HENGE_NODES.
+async fn routing(world: &World) -> Done {
+    let nodes = std::env::var("HENGE_NODES").unwrap_or_default();
+    let nodes: Vec<String> =
+        nodes.split(',').filter(|node| !node.is_empty()).map(str::to_owned).collect();
+    let Some(any) = nodes.first() else { return Ok(()) };
+    let session = &world.session;
+    session
+        .query_unpaged(
+            "CREATE KEYSPACE rusty1 WITH replication = {'class': 'SimpleStrategy', \
+             'replication_factor': 1}",
+            (),
+        )
+        .await?;
+    session.query_unpaged("CREATE TABLE rusty1.t (k int PRIMARY KEY, v text)", ()).await?;
+    session.refresh_metadata().await?;
+    let state = session.get_cluster_state();
+    for k in 0..50_i32 {
+        let own: Vec<String> = state
+            .get_endpoints("rusty1", "t", &(k,))?
+            .iter()
+            .map(|(node, _)| node.host_id.simple().to_string())
+            .collect();
+        let key: String = k.to_be_bytes().iter().map(|byte| format!("%{byte:02X}")).collect();
+        let place = get(any, &format!("/v1/where/rusty1.t/{key}"))?.replace('-', "");
+        let list = place.split("\"replicas\":[").nth(1).and_then(|rest| rest.split(']').next());
+        let list = list.ok_or("no replicas")?;
+        assert_eq!(list, format!("\"{}\"", own.join("\",\"")), "replicas of {k}");
+    }
+    let mut select = prepared(session, "SELECT v FROM rusty1.t WHERE k = ?").await?;
+    select.set_consistency(Consistency::One);
+    let before = forwards(&nodes)?;
+    let next = AtomicI32::new(0);
+    let reader = || async {
+        loop {
+            let k = next.fetch_add(1, Ordering::Relaxed);
+            if k >= 10_000 {
+                return Ok::<_, Box<dyn Error + Send + Sync>>(());
+            }
+            patient(|| session.execute_unpaged(&select, (k,))).await?;
+        }
+    };
+    try_join_all((0..50).map(|_| reader())).await?;
+    let after = forwards(&nodes)?;
+    assert_eq!(after, before, "reads that went to a node without the key");
+    session.query_unpaged("DROP KEYSPACE rusty1", ()).await?;
+    Ok(())
+}
+
+async fn counters(world: &World) -> Done {
+    let session = &world.session;
+    session
+        .query_unpaged("CREATE TABLE rusty.hits (k text PRIMARY KEY, n counter)", ())
+        .await?;
+    // Not idempotent: the driver does not send it again, as nobody knows whether it has counted.
+    let add = session.prepare("UPDATE rusty.hits SET n = n + ? WHERE k = ?").await?;
+    let count = async |k: &str| -> Result<i64, Box<dyn Error + Send + Sync>> {
+        let text = format!("SELECT n FROM rusty.hits WHERE k = '{k}'");
+        let rows = session.query_unpaged(text, ()).await?.into_rows_result()?;
+        let (scylla::value::Counter(n),) = rows.first_row()?;
+        Ok(n)
+    };
+    let two = scylla::value::Counter(2);
+    try_join_all((0..100).map(|_| patient(|| session.execute_unpaged(&add, (two, "page"))))).await?;
+    assert_eq!(count("page").await?, 200);
+    let mut both = Batch::new(BatchType::Counter);
+    both.append_statement(add.clone());
+    both.append_statement(add.clone());
+    let adds = ((scylla::value::Counter(-1), "page"), (scylla::value::Counter(5), "other"));
+    session.batch(&both, adds).await?;
+    assert_eq!((count("page").await?, count("other").await?), (199, 5));
+    let set = "INSERT INTO rusty.hits (k, n) VALUES ('page', 1)";
+    assert!(session.query_unpaged(set, ()).await.is_err(), "counters are not set");
+    Ok(())
+}
+
+/// The driver hears of other clients' changes of the schema by itself.
+async fn schema_events(world: &World, other: &Session) -> Done {
+    let columns = || {
+        let state = world.session.get_cluster_state();
+        let keyspace = state.get_keyspace("rusty")?;
+        Some(keyspace.tables.get("news")?.columns.len())
+    };
+    let steps = [
+        ("CREATE TABLE rusty.news (k int PRIMARY KEY)", Some(1)),
+        ("ALTER TABLE rusty.news ADD v int", Some(2)),
+        ("DROP TABLE rusty.news", None),
+    ];
+    for (text, expected) in steps {
+        other.query_unpaged(text, ()).await?;
+        let began = Instant::now();
+        while columns() != expected {
+            assert!(began.elapsed() < Duration::from_secs(50), "{text}: it has heard nothing");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    Ok(())
+}
+
 /// Of sixteen that begin at once one wins.
 async fn conditional(world: &World) -> Done {
     let session = &world.session;
@@ -394,6 +520,9 @@ async fn main() -> Done {
     good &= test("in_flight", in_flight(&world)).await;
     good &= test("batches", batches(&world)).await;
     good &= test("conditional", conditional(&world)).await;
+    good &= test("counters", counters(&world)).await;
+    good &= test("routing", routing(&world)).await;
+    good &= test("schema_events", schema_events(&world, &plain)).await;
     good &= test("time_to_live", time_to_live(&world)).await;
     good &= test("traces", traces(&world)).await;
     good &= test("altered_tables", altered_tables(&world)).await;
