@@ -115,6 +115,94 @@ async fn rows_of_a_cql_table_are_read_and_written_with_curl() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_are_compared_and_set_by_their_entity_tags() {
+    let mut doors = Doors::open().await;
+    let strategy = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
+    doors.cql(&format!("CREATE KEYSPACE shop WITH replication = {strategy}")).await;
+    doors
+        .cql(
+            "CREATE TABLE shop.stock (item text, size int, note text static, left int, \
+             tags set<text>, PRIMARY KEY (item, size))",
+        )
+        .await;
+    let path = "/v1/kv/shop.stock/[%22shirt%22,42]";
+    let http = doors.http;
+    let with = async |method: &str, header: &str, tag: &str, body: &str| {
+        raw::request(http, method, path, &[(header, tag)], body.as_bytes()).await
+    };
+    let tag = async || {
+        let answer = raw::request(http, "GET", path, &[], b"").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.header("etag").expect("of one row").to_owned()
+    };
+    assert_eq!(with("PUT", "if-match", "*", r#"{"left": 1}"#).await.status, 412, "no row");
+    doors.cql("INSERT INTO shop.stock (item, size, note) VALUES ('shirt', 41, 'n')").await;
+    let other = with("PUT", "if-match", "*", r#"{"left": 1}"#).await;
+    assert_eq!((other.status, other.json()["current"].clone()), (412, json!([])), "another row");
+    doors.cql("INSERT INTO shop.stock (item, size, left) VALUES ('shirt', 42, 7)").await;
+
+    let first = tag().await;
+    assert_eq!(with("GET", "if-none-match", &first, "").await.status, 304);
+    assert_eq!(with("PUT", "if-match", &first, r#"{"left": 6}"#).await.status, 204);
+    let late = with("PUT", "if-match", &first, r#"{"left": 5}"#).await;
+    assert_eq!(late.status, 412, "{}", late.text());
+    assert_eq!(late.json()["current"][0]["left"], json!(6));
+    let second = tag().await;
+    assert_eq!(late.header("etag"), Some(second.as_str()), "the tag of what stands there");
+    // Whatever changes what the row shows changes its tag; the same content has the same again.
+    let mut seen = vec![first.clone(), second];
+    for text in [
+        "UPDATE shop.stock SET tags = {'a'} WHERE item = 'shirt' AND size = 42",
+        "UPDATE shop.stock SET tags = tags + {'b'} WHERE item = 'shirt' AND size = 42",
+        "UPDATE shop.stock SET note = 'm' WHERE item = 'shirt'",
+        "DELETE left FROM shop.stock WHERE item = 'shirt' AND size = 42",
+    ] {
+        doors.cql(text).await;
+        let now = tag().await;
+        assert!(!seen.contains(&now), "{text}");
+        seen.push(now);
+    }
+    doors.cql("UPDATE shop.stock SET note = 'n' WHERE item = 'shirt'").await;
+    doors.cql("UPDATE shop.stock SET tags = {}, left = 7 WHERE item = 'shirt' AND size = 42").await;
+    assert_eq!(tag().await, first);
+
+    for (method, header, value) in [
+        ("DELETE", "if-match", "\"35addf82b6e565909ddabfd9a7fd0136\""),
+        ("DELETE", "if-match", "\"x\""),
+        ("PUT", "if-match", &seen[1]),
+    ] {
+        assert_eq!(with(method, header, value, "{}").await.status, 412, "{method} {value}");
+    }
+    assert_eq!(with("PUT", "if-none-match", &first, "{}").await.problem(), "not-supported");
+    assert_eq!(with("PUT", "if-match", "x", "{}").await.problem(), "bad-request");
+    assert_eq!(with("DELETE", "if-match", &first, "").await.status, 204);
+    assert_eq!(doors.http("GET", path, "").await.status, 404);
+    assert_eq!(with("DELETE", "if-match", &first, "").await.status, 412);
+
+    // Nobody's update is lost.
+    assert_eq!(doors.http("PUT", path, r#"{"left": 0}"#).await.status, 204);
+    let add = async || {
+        for _ in 0..10 {
+            loop {
+                let found =
+                    raw::request(http, "GET", &format!("{path}?level=serial"), &[], b"").await;
+                let left = found.json()["rows"][0]["left"].as_i64().expect("a number");
+                let tag = found.header("etag").expect("of one row");
+                let body = json!({ "left": left + 1 }).to_string();
+                let put =
+                    raw::request(http, "PUT", path, &[("if-match", tag)], body.as_bytes()).await;
+                if put.status == 204 {
+                    break;
+                }
+                assert_eq!(put.status, 412, "{}", put.text());
+            }
+        }
+    };
+    tokio::join!(add(), add(), add());
+    assert_eq!(doors.rows(path).await[0]["left"], json!(30));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bucket_is_a_table_and_siblings_are_its_rows() {
     let mut doors = Doors::open().await;
     assert_eq!(doors.http("PUT", "/v1/buckets/cart", "{}").await.status, 201);

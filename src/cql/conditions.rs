@@ -46,6 +46,8 @@ enum Which {
     Exists,
     NotExists,
     All(Vec<Check>),
+    /// There is a row, and it has one of these tags.
+    Tagged(Vec<u128>),
 }
 
 impl If {
@@ -65,6 +67,12 @@ impl If {
             }
         };
         Ok(Self { which })
+    }
+
+    /// That there is a row, and, if tags are given, that it has one of them ([`RowView::tag`]).
+    #[must_use]
+    pub fn of_row(tags: Option<Vec<u128>>) -> Self {
+        Self { which: tags.map_or(Which::Exists, Which::Tagged) }
     }
 
     /// True if there are any.
@@ -87,7 +95,10 @@ impl If {
 
     /// The columns that it compares, in the order of the schema.
     #[must_use]
-    pub fn places(&self) -> Vec<usize> {
+    pub fn places(&self, schema: &Schema) -> Vec<usize> {
+        if let Which::Tagged(_) = self.which {
+            return (0..schema.columns().len()).collect();
+        }
         let Which::All(checks) = &self.which else { return Vec::new() };
         let mut places: Vec<usize> = checks.iter().map(|check| check.place).collect();
         places.sort_unstable();
@@ -114,7 +125,7 @@ impl If {
     /// True when it compares static columns only, at least one.
     #[must_use]
     pub fn is_about_statics(&self, schema: &Schema) -> bool {
-        let places = self.places();
+        let places = self.places(schema);
         !places.is_empty() && places.iter().all(|at| schema.columns()[*at].role == Role::Static)
     }
 
@@ -161,6 +172,9 @@ impl If {
             Which::Nothing => Ok(true),
             Which::Exists => Ok(exists),
             Which::NotExists => Ok(!exists),
+            Which::Tagged(tags) => {
+                Ok(exists && row.is_some_and(|row| tags.contains(&row.tag(schema))))
+            }
             Which::All(checks) => {
                 for check in checks {
                     if !check.holds(schema, row, binds)? {

@@ -356,6 +356,18 @@ impl Modify {
         self.using.timestamp.is_some()
     }
 
+    /// The same, if `condition` holds, in the place of its own.
+    ///
+    /// # Errors
+    /// A sentence for the client: there are no conditions on counters.
+    pub fn only_if(mut self, schema: &Schema, condition: If) -> Result<Self, String> {
+        self.condition = condition;
+        if schema.has_counters() {
+            self.check_counters()?;
+        }
+        Ok(self)
+    }
+
     /// What must hold for it.
     #[must_use]
     pub fn condition(&self) -> &If {

@@ -152,7 +152,7 @@ mod tests {
             Command::AlterRows { id, expected: table.version, schema: Arc::new(schema.clone()) };
         assert_eq!(apply(&mut state, alter), Verdict::Done);
         assert_eq!(names(&state, id), ["i"], "whoever alters columns says nothing of indexes");
-        let renewed = apply(&mut state, Command::TruncateRows { id });
+        let renewed = apply(&mut state, Command::Truncate { id });
         let Verdict::Created(id) = renewed else { panic!("{renewed:?}") };
         assert_eq!(names(&state, id), ["i"]);
         schema.remove("v");

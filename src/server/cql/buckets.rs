@@ -36,6 +36,7 @@ use crate::cql::value;
 use crate::meta::{ClusterState, ConflictMode, Table};
 use crate::record::{Column, Content, Record, Row, Version, version_etag};
 use crate::ring::{Replication, token_of};
+use crate::server::cql::direct::APPLIED;
 use crate::server::cql::error::{CAS, CqlError};
 use crate::server::cql::reads::TIMEOUT;
 use crate::server::cql::response::{ColumnSpec, Metadata, Rows};
@@ -380,7 +381,7 @@ impl<'a> Parts<'a> {
 /// The answer to a statement with conditions: with what stands there, if they do not hold.
 fn judged(target: &Target, applied: bool, shown: Vec<RowView>) -> Rows {
     let word = Some(Bytes::from_static(if applied { &[1] } else { &[0] }));
-    let mut columns = vec![ColumnSpec { name: "[applied]".to_owned(), kind: CqlType::Boolean }];
+    let mut columns = vec![ColumnSpec { name: APPLIED.to_owned(), kind: CqlType::Boolean }];
     let mut rows: Vec<Vec<Option<Bytes>>> = shown
         .into_iter()
         .map(|view| std::iter::once(word.clone()).chain(view.values).collect())

@@ -14,6 +14,7 @@ use crate::cql::term::{Binds, Bound};
 use crate::cql::types::CqlType;
 use crate::meta::Table;
 use crate::record::Row;
+use crate::server::cql::direct::APPLIED;
 use crate::server::cql::error::CqlError;
 use crate::server::cql::reads::TIMEOUT;
 use crate::server::cql::response::{ColumnSpec, Metadata, Rows};
@@ -179,7 +180,7 @@ impl Conditional {
             if condition.is_not_exists() || (self.is_batch && condition.is_about_existence()) {
                 places.extend(0..self.schema.columns().len());
             }
-            places.extend(condition.places());
+            places.extend(condition.places(&self.schema));
             for key in self.keys(write).map_err(CqlError::invalid)? {
                 let (view, exists) = self.view(&key, &current, outcome.now);
                 let Some(mut view) =
@@ -230,7 +231,7 @@ impl Conditional {
             let column = &self.schema.columns()[*at];
             ColumnSpec { name: column.name.clone(), kind: column.kind.clone() }
         };
-        let applied = ColumnSpec { name: "[applied]".to_owned(), kind: CqlType::Boolean };
+        let applied = ColumnSpec { name: APPLIED.to_owned(), kind: CqlType::Boolean };
         let (keyspace, table) = self.names.clone();
         let columns = std::iter::once(applied).chain(places.iter().map(column)).collect();
         // PREPARE could not announce these columns, so they are never left out.

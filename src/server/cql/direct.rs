@@ -8,7 +8,9 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::coordinator::OpError;
+use crate::cql::conditions::If;
 use crate::cql::json;
+use crate::cql::rows::row_tag;
 use crate::cql::term::Bound;
 use crate::cql::types::CqlType;
 use crate::server::cql::error::{
@@ -139,6 +141,13 @@ impl PageOfRows {
         row.get(at)?.as_ref()
     }
 
+    /// Names what a row of this page shows, if all columns of its table are asked for.
+    #[must_use]
+    pub fn tag(&self, row: &[Option<Bytes>]) -> u128 {
+        let columns = self.names.iter().map(String::as_str).zip(row.iter().map(Option::as_ref));
+        row_tag(columns.filter(|(name, _)| *name != APPLIED))
+    }
+
     /// A row as a JSON object, by the names of its columns.
     #[must_use]
     pub fn json(&self, row: &[Option<Bytes>]) -> String {
@@ -147,6 +156,9 @@ impl PageOfRows {
         json::row(json::Form::Plain, columns)
     }
 }
+
+/// The column that says whether a write with conditions took effect.
+pub const APPLIED: &str = "[applied]";
 
 /// Sorts of errors, by their codes in the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,7 +230,18 @@ pub async fn execute(store: Arc<dyn Store>, text: String, terms: Terms) -> Reply
         keyspace: terms.keyspace,
         now: None,
     };
-    match service.answer_untraced(&session, Request::Query { text, parameters }).await {
+    let request = Request::Query { text, parameters };
+    reply_of(service.answer_untraced(&session, request).await)
+}
+
+/// Executes a statement that writes one row and says no condition, if there is that row; and, if
+/// tags are given, if it has one of them ([`PageOfRows::tag`]).
+pub async fn write_row_if(store: Arc<dyn Store>, text: &str, tags: Option<Vec<u128>>) -> Reply {
+    reply_of(CqlService::new(store).write_row_if(text, If::of_row(tags)).await)
+}
+
+fn reply_of(answer: Answer) -> Reply {
+    match answer {
         Answer::Rows(Rows { metadata, rows, paging_state, .. }) => {
             let names = metadata.columns.iter().map(|column| column.name.clone()).collect();
             let kinds = metadata.columns.iter().map(|column| column.kind.clone()).collect();

@@ -201,14 +201,11 @@ impl CqlError {
             }
             OpError::IndexBuilding { level, required, received, failed } => {
                 put_counts(&mut fields, *level, *received, *required);
-                let mut named = Writer(fields.0.clone());
-                named.int(0);
+                let (code, head, tail) = (READ_FAILURE, fields.0.clone(), vec![0]);
                 fields.int(i64::from(*failed));
-                let code = READ_FAILURE;
-                named.byte(0);
                 fields.byte(0);
-                let newer = Some(Box::new((code, named.0)));
-                Self { fields: fields.0, newer, ..Self::new(code, message) }
+                let newer = Newer { code, head, failed: Some(Vec::new()), tail };
+                Self { fields: fields.0, newer: Some(Box::new(newer)), ..Self::new(code, message) }
             }
             OpError::Contended { fate: Fate::Unknown, rounds, .. } => {
                 put_counts(&mut fields, Consistency::Serial, 0u8, 1u8);

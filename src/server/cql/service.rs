@@ -8,6 +8,7 @@ use futures_util::future::{join, join_all};
 
 use crate::coordinator::{CountOp, CountRow, OpError, ReadOp, Receipts, RowsOp};
 use crate::cql::ast::{BatchKind, Statement};
+use crate::cql::conditions::If;
 use crate::cql::functions::Now;
 use crate::cql::modify::{Counts, Modify, Moment, Mutation};
 use crate::cql::rows::carry_deletions;
@@ -197,7 +198,8 @@ impl CqlService {
             Ok(place) => place,
             Err(busy) => return Answer::Error(CqlError::new(OVERLOADED, busy.to_string())),
         };
-        read.run(&*self.store).await.map_or_else(Answer::Error, Answer::Rows)
+        let done = read.run(&*self.store).await;
+        done.map_or_else(|error| error.with_addresses(&*self.store).into(), Answer::Rows)
     }
 
     /// Answers a request without noting what is done for it.
@@ -224,7 +226,7 @@ impl CqlService {
                 Err(CqlError::new(PROTOCOL, "this request has no place here"))
             }
         };
-        done.unwrap_or_else(Answer::Error)
+        done.unwrap_or_else(|error| Answer::Error(error.with_addresses(&*self.store)))
     }
 
     /// `keyspace`: instead of the session's.
@@ -436,10 +438,10 @@ impl CqlService {
             }
             Statement::Truncate(name) => {
                 let target = target(&state, keyspace, name)?;
-                let Some(table) = target.table else {
+                let Some(table) = target.table.filter(|table| !table.name.is_system()) else {
                     return Err(system::read_only(&target.keyspace));
                 };
-                let verdict = self.store.append(Command::TruncateRows { id: table.id }).await;
+                let verdict = self.store.append(Command::Truncate { id: table.id }).await;
                 match verdict.map_err(|error| CqlError::of_operation(&error, Some("SIMPLE")))? {
                     Verdict::NotDone(NotDone::NoSuchTable) => {
                         Err(CqlError::invalid(format!("unconfigured table {}", name.name)))
@@ -495,6 +497,25 @@ impl CqlService {
     /// A statement with its values, at this moment.
     fn write_of(&self, modify: &Modify, values: Vec<Bound>, now: Option<WallMicros>) -> Write {
         Write { modify: modify.clone(), values, at: (self.wall(now), self.store.random()) }
+    }
+
+    /// Carries out a statement that writes one row, if `condition` holds of that row.
+    pub(super) async fn write_row_if(&self, text: &str, condition: If) -> Answer {
+        let _place = match self.store.enter() {
+            Ok(place) => place,
+            Err(busy) => return Answer::Error(CqlError::new(OVERLOADED, busy.to_string())),
+        };
+        let done = async {
+            let ready = self.make_ready(&Session::default(), None, text)?;
+            let Work::Modify(target, modify) = &ready.work else {
+                return Err(CqlError::invalid("only a write of one row has such a condition"));
+            };
+            let modify = modify.clone().only_if(&target.schema, condition);
+            let write = self.write_of(&modify.map_err(CqlError::invalid)?, Vec::new(), None);
+            let all = Conditional::new(vec![(target.clone(), write)], false)?;
+            self.write_if(all, Consistency::Serial).await
+        };
+        done.await.unwrap_or_else(Answer::Error)
     }
 
     /// Has statements with conditions decided.

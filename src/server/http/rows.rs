@@ -4,6 +4,10 @@
 //! one meaning: a GET is a SELECT, a PUT an INSERT (columns that it does not name stay as they
 //! are, null deletes one), a DELETE a DELETE. Levels, time to live and errors are this door's.
 //!
+//! The entity tag of one row names what it shows, so it is the same again when the same values
+//! are. `If-Match` is judged on the row as CQL's IF is, by Paxos: writers of one row that all give
+//! conditions (or a table WITH conflict = 'strong') lose no update.
+//!
 //! The key in the path is the value of the partition key's column as CQL shows it (`7`, `Graz`,
 //! `123e4567-…`; of a blob its bytes), or, if there are several key columns, a JSON array of values
 //! of the partition key and then of the clustering key, or of a prefix of that: `["Graz",7]`.
@@ -19,20 +23,23 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::coordinator::Condition;
 use crate::cql::json;
 use crate::cql::schema::{Column, Schema};
 use crate::cql::types::{CqlType, quote};
 use crate::meta::Table;
 use crate::server::Principal;
 use crate::server::cql::Store;
-use crate::server::cql::direct::{self, PageOfRows, Terms};
+use crate::server::cql::direct::{self, APPLIED, PageOfRows, Terms};
 use crate::server::http::body::{DoorBody, Reading};
+use crate::server::http::conditions;
 use crate::server::http::cql;
 use crate::server::http::door::Inner;
 use crate::server::http::options::{self, Side};
 use crate::server::http::path::decode_path;
 use crate::server::http::problem::{Kind, Problem};
 use crate::server::http::query::Params;
+use crate::types::Consistency;
 
 type Answer = Result<Response<DoorBody>, Problem>;
 
@@ -84,6 +91,33 @@ impl RowsTable {
         cql::answered(direct::execute(self.store.clone(), text, terms).await)
     }
 
+    /// Runs a write of one row at `level`, unless `condition` does not hold: then the answer says
+    /// what stands there.
+    async fn write(
+        &self,
+        text: String,
+        level: Consistency,
+        condition: Condition,
+    ) -> Result<(), Problem> {
+        let tags = match condition {
+            Condition::Exists => None,
+            Condition::Matches(tags) => {
+                Some(tags.iter().filter_map(|tag| parse_tag(tag)).collect())
+            }
+            // The statement says what is to be absent.
+            Condition::None | Condition::Absent => {
+                return judged(&self.run(text, Terms::at(level)).await?);
+            }
+            Condition::Differs(_) => {
+                return Err(Problem::new(
+                    Kind::NotSupported,
+                    "of a row If-None-Match takes * only: use If-Match, or IF in CQL",
+                ));
+            }
+        };
+        judged(&cql::answered(direct::write_row_if(self.store.clone(), &text, tags).await)?)
+    }
+
     async fn get(&self, parts: &Parts, key: Option<&str>) -> Answer {
         const KNOWN: &[&str] = &["level", "r", "w", "limit", "start"];
         let params = Params::parse(parts.uri.query(), KNOWN)?;
@@ -104,7 +138,27 @@ impl RowsTable {
         if key.is_some() && page.rows.is_empty() && page.paging_state.is_none() {
             return Err(Problem::new(Kind::KeyNotFound, "there is no row under this key"));
         }
-        cql::whole(&page)
+        let is_one = key.map(|key| self.values(key)).transpose()?;
+        let is_one = is_one.is_some_and(|values| values.len() == self.keys());
+        let Some(row) = page.rows.first().filter(|_| is_one) else { return cql::whole(&page) };
+        let tag = tag_text(page.tag(row));
+        if parts.headers.contains_key(header::IF_MATCH)
+            && !options::names_etag(&parts.headers, &header::IF_MATCH, &tag)
+        {
+            let problem = Problem::new(Kind::PreconditionFailed, "If-Match names another content");
+            return Err(problem.with_header(header::ETAG, options::value_of(tag)));
+        }
+        let mut response = match options::names_etag(&parts.headers, &header::IF_NONE_MATCH, &tag) {
+            true => empty(StatusCode::NOT_MODIFIED),
+            false => cql::whole(&page)?,
+        };
+        response.headers_mut().insert(header::ETAG, options::value_of(tag));
+        Ok(response)
+    }
+
+    /// How many values name one row.
+    fn keys(&self) -> usize {
+        self.schema.partition_key().len() + self.schema.clustering_key().len()
     }
 
     async fn put(&self, inner: &Inner, parts: &Parts, body: &mut Body, key: &str) -> Answer {
@@ -112,10 +166,10 @@ impl RowsTable {
         let params = Params::parse(parts.uri.query(), KNOWN)?;
         let level = options::level(&params, &self.table, Side::Write)?;
         let ttl = options::ttl(params.number("ttl")?)?;
-        let create = self.only_creates(parts)?;
+        let condition = conditions::condition(&parts.headers)?;
+        let create = condition == Condition::Absent;
         let values = self.values(key)?;
-        let keys = self.schema.partition_key().len() + self.schema.clustering_key().len();
-        if values.len() < keys {
+        if values.len() < self.keys() {
             return Err(bad_key("names no single row: give all key columns"));
         }
         let reading = Reading { env: &inner.env, limits: &inner.limits, budget: &inner.bodies };
@@ -137,47 +191,27 @@ impl RowsTable {
             let literal = literal(&column.kind, value);
             literals.push(literal.map_err(|why| Problem::bad_parameter(name, why))?);
         }
-        let condition = if create { " IF NOT EXISTS" } else { "" };
+        let absent = if create { " IF NOT EXISTS" } else { "" };
         let using = ttl.map(|ttl| format!(" USING TTL {}", ttl.as_secs())).unwrap_or_default();
         let (names, literals) = (names.join(", "), literals.join(", "));
         let table = self.name();
-        let text = format!("INSERT INTO {table} ({names}) VALUES ({literals}){condition}{using}");
-        let page = self.run(text, Terms::at(level)).await?;
+        let text = format!("INSERT INTO {table} ({names}) VALUES ({literals}){absent}{using}");
+        self.write(text, level, condition).await?;
         drop(read.share);
-        let refused = page.rows.first().and_then(|row| page.value(row, "[applied]"));
-        if refused.is_some_and(|applied| applied[..] == [0]) {
-            let current: Vec<Value> = page.rows.iter().map(|row| current(&page, row)).collect();
-            let problem = Problem::new(Kind::PreconditionFailed, "there is such a row");
-            return Err(problem.with("current", current));
-        }
         Ok(empty(if create { StatusCode::CREATED } else { StatusCode::NO_CONTENT }))
     }
 
     async fn delete(&self, parts: &Parts, key: &str) -> Answer {
         let params = Params::parse(parts.uri.query(), &["level", "r", "w"])?;
         let level = options::level(&params, &self.table, Side::Write)?;
-        if self.only_creates(parts)? {
+        let condition = conditions::condition(&parts.headers)?;
+        if condition == Condition::Absent {
             return Err(Problem::bad_parameter("if-none-match", "a deletion creates nothing"));
         }
         let restriction = self.restriction(key)?.join(" AND ");
-        self.run(format!("DELETE FROM {} WHERE {restriction}", self.name()), Terms::at(level))
-            .await?;
+        let text = format!("DELETE FROM {} WHERE {restriction}", self.name());
+        self.write(text, level, condition).await?;
         Ok(empty(StatusCode::NO_CONTENT))
-    }
-
-    /// True for `If-None-Match: *`. Rows have no entity tags to compare.
-    fn only_creates(&self, parts: &Parts) -> Result<bool, Problem> {
-        let conditional =
-            [header::IF_MATCH, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE];
-        let given = |name| parts.headers.contains_key(name);
-        let creates = parts.headers.get(header::IF_NONE_MATCH);
-        if conditional.iter().any(given) || creates.is_some_and(|value| value != "*") {
-            return Err(Problem::new(
-                Kind::NotSupported,
-                "rows have no entity tags: use If-None-Match: *, or IF in CQL",
-            ));
-        }
-        Ok(creates.is_some())
     }
 
     /// The key columns' values, as CQL's literals, in their order.
@@ -221,6 +255,35 @@ impl RowsTable {
     }
 }
 
+/// What a write with a condition has answered: that it took effect, or what stands there instead.
+fn judged(page: &PageOfRows) -> Result<(), Problem> {
+    let refused = page
+        .rows
+        .first()
+        .filter(|row| page.value(row, APPLIED).is_some_and(|applied| applied[..] == [0]));
+    let Some(row) = refused else { return Ok(()) };
+    let problem = Problem::new(Kind::PreconditionFailed, "the row is not as it has to be");
+    // Without a row there is nothing but the word that says so.
+    if page.names.len() == 1 {
+        return Err(problem.with("current", Value::Array(Vec::new())));
+    }
+    let tag = options::value_of(tag_text(page.tag(row)));
+    let current: Vec<Value> = page.rows.iter().map(|row| current(page, row)).collect();
+    Err(problem.with("current", current).with_header(header::ETAG, tag))
+}
+
+/// An entity tag of a row's tag.
+fn tag_text(tag: u128) -> String {
+    format!("\"{tag:032x}\"")
+}
+
+/// `None`: no row has such an entity tag.
+fn parse_tag(text: &str) -> Option<u128> {
+    let digits = text.strip_prefix('"')?.strip_suffix('"').filter(|digits| digits.len() == 32)?;
+    let tag = u128::from_str_radix(digits, 16).ok()?;
+    (tag_text(tag) == text).then_some(tag)
+}
+
 fn bad_key(why: &str) -> Problem {
     Problem::bad_parameter("key", why)
 }
@@ -240,7 +303,7 @@ fn empty(status: StatusCode) -> Response<DoorBody> {
 fn current(page: &PageOfRows, row: &[Option<bytes::Bytes>]) -> Value {
     let mut shown: Value = serde_json::from_str(&page.json(row)).unwrap_or_default();
     if let Some(columns) = shown.as_object_mut() {
-        columns.remove("[applied]");
+        columns.remove(APPLIED);
     }
     shown
 }
