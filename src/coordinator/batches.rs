@@ -4,7 +4,9 @@
 //! own in a table that the nodes keep for themselves ([`log_table`]). When its rows are written, the
 //! record is deleted. Whoever coordinates may stop anywhere in between: the replicas of the record
 //! find it, and one of them writes what it says ([`resume`]). The rows have had their stamps since
-//! before they were put on record, so to write them twice changes nothing more.
+//! before they were put on record, so to write them twice changes nothing more. (It would, if they had
+//! been deleted and purged in between: a batch on record that is old keeps tombstones of rows on the
+//! disks, see [`left_behind`].)
 //!
 //! This is atomicity and no isolation: a reader may see the rows of one partition before those of
 //! another, as with Cassandra's logged batches.
@@ -25,8 +27,8 @@ use crate::coordinator::{
     read, write,
 };
 use crate::meta::{Table, TableName};
-use crate::record;
-use crate::types::{Consistency, Key, TableId};
+use crate::record::Record;
+use crate::types::{Consistency, Key, OpId, TableId, WallMicros};
 
 /// The form of a record.
 const FORMAT: u8 = 1;
@@ -38,6 +40,15 @@ const MAX_BYTES: usize = 1 << 20;
 #[must_use]
 pub fn log_table() -> TableName {
     TableName::system("batches")
+}
+
+/// Whether a batch under `key` was put on record so long ago that rows of it may have been deleted
+/// for a table's `grace`: half of that, as clocks are apart.
+#[must_use]
+pub(crate) fn left_behind(key: &Key, now: WallMicros, grace: Duration) -> bool {
+    let id = key.as_bytes().first_chunk().map(|bytes| OpId(u128::from_be_bytes(*bytes)));
+    let made = id.map_or(0, OpId::unix_millis);
+    u128::from((now.0 / 1_000).saturating_sub(made)) >= grace.as_millis() / 2
 }
 
 /// A batch on record.
@@ -53,7 +64,7 @@ struct Part {
 
 /// Writes a batch for a client.
 pub(super) async fn write(inner: &Arc<Inner>, op: BatchOp) -> Result<(), BatchError> {
-    let kept = Kept(op.parts.iter().map(|(table, rows)| part(table, rows)).collect());
+    let kept = Kept(op.parts.iter().map(|(table, rows)| part(inner, table, rows)).collect());
     check(inner, &op, &kept).map_err(BatchError::NotKept)?;
     let key = inner.new_op_id(None).0.to_be_bytes();
     let key = Key::new(key.to_vec()).map_err(|error| OpError::Invalid(error.to_string()));
@@ -84,11 +95,8 @@ pub(super) async fn write(inner: &Arc<Inner>, op: BatchOp) -> Result<(), BatchEr
     Ok(())
 }
 
-fn part(table: &Arc<Table>, rows: &[(Key, record::Record)]) -> Part {
-    let stored = |(key, record): &(Key, record::Record)| {
-        (key.clone(), record.encode(&record::address(table.id, key)))
-    };
-    Part { table: table.id, rows: rows.iter().map(stored).collect() }
+fn part(inner: &Inner, table: &Table, rows: &[(Key, Record)]) -> Part {
+    Part { table: table.id, rows: rows::stored(inner, table, rows) }
 }
 
 /// Nothing is put on record of what cannot be done now.
@@ -151,9 +159,10 @@ async fn spread(
         started: inner.env.mono(),
         timeout,
         holder: None,
+        generation: None,
         receipts: None,
     };
-    rows::spread_all(inner, &written).await
+    rows::spread_all(inner, written).await
 }
 
 /// Writes what stands on record under `key` to quorums, and deletes the record. `false`: it is

@@ -45,6 +45,7 @@ use crate::ring::token_in;
 use crate::types::{Key, NodeId, OpId};
 
 pub use crate::types::PartitionDigest;
+pub(crate) use batches::left_behind;
 pub use batches::log_table;
 pub use count::{CountOp, CountRow};
 pub use failure::Cause;

@@ -65,19 +65,9 @@ pub(super) async fn write(
     if op.rows.is_empty() {
         return Ok(());
     }
-    let now = inner.env.wall();
-    let stored = |(key, record): &(Key, Record)| {
-        let address = record::address(op.table.id, key);
-        let deleting = record.row().filter(|row| row.deletes()).map(|_| {
-            let mut record = record.clone();
-            record.date_deletions(now);
-            record
-        });
-        (key.clone(), deleting.as_ref().unwrap_or(record).encode(&address))
-    };
     let written = Written {
         table: op.table.clone(),
-        rows: op.rows.iter().map(stored).collect(),
+        rows: stored(inner, &op.table, &op.rows),
         level: op.level,
         started: inner.env.mono(),
         timeout: op.timeout,
@@ -86,6 +76,21 @@ pub(super) async fn write(
         receipts,
     };
     spread_all(inner, written).await
+}
+
+/// Rows as they are stored, with the time of their deletions.
+pub(super) fn stored(inner: &Inner, table: &Table, rows: &[(Key, Record)]) -> Vec<(Key, Bytes)> {
+    let now = inner.env.wall();
+    let stored = |(key, record): &(Key, Record)| {
+        let address = record::address(table.id, key);
+        let deleting = record.row().filter(|row| row.deletes()).map(|_| {
+            let mut record = record.clone();
+            record.date_deletions(now);
+            record
+        });
+        (key.clone(), deleting.as_ref().unwrap_or(record).encode(&address))
+    };
+    rows.iter().map(stored).collect()
 }
 
 /// Rows of one partition on their way to all replicas, as stored.

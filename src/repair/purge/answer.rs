@@ -1,14 +1,19 @@
 //! The side that is asked.
 
-use crate::meta::ClusterState;
+use crate::coordinator::{left_behind, log_table};
+use crate::meta::{ClusterState, Table};
 use crate::net::purge::{MAX_SET_ROWS, PurgeAction, PurgeAnswer, PurgeRequest, PurgeSet};
 use crate::net::{Refusal, Response};
+use crate::repair::purge::rounds::grace_of;
 use crate::repair::purge::{Purge, within};
 use crate::replica::{NotRemoved, Removal, TreeId};
 use crate::types::{Generation, Mono, NodeId};
 
 /// Purges that one answer tells of: at most some hundred KiB each.
 const MAX_SETS: usize = 4;
+
+/// Records of batches of one look.
+const MAX_BATCHES: usize = 4_096;
 
 impl Purge {
     /// Answers `from`'s question or order about a partition.
@@ -23,13 +28,17 @@ impl Purge {
         deadline: Mono,
     ) -> Result<Response, Refusal> {
         let epoch = state.epoch();
-        if state.table(request.table).is_none() {
+        let Some(table) = state.table(request.table) else {
             return Err(Refusal::NoSuchTable { epoch });
-        }
+        };
         let id = (request.table, request.partition);
         if let PurgeAction::Pending { keys } = &request.what {
             bounded(keys.len())?;
-            return Ok(Response::Purge(PurgeAnswer::Not(self.pending(id, keys))));
+            let not = match table.rows.is_some() && self.has_old_batches(state, table).await? {
+                true => (0..keys.len()).map(|at| at as u16).collect(),
+                false => self.pending(id, keys),
+            };
+            return Ok(Response::Purge(PurgeAnswer::Not(not)));
         }
         if !self.replicas(state, id).contains(&self.me()) {
             return Err(Refusal::NotReplica { epoch });
@@ -48,6 +57,27 @@ impl Purge {
             }
         };
         Ok(Response::Purge(answer))
+    }
+
+    /// Whether a logged batch is on record here which, were it gone on with now, might write rows that
+    /// have been deleted for the table's grace time.
+    async fn has_old_batches(&self, state: &ClusterState, table: &Table) -> Result<bool, Refusal> {
+        let Some(log) = state.table_named(&log_table()) else { return Ok(false) };
+        let (log, now, grace) = (log.id, self.env.wall(), grace_of(table));
+        let mut after = None;
+        loop {
+            let (replica, from) = (self.replica.clone(), after.take());
+            let look = move || replica.batches(log, from.as_ref(), MAX_BATCHES, now);
+            let Some(page) = self.env.blocking("batches", look).await else { return Ok(true) };
+            let page = page.map_err(|error| within(&error))?;
+            if page.keys.iter().any(|key| left_behind(key, now, grace)) {
+                return Ok(true);
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(false),
+            }
+        }
     }
 
     /// The places of the keys for which this node keeps something for another one.

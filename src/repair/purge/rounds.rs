@@ -66,7 +66,7 @@ pub(super) async fn run(purge: Arc<Purge>) {
 }
 
 /// The grace time of a table: of rows what CQL calls `gc_grace_seconds`.
-fn grace_of(table: &Table) -> Duration {
+pub(super) fn grace_of(table: &Table) -> Duration {
     let given = table.rows.as_ref().and_then(|schema| schema.options.get("gc_grace_seconds"));
     let given = given.and_then(|text| text.parse().ok());
     Duration::from_secs(given.unwrap_or(table.settings.grace_s))
