@@ -374,7 +374,8 @@ async fn rule06_a_row_under_way_is_found_by_what_readers_see_of_it() {
             Cell { stamp: v.into(), content: Content::Value { bytes, expiry: None } },
         );
         let record = Record::of_row(row).encode(&record::address(table.id, &key));
-        let apply = ApplyRows { table: table.id, rows: vec![(key.clone(), record)] };
+        let rows = vec![(key.clone(), record)];
+        let apply = ApplyRows { table: table.id, rows, generation: Generation::default() };
         let (replica, table) = (alone.replica.clone(), table.clone());
         async move { replica.apply_rows(&table, token, apply).await }
     };
