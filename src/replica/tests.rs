@@ -401,14 +401,15 @@ async fn rule06_a_row_under_way_is_found_by_what_readers_see_of_it() {
     write(1).await.unwrap();
     assert_eq!((found(1), found(2)), (1, 0));
     alone.engine.hold_syncs(true);
-    let second = tokio::spawn(write(2));
+    let mut second = tokio_test::task::spawn(Box::pin(write(2)));
+    assert!(second.poll().is_pending());
     let entry = keys::index_row(table.id, term(2), token, &key);
     while alone.engine.rows.get(&entry).unwrap().is_none() {
         tokio::task::yield_now().await;
     }
     assert_eq!(found(1), 1, "what readers see has the first value still");
     alone.engine.hold_syncs(false);
-    second.await.unwrap().unwrap();
+    second.await.unwrap();
     assert_eq!((found(1), found(2)), (0, 1));
 }
 
