@@ -57,6 +57,9 @@ pub enum Act {
     Lose(usize),
 }
 
+/// What a voter's answer does to the proposer that asked.
+type Answer = Box<dyn FnOnce(&mut Proposer<Cards>) -> Step<Cards>>;
+
 /// How far a founder's attempt is.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 enum Attempt {
@@ -168,7 +171,7 @@ impl World {
         let by = voter(to, founder.lost);
         let vote = &mut founder.vote;
         let is_its = |founder: &Founder| matches!(&founder.attempt, Some(Attempt::Votes(p)) if p.ballot() == *ballot);
-        let answered: Box<dyn FnOnce(&mut Proposer<Cards>) -> Step<Cards>> = match mail {
+        let answered: Answer = match mail {
             Mail::Prepare(ballot) => match vote.on_prepare(*ballot).after_persist() {
                 PrepareReply::Promise { ballot, accepted } => {
                     Box::new(move |proposer| proposer.on_promise(by, ballot, accepted))
