@@ -3,9 +3,10 @@
 #   docker build -t henge .
 #   docker run --rm -p 127.0.0.1:8098:8098 -e HENGE_LISTEN_INSECURE=true -v henge:/data henge
 #
-# In a container the HTTP door has to listen on all of its addresses to be reached at all, and there
-# is no authentication yet: the node starts only with HENGE_LISTEN_INSECURE=true, by which you say
-# that strangers cannot reach it. Publish the port on 127.0.0.1, as above, or on a private network.
+# In a container the HTTP door has to listen on all of its addresses to be reached at all: the node
+# starts only with HENGE_AUTH_ENABLED=true (roles: see the README), or with HENGE_LISTEN_INSECURE=true,
+# by which you say that strangers cannot reach it. There is no TLS: publish the port on 127.0.0.1, as
+# above, or on a private network.
 #
 # Every setting has a variable (HENGE_SECTION_KEY, see config/henge.toml). Three nodes on one
 # private network, each told its name and how the others reach it:

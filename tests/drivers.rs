@@ -105,6 +105,38 @@ async fn cassandras_own_shell_works() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_python_driver_and_cassandras_own_shell_log_in() {
+    let cqlsh = "target/drivers/python/bin/cqlsh";
+    if !is_installed(cqlsh) {
+        return;
+    }
+    let _turn = TURN.lock().await;
+    let password = tempfile::NamedTempFile::new().expect("a temporary file");
+    std::fs::write(password.path(), "open sesame\n").expect("written");
+    let mut base = henge::config::Config::default();
+    base.auth.enabled = true;
+    base.auth.first_password_file = Some(password.path().display().to_string());
+    let cluster = TestCluster::start_with(1, &base).await;
+    let admin = henge::client::Credentials::new("admin", "open sesame");
+    let client = cluster.client().expect("an address").with_credentials(&admin);
+    let began = std::time::Instant::now();
+    while client.json("/v1/cluster").await.is_err() {
+        assert!(began.elapsed().as_secs() < 30, "no superuser: {}", cluster.log(0));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let output = Command::new(file("target/drivers/python/bin/python"))
+        .arg(file("tests/clients/roles.py"))
+        .arg(file(cqlsh))
+        .arg(cluster.layout().places[0].cql.to_string())
+        .env("PASSWORD", "open sesame")
+        .output()
+        .expect("the driver's program");
+    let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    assert!(output.status.success() && said.ends_with("OK\n"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_node_driver_works() {
     if !is_installed("target/drivers/node/installed") {
         return;

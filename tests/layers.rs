@@ -118,6 +118,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "cluster",
             "config",
             "coordinator",
+            "cql",
             "env",
             "gossip",
             "meta",

@@ -12,9 +12,10 @@ use super::demo::DemoArgs;
 use super::dev::DevArgs;
 use super::exit::{EXIT_CODES, Failure};
 use super::locks::{ElectArgs, LeaseArgs, LockArgs};
+use super::login::LoginArgs;
 use super::start::StartArgs;
 use super::transfer::{ExportArgs, ImportArgs, VerifyArgs};
-use crate::client::{Client, DEFAULT_NODE, NODES_VARIABLE, ReadOptions, WriteOptions};
+use crate::client::{Client, Credentials, DEFAULT_NODE, NODES_VARIABLE, ReadOptions, WriteOptions};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,12 +62,23 @@ pub struct ClientArgs {
     /// Print JSON instead of tables.
     #[arg(long, global = true)]
     pub json: bool,
+    #[command(flatten)]
+    pub login: LoginArgs,
 }
 
 impl ClientArgs {
     /// A client of those nodes.
     pub fn client(&self) -> Result<Client, Failure> {
-        Client::new(&self.nodes).map_err(|error| Failure::read(&error))
+        self.client_as(self.login.credentials()?.as_ref())
+    }
+
+    /// A client of those nodes that says who it is.
+    pub fn client_as(&self, credentials: Option<&Credentials>) -> Result<Client, Failure> {
+        let client = Client::new(&self.nodes).map_err(|error| Failure::read(&error))?;
+        Ok(match credentials {
+            Some(credentials) => client.with_credentials(credentials),
+            None => client,
+        })
     }
 }
 

@@ -19,9 +19,11 @@ use super::exit::{Exit, Failure};
 use super::local::{Layout, node_config};
 use super::{nodes, output};
 use crate::client::{
-    BucketSettings, Call, Client, ClientError, FoundValue, ReadOptions, WriteOptions,
+    BucketSettings, Call, Client, ClientError, Credentials, FoundValue, ReadOptions, WriteOptions,
 };
 use crate::config::Config;
+use crate::cql::roles::Secret;
+use crate::node::superuser;
 use crate::telemetry::{self, LogFormat};
 
 /// How long the cluster may take to be ready.
@@ -29,6 +31,9 @@ const READY: Duration = Duration::from_secs(30);
 
 /// The file in the data directory that remembers the addresses.
 const LAYOUT_FILE: &str = "dev.json";
+
+/// The file in the data directory with the superuser's first password.
+const PASSWORD_FILE: &str = "first-password";
 
 /// Arguments of `henge dev`.
 #[derive(Debug, Args)]
@@ -44,6 +49,9 @@ pub struct DevArgs {
     /// Keep nothing (what happens without --data, too).
     #[arg(long)]
     pub ephemeral: bool,
+    /// Ask clients who they are: a superuser is made, and its password shown.
+    #[arg(long)]
+    pub auth: bool,
     /// What the nodes log to stderr: error, warn, info, debug, trace, or filter directives.
     #[arg(long, value_name = "LEVEL", default_value = "warn")]
     pub log: String,
@@ -58,7 +66,8 @@ pub fn dev(client: &ClientArgs, args: &DevArgs) -> Result<(), Failure> {
     let began = Instant::now();
     let data = Data::open(args)?;
     let layout = layout(args, &data)?;
-    match nodes::block_on(run(client.json, &data, &layout, began))? {
+    let password = password(args, &data)?;
+    match nodes::block_on(run(client.json, &data, &layout, password, began))? {
         End::Asked => Ok(()),
         End::Anew => {
             drop(data);
@@ -67,8 +76,18 @@ pub fn dev(client: &ClientArgs, args: &DevArgs) -> Result<(), Failure> {
     }
 }
 
-async fn run(json: bool, data: &Data, layout: &Layout, began: Instant) -> Result<End, Failure> {
+async fn run(
+    json: bool,
+    data: &Data,
+    layout: &Layout,
+    password: Option<String>,
+    began: Instant,
+) -> Result<End, Failure> {
     let mut base = Config::default();
+    base.auth.enabled = password.is_some();
+    base.auth.first_password_file =
+        password.as_ref().map(|_| shown(&data.path.join(PASSWORD_FILE)));
+    let role = password.map(|password| Credentials::new(base.auth.superuser.clone(), password));
     base.cluster.name = "dev".to_owned();
     base.storage.cache_mb = 64;
     let starting = (0..layout.places.len())
@@ -79,7 +98,7 @@ async fn run(json: bool, data: &Data, layout: &Layout, began: Instant) -> Result
         biased;
         stopped = nodes::asked_to_stop() => stopped.map(|_| End::Asked),
         trouble = first_trouble(&running) => trouble,
-        never = serve(json, data, layout, began) => never.map(|()| End::Asked),
+        never = serve(json, data, layout, role, began) => never.map(|()| End::Asked),
     };
     if matches!(end, Ok(End::Asked)) {
         output::note("stopping");
@@ -118,21 +137,49 @@ async fn first_trouble(running: &[nodes::RunningNode]) -> Result<End, Failure> {
 }
 
 /// Waits for the cluster, says so, and then waits for ever.
-async fn serve(json: bool, data: &Data, layout: &Layout, began: Instant) -> Result<(), Failure> {
-    wait_ready(layout, began).await?;
+async fn serve(
+    json: bool,
+    data: &Data,
+    layout: &Layout,
+    role: Option<Credentials>,
+    began: Instant,
+) -> Result<(), Failure> {
+    wait_ready(layout, role.as_ref(), began).await?;
     if json {
         output::json(&serde_json::json!({ "nodes": layout.urls(), "data": data.path }))?;
     } else {
         print_nodes(data, layout, began.elapsed())?;
-        show_it_working(layout).await?;
-        print_tour(data, layout)?;
+        show_it_working(layout, role.as_ref()).await?;
+        print_tour(data, layout, role.as_ref())?;
     }
     std::future::pending().await
 }
 
-async fn wait_ready(layout: &Layout, began: Instant) -> Result<(), Failure> {
-    let client = Client::new(layout.urls()).map_err(|error| Failure::read(&error))?;
-    let ready = Call::new(Method::GET, "/readyz");
+/// A client of some nodes that says who it is, if they ask.
+fn client_of(urls: &[String], role: Option<&Credentials>) -> Result<Client, Failure> {
+    let client = Client::new(urls).map_err(|error| Failure::read(&error))?;
+    Ok(match role {
+        Some(role) => client.with_credentials(role),
+        None => client,
+    })
+}
+
+async fn wait_ready(
+    layout: &Layout,
+    role: Option<&Credentials>,
+    began: Instant,
+) -> Result<(), Failure> {
+    let client = client_of(&layout.urls(), role)?;
+    // Anybody may ask whether a node is ready; that somebody is let in, whoever is.
+    let path = if role.is_some() { "/v1/cluster" } else { "/readyz" };
+    for path in ["/readyz", path] {
+        wait_for(&client, path, began).await?;
+    }
+    Ok(())
+}
+
+async fn wait_for(client: &Client, path: &str, began: Instant) -> Result<(), Failure> {
+    let ready = Call::new(Method::GET, path);
     for node in client.nodes() {
         loop {
             let why = match node.send(&ready, Duration::from_secs(2)).await {
@@ -179,6 +226,24 @@ impl Drop for Data {
     }
 }
 
+/// The superuser's first password, if clients are to be asked: the one in the data directory, or a
+/// random one, which is there afterwards.
+fn password(args: &DevArgs, data: &Data) -> Result<Option<String>, Failure> {
+    if !args.auth {
+        return Ok(None);
+    }
+    let path = data.path.join(PASSWORD_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().next().map(str::to_owned)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let password = Secret(uuid::Uuid::new_v4().simple().to_string());
+            superuser::write_secret(&path, &password)?;
+            Ok(Some(password.0))
+        }
+        Err(error) => Err(Failure::usage(format!("{}: {error}", path.display()))),
+    }
+}
+
 /// The addresses that the data directory remembers, or fresh ones, which it then remembers.
 fn layout(args: &DevArgs, data: &Data) -> Result<Layout, Failure> {
     let file = data.path.join(LAYOUT_FILE);
@@ -213,11 +278,10 @@ fn layout(args: &DevArgs, data: &Data) -> Result<Layout, Failure> {
 const CHECK_BUCKET: &str = "henge_self_check";
 
 /// Writes through the first node, reads through the last one, and says what came of it.
-async fn show_it_working(layout: &Layout) -> Result<(), Failure> {
+async fn show_it_working(layout: &Layout, role: Option<&Credentials>) -> Result<(), Failure> {
     let urls = layout.urls();
     let client = |url: &String| {
-        let client = Client::new([url]).map_err(|error| Failure::read(&error))?;
-        Ok::<_, Failure>(client.with_patience(READY))
+        Ok::<_, Failure>(client_of(std::slice::from_ref(url), role)?.with_patience(READY))
     };
     let (first, last) = (client(&urls[0])?, client(&urls[urls.len() - 1])?);
     let failed = |error: ClientError| Failure::read(&error);
@@ -277,7 +341,7 @@ fn print_nodes(data: &Data, layout: &Layout, time: Duration) -> Result<(), Failu
     output::print(&table)
 }
 
-fn print_tour(data: &Data, layout: &Layout) -> Result<(), Failure> {
+fn print_tour(data: &Data, layout: &Layout, role: Option<&Credentials>) -> Result<(), Failure> {
     let urls = layout.urls();
     let (first, last) = (&urls[0], &urls[urls.len() - 1]);
     let option = if first == crate::client::DEFAULT_NODE {
@@ -285,6 +349,15 @@ fn print_tour(data: &Data, layout: &Layout) -> Result<(), Failure> {
     } else {
         format!("  export {}={first}\n", crate::client::NODES_VARIABLE)
     };
+    let option = match role {
+        Some(role) => format!(
+            "{option}  export HENGE_USER={} HENGE_PASSWORD=$(cat {})\n",
+            role.name(),
+            shown(&data.path.join(PASSWORD_FILE))
+        ),
+        None => option,
+    };
+    let curl = if role.is_some() { "curl -u $HENGE_USER:$HENGE_PASSWORD" } else { "curl" };
     let ending = if data.kept { "the data stays" } else { "and forgets everything" };
     output::line(format!(
         "
@@ -295,8 +368,8 @@ Try, in another terminal:
   henge where fruit apple
   henge status
 or with curl, writing through one node and reading through another:
-  curl -i -X PUT {first}/v1/kv/fruit/pear --data green
-  curl -i {last}/v1/kv/fruit/pear
+  {curl} -i -X PUT {first}/v1/kv/fruit/pear --data green
+  {curl} -i {last}/v1/kv/fruit/pear
 The API, readable: {first}/docs
 
 Ctrl-C stops the cluster ({ending})."

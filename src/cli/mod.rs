@@ -14,6 +14,7 @@ mod exit;
 mod kv;
 pub mod local;
 mod locks;
+mod login;
 mod nodes;
 mod output;
 mod start;

@@ -12,6 +12,7 @@
 //! Writes made here carry an operation id unless told otherwise, and a repeat carries the same.
 
 mod cql;
+mod credentials;
 mod error;
 mod kv;
 mod locks;
@@ -22,9 +23,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub use cql::{
-    CqlAnswer, CqlAsk, CqlColumn, CqlConnection, CqlFailure, CqlPage, CqlPipe, CqlPrepared,
-    CqlReply, CqlResult, CqlRow, CqlRows, PreparedId,
+    BAD_CREDENTIALS, CqlAnswer, CqlAsk, CqlColumn, CqlConnection, CqlFailure, CqlPage, CqlPipe,
+    CqlPrepared, CqlReply, CqlResult, CqlRow, CqlRows, PreparedId,
 };
+pub use credentials::Credentials;
 pub use error::{ClientError, Outcome, Problem};
 pub use kv::{
     BucketSettings, Encoding, Found, FoundValue, KeyEntry, KeyPage, ListOptions, OpMode,
@@ -93,6 +95,14 @@ impl Client {
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// The client that says who it is, on nodes that ask.
+    #[must_use]
+    pub fn with_credentials(mut self, credentials: &Credentials) -> Self {
+        let nodes = self.nodes.iter().map(|node| node.as_role(credentials));
+        self.nodes = nodes.collect();
         self
     }
 

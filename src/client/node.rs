@@ -12,11 +12,12 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::HOST;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::credentials::Credentials;
 use super::error::{ClientError, Problem};
 
 /// How long connecting may take.
@@ -56,7 +57,7 @@ impl Call {
     /// # Errors
     /// [`ClientError::Invalid`] if `value` cannot stand in a header.
     pub fn header(mut self, name: &'static str, value: &str) -> Result<Self, ClientError> {
-        let value = hyper::header::HeaderValue::from_str(value).map_err(|_| {
+        let value = HeaderValue::from_str(value).map_err(|_| {
             ClientError::Invalid(format!("the value of {name} cannot stand in an HTTP header"))
         })?;
         self.headers.append(name, value);
@@ -116,6 +117,8 @@ impl Reply {
 #[derive(Debug)]
 pub struct Node {
     authority: String,
+    /// Who calls, if the node is to know.
+    authorization: Option<HeaderValue>,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
     born: Instant,
     /// Milliseconds after `born` until which this node is tried last.
@@ -148,10 +151,23 @@ impl Node {
             .ok_or_else(|| invalid("use http://host:port"))?;
         Ok(Self {
             authority,
+            authorization: None,
             idle: Mutex::default(),
             born: Instant::now(),
             avoid_until_ms: AtomicU64::new(0),
         })
+    }
+
+    /// The same node, for calls of a role.
+    #[must_use]
+    pub fn as_role(&self, credentials: &Credentials) -> Self {
+        Self {
+            authority: self.authority.clone(),
+            authorization: credentials.header(),
+            idle: Mutex::default(),
+            born: Instant::now(),
+            avoid_until_ms: AtomicU64::new(0),
+        }
     }
 
     /// `host:port`.
@@ -240,6 +256,9 @@ impl Node {
             .header(HOST, &self.authority)
             .body(Full::new(call.body.clone()))
             .map_err(|error| ClientError::Invalid(format!("{}: {error}", call.target)))?;
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(AUTHORIZATION, authorization.clone());
+        }
         request.headers_mut().extend(call.headers.clone());
         Ok(request)
     }

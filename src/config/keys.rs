@@ -60,6 +60,7 @@ pub(super) const SECTIONS: &[(&str, &str)] = &[
     ("cluster", "What all nodes of the cluster agree on."),
     ("topology", "Where this node stands, so that copies are spread over what fails apart."),
     ("listen", "Where this node can be reached."),
+    ("auth", "Who may use the cluster, and what each may do: see \"Roles\" in the README."),
     ("storage", "How data is kept."),
     ("hints", "What is kept for nodes that missed a write, until they are back."),
     ("limits", "Bounds on what clients and peers can make this node hold. Beyond them it refuses."),
@@ -206,7 +207,7 @@ pub const KEYS: &[KeySpec] = &[
         any,
         [
             "Address and port for HTTP clients.",
-            "Danger: beyond loopback anyone who reaches it can read and write: see insecure.",
+            "Danger: beyond loopback anyone who reaches it can read and write: see auth, insecure.",
         ]
     ),
     key!(
@@ -225,7 +226,7 @@ pub const KEYS: &[KeySpec] = &[
         [
             "Address and port for CQL drivers. Some take the port of the first node for all others:",
             "give the nodes of one machine the same port, each on an address of its own.",
-            "Danger: beyond loopback anyone who reaches it can read and write: see insecure.",
+            "Danger: beyond loopback anyone who reaches it can read and write: see auth, insecure.",
         ]
     ),
     key!(
@@ -251,8 +252,29 @@ pub const KEYS: &[KeySpec] = &[
         Node,
         any,
         [
-            "Consent to listen beyond this machine although there is no authentication yet.",
+            "Consent to listen beyond this machine without authentication: of clients (see auth) or",
+            "of the other nodes, of which there is none yet.",
             "Danger: set it only where a firewall or a private network keeps strangers out.",
+        ]
+    ),
+    key!(
+        auth.enabled,
+        Advised,
+        any,
+        [
+            "Ask clients who they are, over HTTP and CQL alike, and let each do what its role may.",
+            "The first superuser is made when this is true for the first time.",
+            "Danger: a node on which it is false lets everybody do everything.",
+        ]
+    ),
+    key!(auth.superuser, Advised, |v: &String| name(v), ["The name of the first superuser."]),
+    key!(
+        auth.first_password_file,
+        Node,
+        any,
+        [
+            "A file whose first line is the first superuser's first password. Empty: a random one,",
+            "written to first-password in node.data_dir, for its owner to read. Used once.",
         ]
     ),
     key!(

@@ -15,8 +15,14 @@ use super::value::Raw;
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Variables that begin with `HENGE_` and are no settings of a node.
-const OTHER_VARIABLES: [&str; 4] =
-    ["HENGE_PLANT", "HENGE_NODES", "HENGE_CONFIG", "HENGE_CLOCK_FILE"];
+const OTHER_VARIABLES: [&str; 6] = [
+    "HENGE_PLANT",
+    "HENGE_NODES",
+    "HENGE_CONFIG",
+    "HENGE_CLOCK_FILE",
+    "HENGE_USER",
+    "HENGE_PASSWORD",
+];
 
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -248,14 +254,24 @@ impl Reader {
         let listen = self.config.listen.clone();
         let doors = [("http", listen.http), ("peer", listen.peer), ("cql", listen.cql)];
         for (key, address) in doors {
-            if !address.ip().is_loopback() && !listen.insecure {
+            let asks = self.config.auth.enabled && key != "peer";
+            if !address.ip().is_loopback() && !listen.insecure && !asks {
+                let (who, cure) = match key {
+                    "peer" => ("nodes do not ask each other who they are yet", ""),
+                    _ => ("nobody is asked who it is", "auth.enabled = true, or "),
+                };
                 let message = format!(
-                    "listen.{key}: {address} can be reached from other machines and there is no \
-                     authentication yet: use a loopback address such as {}, or set \
-                     listen.insecure = true where a firewall keeps strangers out",
+                    "listen.{key}: {address} can be reached from other machines and {who}: use a \
+                     loopback address such as {}, or set {cure}listen.insecure = true where a \
+                     firewall keeps strangers out",
                     SocketAddr::from(([127, 0, 0, 1], address.port())),
                 );
                 self.problem(self.source("listen", key), message);
+            } else if !address.ip().is_loopback() && asks {
+                self.warnings.push(format!(
+                    "listen.{key}: passwords and data go over the network in the clear (there is \
+                     no TLS yet): let only a private network reach {address}"
+                ));
             }
         }
         for (index, (key, address)) in doors.iter().enumerate() {

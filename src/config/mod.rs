@@ -36,6 +36,8 @@ pub struct Config {
     pub topology: Topology,
     /// Where this node can be reached.
     pub listen: Listen,
+    /// Who may use it.
+    pub auth: Auth,
     /// How data is kept.
     pub storage: Storage,
     /// What is kept for nodes that missed a write.
@@ -115,6 +117,17 @@ pub struct Listen {
     pub advertise_http: Option<String>,
     /// Consent to listen beyond this machine without authentication.
     pub insecure: bool,
+}
+
+/// `[auth]`: who may use the cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Auth {
+    /// Ask clients who they are, and let them do what their role may.
+    pub enabled: bool,
+    /// The first superuser.
+    pub superuser: String,
+    /// The file with its first password; `None`: a random one in the data directory.
+    pub first_password_file: Option<String>,
 }
 
 /// A storage engine.
@@ -238,6 +251,7 @@ impl Default for Config {
                 advertise_http: None,
                 insecure: false,
             },
+            auth: Auth { enabled: false, superuser: "admin".to_owned(), first_password_file: None },
             storage: Storage {
                 engine: EngineKind::Sled,
                 cache_mb: 128,

@@ -125,6 +125,12 @@ fn listening_beyond_this_machine_needs_consent() {
     assert!(problems[0].message.contains("listen.insecure = true"), "{problems:?}");
     assert!(parse(&format!("{open}insecure = true\n")).is_ok());
     assert!(parse("[listen]\nhttp = \"[::1]:8098\"\n").is_ok());
+    let asks = "[auth]\nenabled = true\n";
+    let loaded = parse_with(&format!("{open}{asks}"), &[]).unwrap();
+    assert!(loaded.warnings[0].contains("no TLS"), "{:?}", loaded.warnings);
+    let peers = "peer = \"10.0.0.1:7000\"\nadvertise_address = \"127.0.0.1:7000\"\n";
+    let problems = parse(&format!("{open}{peers}{asks}")).unwrap_err();
+    assert!(problems[0].message.starts_with("listen.peer"), "clients are asked, nodes are not");
 }
 
 #[test]

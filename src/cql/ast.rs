@@ -1,6 +1,7 @@
 //! The syntax tree. Printed, it is a statement that parses to the same tree.
 
 use crate::cql::index::IndexPart;
+use crate::cql::roles::{Permissions, Resource, Secret};
 use crate::cql::types::RawType;
 
 /// A table's name, with its keyspace if that was written.
@@ -333,6 +334,28 @@ pub enum Describe {
     Any(Name),
 }
 
+/// What is said of a role behind WITH.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs, reason = "the parts are what their names say")]
+pub struct RoleOptions {
+    pub password: Option<Secret>,
+    /// HASHED PASSWORD: what Cassandra keeps of a password.
+    pub hashed: Option<Secret>,
+    pub login: Option<bool>,
+    pub superuser: Option<bool>,
+    /// Why what was asked for cannot be.
+    pub refused: Option<&'static str>,
+}
+
+/// What a permission is granted on, as it is written.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum On {
+    /// A table, whose keyspace may be the one in use.
+    Table(Name),
+    /// Anything else.
+    Resource(Resource),
+}
+
 /// A statement.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the names are CQL's own")]
@@ -388,6 +411,51 @@ pub enum Statement {
         if_exists: bool,
     },
     Describe(Describe),
+    CreateRole {
+        name: String,
+        if_not_exists: bool,
+        options: RoleOptions,
+    },
+    AlterRole {
+        name: String,
+        if_exists: bool,
+        options: RoleOptions,
+    },
+    DropRole {
+        name: String,
+        if_exists: bool,
+    },
+    GrantRole {
+        role: String,
+        to: String,
+    },
+    RevokeRole {
+        role: String,
+        from: String,
+    },
+    Grant {
+        permissions: Permissions,
+        on: On,
+        to: String,
+    },
+    Revoke {
+        permissions: Permissions,
+        on: On,
+        from: String,
+    },
+    ListRoles {
+        of: Option<String>,
+        /// Also what those roles are members of.
+        recursive: bool,
+    },
+    ListUsers,
+    ListPermissions {
+        permissions: Permissions,
+        on: Option<On>,
+        of: Option<String>,
+        /// Also what is granted on a whole, or to a role that `of` is a member of.
+        recursive: bool,
+    },
     /// A statement of CQL that this server does not carry out: what it is, in a sentence.
     Refused(&'static str),
 }

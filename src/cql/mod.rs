@@ -22,6 +22,7 @@ pub mod order;
 mod parser;
 mod print;
 pub mod relations;
+pub mod roles;
 pub mod rows;
 pub mod schema;
 pub mod select;

@@ -4,6 +4,7 @@ use std::fmt::{self, Display, Formatter};
 
 use crate::cql::ast::*;
 use crate::cql::index::IndexPart;
+use crate::cql::roles::{Permissions, Resource, Secret};
 use crate::cql::types::quote;
 use crate::cql::value::{blob_text, uuid_text};
 
@@ -292,6 +293,54 @@ impl Display for CreateIndex {
     }
 }
 
+impl Display for On {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Table(name) => write!(f, "TABLE {name}"),
+            Self::Resource(Resource::AllKeyspaces) => f.write_str("ALL KEYSPACES"),
+            Self::Resource(Resource::Keyspace(name)) => write!(f, "KEYSPACE {}", quote(name)),
+            Self::Resource(Resource::Table(keyspace, table)) => {
+                write!(f, "TABLE {}.{}", quote(keyspace), quote(table))
+            }
+            Self::Resource(Resource::AllRoles) => f.write_str("ALL ROLES"),
+            Self::Resource(Resource::Role(name)) => write!(f, "ROLE {}", quote(name)),
+        }
+    }
+}
+
+fn permissions(all: Permissions) -> String {
+    if all == Permissions::every() {
+        return "ALL PERMISSIONS".to_owned();
+    }
+    join(&all.iter().collect::<Vec<_>>(), ", ")
+}
+
+fn of_role(of: &Option<String>) -> String {
+    of.as_ref().map(|role| format!(" OF {}", quote(role))).unwrap_or_default()
+}
+
+fn norecursive(recursive: bool) -> &'static str {
+    if recursive { "" } else { " NORECURSIVE" }
+}
+
+/// The whole statement: who shows it to others than its author masks it
+/// ([`crate::cql::roles::masked`]).
+fn role_options(options: &RoleOptions) -> Vec<String> {
+    let secret = |word: &str, secret: &Option<Secret>| {
+        secret.as_ref().map(|secret| format!("{word} = {}", text(&secret.0)))
+    };
+    let switch = |word: &str, on: Option<bool>| on.map(|on| format!("{word} = {on}"));
+    [
+        secret("PASSWORD", &options.password),
+        secret("HASHED PASSWORD", &options.hashed),
+        switch("LOGIN", options.login),
+        switch("SUPERUSER", options.superuser),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
 impl Display for Describe {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let keyspace = |f: &mut Formatter<'_>, name: &Option<String>| match name {
@@ -419,7 +468,39 @@ impl Display for Statement {
                 write!(f, "DROP INDEX {}{name}", exists(*if_exists))
             }
             Self::Describe(what) => write!(f, "DESCRIBE {what}"),
-            Self::Refused(_) => f.write_str("LIST ROLES"),
+            Self::CreateRole { name, if_not_exists, options } => {
+                write!(f, "CREATE ROLE {}{}", absent(*if_not_exists), quote(name))?;
+                with(f, &role_options(options))
+            }
+            Self::AlterRole { name, if_exists, options } => {
+                write!(f, "ALTER ROLE {}{}", exists(*if_exists), quote(name))?;
+                with(f, &role_options(options))
+            }
+            Self::DropRole { name, if_exists } => {
+                write!(f, "DROP ROLE {}{}", exists(*if_exists), quote(name))
+            }
+            Self::GrantRole { role, to } => write!(f, "GRANT {} TO {}", quote(role), quote(to)),
+            Self::RevokeRole { role, from } => {
+                write!(f, "REVOKE {} FROM {}", quote(role), quote(from))
+            }
+            Self::Grant { permissions: all, on, to } => {
+                write!(f, "GRANT {} ON {on} TO {}", permissions(*all), quote(to))
+            }
+            Self::Revoke { permissions: all, on, from } => {
+                write!(f, "REVOKE {} ON {on} FROM {}", permissions(*all), quote(from))
+            }
+            Self::ListRoles { of, recursive } => {
+                write!(f, "LIST ROLES{}{}", of_role(of), norecursive(*recursive))
+            }
+            Self::ListUsers => f.write_str("LIST USERS"),
+            Self::ListPermissions { permissions: all, on, of, recursive } => {
+                write!(f, "LIST {}", permissions(*all))?;
+                if let Some(on) = on {
+                    write!(f, " ON {on}")?;
+                }
+                write!(f, "{}{}", of_role(of), norecursive(*recursive))
+            }
+            Self::Refused(_) => f.write_str("CREATE TRIGGER"),
         }
     }
 }

@@ -66,6 +66,29 @@ fn statements_print_as_what_they_were_parsed_from() {
         "DROP INDEX IF EXISTS ks.i",
         "DESCRIBE ks.t",
         "DESCRIBE CLUSTER",
+        "CREATE ROLE IF NOT EXISTS r WITH PASSWORD = 'it''s' AND LOGIN = true AND SUPERUSER = false",
+        "CREATE ROLE 'A b' WITH HASHED PASSWORD = '$2a$x'",
+        "CREATE ROLE \"R\"",
+        "CREATE USER Bob WITH PASSWORD 'x' SUPERUSER",
+        "ALTER USER IF EXISTS bob NOSUPERUSER",
+        "ALTER ROLE r WITH ACCESS TO ALL DATACENTERS AND LOGIN = false",
+        "DROP ROLE IF EXISTS r;",
+        "DROP USER bob",
+        "GRANT staff TO eve",
+        "REVOKE staff FROM \"Eve\"",
+        "GRANT SELECT ON t TO r",
+        "GRANT SELECT PERMISSION, MODIFY ON TABLE ks.t TO r",
+        "GRANT ALL PERMISSIONS ON KEYSPACE ks TO r",
+        "GRANT ALL ON ALL KEYSPACES TO r",
+        "REVOKE CREATE ON ALL ROLES FROM r",
+        "REVOKE ALTER ON ROLE other FROM r",
+        "GRANT SELECT ON role TO r",
+        "LIST ROLES",
+        "LIST ROLES OF r NORECURSIVE",
+        "LIST USERS",
+        "LIST ALL PERMISSIONS",
+        "LIST SELECT ON ks.t OF r NORECURSIVE",
+        "LIST ALL PERMISSIONS ON ALL ROLES OF r",
     ] {
         same(text);
     }
@@ -111,8 +134,8 @@ fn what_is_not_carried_out_is_named() {
         "CREATE MATERIALIZED VIEW v AS SELECT * FROM t",
         "CREATE OR REPLACE FUNCTION f(a int) RETURNS int",
         "CREATE TRIGGER g ON t USING 'x'",
-        "CREATE ROLE r WITH PASSWORD = 'x'",
-        "GRANT SELECT ON t TO r",
+        "GRANT EXECUTE ON ALL FUNCTIONS TO r",
+        "LIST ALL PERMISSIONS ON ALL MBEANS",
     ] {
         let parsed = parse(text).unwrap_or_else(|error| panic!("{text}: {error}"));
         assert!(matches!(parsed.statement, Statement::Refused(_)), "{text}");

@@ -6,6 +6,7 @@
 
 use crate::cql::schema::Schema;
 use crate::meta::keyspace;
+use crate::meta::roles;
 use crate::meta::table::is_quoted_name;
 use crate::meta::{Command, Founder, NotDone, TableName, TableSettings};
 use crate::ring::Replication;
@@ -144,6 +145,7 @@ pub(super) fn check(command: &Command) -> Result<(), NotDone> {
                 _ => Ok(()),
             }
         }
+        Command::Role(change) => roles::check(change),
         Command::AlterKeyspace { .. }
         | Command::DropIndex { .. }
         | Command::Truncate { .. }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::cql::index::IndexPart;
 use crate::cql::schema::Schema;
 use crate::cql::types::UdtType;
-use crate::meta::{Keyspace, TableName, TableSettings};
+use crate::meta::{Keyspace, RoleChange, TableName, TableSettings};
 use crate::ring::Member;
 use crate::types::{ActorId, Addresses, Epoch, Incarnation, NodeId, TableId, VoterId};
 
@@ -167,6 +167,8 @@ pub enum Command {
         /// Its name.
         name: String,
     },
+    /// A change of who may log in, and what each may do.
+    Role(RoleChange),
 }
 
 /// A command with the id under which its proposer will look for it.
@@ -257,6 +259,31 @@ pub enum NotDone {
     /// No such index.
     #[error("there is no such index")]
     NoSuchIndex,
+    /// The role exists.
+    #[error("{0} already exists")]
+    RoleExists(String),
+    /// No such role.
+    #[error("{0} doesn't exist")]
+    NoSuchRole(String),
+    /// The membership would be one twice, or close a circle.
+    #[error("{name} is a member of {of}")]
+    IsMember {
+        /// The member.
+        name: String,
+        /// Of which role.
+        of: String,
+    },
+    /// There is no such membership.
+    #[error("{name} is not a member of {of}")]
+    NoMember {
+        /// Who is no member.
+        name: String,
+        /// Of which role.
+        of: String,
+    },
+    /// Nobody could ever change a role again.
+    #[error("{0} is the only superuser who can log in: make another one first")]
+    LastSuperuser(String),
 }
 
 /// What became of an entry when it was applied.

@@ -18,10 +18,12 @@ mod command;
 mod keyspace;
 #[cfg(test)]
 mod properties;
+mod roles;
 mod state;
 mod table;
 
 pub use command::{Command, Founder, LogEntry, NotDone, Verdict};
 pub use keyspace::Keyspace;
+pub use roles::{Role, RoleChange, Roles, is_hash};
 pub use state::{ClusterState, MemberState};
 pub use table::{ConflictMode, NameError, Table, TableName, TableSettings};

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use crate::binary;
-use crate::meta::{ClusterState, Command, ConflictMode, Founder, LogEntry, TableSettings, Verdict};
+use crate::cql::roles::{Permission, Permissions, Resource, Secret};
+use crate::meta::{
+    ClusterState, Command, ConflictMode, Founder, LogEntry, RoleChange, TableSettings, Verdict,
+};
 use crate::ring::Member;
 use crate::types::{ActorId, Addresses, Epoch, Incarnation, NodeId, TableId, VoterId};
 
@@ -68,7 +71,24 @@ fn command() -> impl Strategy<Value = Command> {
         Command::AlterTable { id: TableId(id), expected: Epoch(expected), settings }
     });
     let drop = (1u32..20).prop_map(|id| Command::DropTable { id: TableId(id) });
-    prop_oneof![1 => Just(found()), 5 => started, 3 => refilled, 6 => create, 3 => alter, 4 => drop]
+    let role = (0u8..5, prop::sample::select(vec!["a", "b", "c"]), any::<bool>()).prop_map(
+        |(what, name, flag)| {
+            let (name, of) = (name.to_owned(), if flag { "a" } else { "b" }.to_owned());
+            Command::Role(match what {
+                0 | 1 => RoleChange::Create {
+                    name,
+                    superuser: flag,
+                    login: true,
+                    password: None,
+                    by: Some(of),
+                },
+                2 => RoleChange::Drop { name },
+                3 => RoleChange::Join { name, of },
+                _ => RoleChange::Leave { name, of },
+            })
+        },
+    );
+    prop_oneof![4 => role, 1 => Just(found()), 5 => started, 3 => refilled, 6 => create, 3 => alter, 4 => drop]
 }
 
 fn unfounded() -> ClusterState {
@@ -83,6 +103,7 @@ fn content(state: &ClusterState) -> impl PartialEq + std::fmt::Debug + use<> {
         state.members().clone(),
         state.tables().clone(),
         state.ring().owners().to_vec(),
+        state.roles().clone(),
     )
 }
 
@@ -136,6 +157,13 @@ proptest! {
             let ring: Vec<NodeId> = state.ring().members().iter().map(|m| m.id).collect();
             let members: Vec<NodeId> = state.members().keys().copied().collect();
             prop_assert!(!state.is_founded() || ring == members);
+            for (name, role) in state.roles().iter() {
+                for group in &role.member_of {
+                    prop_assert!(state.roles().get(group).is_some(), "{group} is gone");
+                    let above = state.roles().all_of(group);
+                    prop_assert!(!above.contains_key(name), "a circle");
+                }
+            }
             for table in state.tables().values() {
                 prop_assert_eq!(state.table_named(&table.name).map(|t| t.id), Some(table.id));
             }
@@ -189,6 +217,32 @@ fn the_stored_form_of_every_command_is_what_it_was() {
         Command::AlterTable { id: TableId(4), expected: Epoch(9), settings },
         Command::DropTable { id: TableId(4) },
         Command::Nothing,
+        Command::Role(RoleChange::Create {
+            name: "a".to_owned(),
+            superuser: true,
+            login: true,
+            password: Some(Secret("$2a$".to_owned())),
+            by: Some("b".to_owned()),
+        }),
+        Command::Role(RoleChange::Alter {
+            name: "a".to_owned(),
+            superuser: None,
+            login: Some(false),
+            password: None,
+        }),
+        Command::Role(RoleChange::Drop { name: "a".to_owned() }),
+        Command::Role(RoleChange::Join { name: "a".to_owned(), of: "b".to_owned() }),
+        Command::Role(RoleChange::Leave { name: "a".to_owned(), of: "b".to_owned() }),
+        Command::Role(RoleChange::Grant {
+            name: "a".to_owned(),
+            permissions: Permissions::every(),
+            on: Resource::table("k", "t"),
+        }),
+        Command::Role(RoleChange::Revoke {
+            name: "a".to_owned(),
+            permissions: Permissions::of(&[Permission::Select]),
+            on: Resource::Role("b".to_owned()),
+        }),
     ];
     let digests: Vec<String> = commands
         .into_iter()
@@ -205,6 +259,13 @@ fn the_stored_form_of_every_command_is_what_it_was() {
         "28 4bb8e367d11b3eba",
         "12 17a0e00d2046c3e5",
         "11 a12e81760f2b2ede",
+        "25 738a546f26673573",
+        "18 4d9384f348b183b2",
+        "14 4d367a86c5cbc5cf",
+        "16 b44e8219c36d91c3",
+        "16 aa2ecdc7f7b157f5",
+        "20 ed288c6b5de2fda8",
+        "18 9425ab04162a4564",
     ];
     assert_eq!(digests, expected);
 }

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::cql::index::Index;
+use crate::cql::roles::Resource;
 use crate::cql::schema::Schema;
 use crate::cql::types::UdtType;
 use crate::meta::keyspace::MAX_KEYSPACES;
 use crate::meta::{
     Command, Founder, LogEntry, NotDone, Table, TableName, TableSettings, Verdict, bounds,
 };
-use crate::meta::{ConflictMode, Keyspace};
+use crate::meta::{ConflictMode, Keyspace, Roles};
 use crate::ring::{Member, RingSnapshot, claim};
 use crate::types::{ActorId, Addresses, Epoch, Incarnation, IndexId, NodeId, TableId, VoterId};
 
@@ -68,6 +69,7 @@ pub struct ClusterState {
     keyspaces: BTreeMap<String, Arc<Keyspace>>,
     /// The entry that changed keyspaces, types or tables of rows last.
     schema_version: Epoch,
+    roles: Arc<Roles>,
 }
 
 impl ClusterState {
@@ -91,6 +93,7 @@ impl ClusterState {
             names: BTreeMap::new(),
             keyspaces: BTreeMap::new(),
             schema_version: Epoch(0),
+            roles: Arc::default(),
         }
     }
 
@@ -210,6 +213,12 @@ impl ClusterState {
         self.schema_version
     }
 
+    /// Who may log in, and what each may do.
+    #[must_use]
+    pub fn roles(&self) -> &Roles {
+        &self.roles
+    }
+
     /// Applies the next entry. Deterministic: equal states and equal entries give equal results.
     pub fn apply(&mut self, entry: &LogEntry) -> Verdict {
         self.epoch = self.epoch.next();
@@ -231,7 +240,23 @@ impl ClusterState {
             Command::Refilled { node, actor } => self.refilled(*node, *actor),
             Command::CreateTable { name, settings } => self.create(name, settings, None),
             Command::AlterTable { id, expected, settings } => self.alter(*id, *expected, settings),
-            Command::DropTable { id } => self.drop_table(*id),
+            Command::DropTable { id } => {
+                let name = self.table(*id).map(|table| table.name.clone());
+                let verdict = self.drop_table(*id)?;
+                if let Some(TableName { keyspace, table }) = name {
+                    // A keyspace that a bucket made ends with its last table.
+                    let is_last = !self.names.contains_key(&keyspace);
+                    if is_last && !self.keyspaces.contains_key(&keyspace) {
+                        self.forget(&Resource::Keyspace(keyspace));
+                    } else {
+                        self.forget(&Resource::Table(keyspace, table));
+                    }
+                }
+                Ok(verdict)
+            }
+            Command::Role(change) => {
+                Arc::make_mut(&mut self.roles).apply(change, self.epoch).map(|()| Verdict::Done)
+            }
             Command::CreateKeyspace(_)
             | Command::AlterKeyspace { .. }
             | Command::DropKeyspace { .. }
@@ -389,6 +414,11 @@ impl ClusterState {
         Ok(Verdict::Done)
     }
 
+    /// Rights on what was dropped do not come back with another one of its name.
+    fn forget(&mut self, gone: &Resource) {
+        Arc::make_mut(&mut self.roles).forget(gone);
+    }
+
     fn drop_table(&mut self, id: TableId) -> Result<Verdict, NotDone> {
         let table = self.tables.remove(&id).ok_or(NotDone::NoSuchTable)?;
         self.schema_version = self.epoch;
@@ -498,6 +528,7 @@ mod schema {
         for id in ids {
             state.drop_table(id)?;
         }
+        state.forget(&Resource::Keyspace(name.to_owned()));
         Ok(Verdict::Done)
     }
 

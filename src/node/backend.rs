@@ -10,14 +10,19 @@ use crate::coordinator::{
     Fate, LeaseOp, LeaseOutcome, ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome,
     Told, Whereabouts, WriteOp, WriteOutcome,
 };
+use crate::cql::roles::Resource;
 use crate::env::BoxFuture;
 use crate::gossip::Liveness;
-use crate::meta::{ClusterState, Command, NotDone, Table, TableName, TableSettings, Verdict};
+use crate::meta::{
+    ClusterState, Command, NotDone, RoleChange, Table, TableName, TableSettings, Verdict,
+};
 use crate::net::Refusal;
 use crate::node::{Node, NodeStore};
 use crate::overload::{Busy, Place};
 use crate::repair::Apart;
 use crate::repair::purge::Blocked;
+use crate::server::Principal;
+use crate::server::auth::Gate;
 use crate::server::cql;
 use crate::server::http::backend::{
     Alteration, ApartView, Backend, BlockedView, ClusterView, Creation, HintsView, LoadView,
@@ -35,6 +40,7 @@ const MAX_APART_SHOWN: usize = 1_000;
 #[derive(Debug)]
 pub struct NodeBackend {
     node: Node,
+    gate: Gate,
     /// Sealed with the cluster's secret, which the founding fixes for ever.
     codec: OnceLock<ContextCodec>,
     /// Opens and seals nothing that counts: there is no table before the founding.
@@ -45,7 +51,14 @@ impl NodeBackend {
     /// `node` as a backend of doors.
     #[must_use]
     pub fn new(node: Node) -> Self {
-        Self { node, codec: OnceLock::new(), unfounded: ContextCodec::new([0; 32]) }
+        let (gate, unfounded) = (Gate::open(), ContextCodec::new([0; 32]));
+        Self { node, gate, codec: OnceLock::new(), unfounded }
+    }
+
+    /// The same, for those only whom `gate` lets in.
+    #[must_use]
+    pub fn with_gate(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 
     fn state(&self) -> Arc<ClusterState> {
@@ -237,6 +250,28 @@ impl Backend for NodeBackend {
         let mut tables: Vec<Arc<Table>> = buckets.cloned().collect();
         tables.sort_by(|a, b| a.name.cmp(&b.name));
         tables
+    }
+
+    fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    fn agreed(&self) -> Option<Arc<ClusterState>> {
+        Some(self.state())
+    }
+
+    fn own(&self, owner: Principal, name: TableName) -> BoxFuture<'_, Result<(), OpError>> {
+        Box::pin(async move {
+            let Some(role) = owner.name() else { return Ok(()) };
+            // It has all rights as it is.
+            if owner.is_superuser(&self.state()) {
+                return Ok(());
+            }
+            let on = Resource::Table(name.keyspace, name.table);
+            let (name, permissions) = (role.to_owned(), on.applicable());
+            let grant = RoleChange::Grant { name, permissions, on };
+            NodeBackend::append(self, Command::Role(grant)).await.map(drop)
+        })
     }
 
     fn cql(&self) -> Option<Arc<dyn cql::Store>> {

@@ -14,6 +14,7 @@ mod pressure;
 mod refill;
 pub mod run;
 mod service;
+pub mod superuser;
 mod sweep;
 #[cfg(all(test, feature = "sim"))]
 mod tests;

@@ -18,10 +18,12 @@ use crate::node::admission::NodeAdmission;
 use crate::node::backend::NodeBackend;
 use crate::node::cql::NodeStore;
 use crate::node::numbers;
+use crate::node::superuser::FirstRole;
 use crate::node::{Node, NodeSettings, Shedding, StartError};
 use crate::repair;
 use crate::repair::hints::HintSettings;
 use crate::replica::IdentityError;
+use crate::server::auth::Gate;
 use crate::server::cql::CqlService;
 use crate::server::cql::listen::CqlListener;
 use crate::server::http::listen::{LINGER, Listener};
@@ -181,15 +183,20 @@ pub async fn start(config: &Config, env: Env) -> Result<NodeProcess, RunError> {
     };
     let registry = Registry::new();
     numbers::register(&registry, &node, &transport);
+    let gate = if config.auth.enabled { Gate::closed(env.clone()) } else { Gate::open() };
+    if gate.is_closed() {
+        env.spawn("first-role", FirstRole::of(config).make(node.clone(), gate.clone()));
+    }
     let door = Door::new(
-        Arc::new(NodeBackend::new(node.clone())),
+        Arc::new(NodeBackend::new(node.clone()).with_gate(gate.clone())),
         env.clone(),
         HttpLimits::from(&config.limits),
         registry,
     );
     let (stop_http, stopping) = watch::channel(false);
     let (stopped, http_stopped) = watch::channel(false);
-    let service = Arc::new(CqlService::new(Arc::new(NodeStore::new(node.clone()))));
+    let store = Arc::new(NodeStore::new(node.clone()));
+    let service = Arc::new(CqlService::new(store).with_gate(gate));
     let (epochs, stop_cql) = (node.cluster().epochs(), stopping.clone());
     let memory = door.bodies().clone();
     env.spawn("cql", cql.serve(service, env.clone(), memory, epochs, stop_cql));

@@ -38,6 +38,7 @@ pub async fn bench(args: BenchArgs, json: bool) -> Result<(), Failure> {
         cursors: Vec::new(),
         read_first: false,
         level: None,
+        credentials: None,
     };
     measure(&job, loaded, json).await
 }

@@ -117,13 +117,14 @@ pub async fn bench(client: &ClientArgs, args: BenchArgs) -> Result<(), Failure> 
     if args.rate == Some(0) {
         return Err(Failure::usage("--rate must be at least 1"));
     }
+    let credentials = client.login.credentials()?;
     if !args.cql.is_empty() {
-        return rows::bench(args, json).await;
+        return rows::bench(args, credentials, json).await;
     }
     if !args.etcd.is_empty() {
         return etcd::bench(args, json).await;
     }
-    let client = client.client()?.with_patience(Duration::from_secs(10));
+    let client = client.client_as(credentials.as_ref())?.with_patience(Duration::from_secs(10));
     let siblings = prepare(&client, &args).await?;
     let keys = Keys::new(args.records, args.seed);
     let cursors = match args.workload {
@@ -137,6 +138,7 @@ pub async fn bench(client: &ClientArgs, args: BenchArgs) -> Result<(), Failure> 
         cursors,
         read_first: siblings,
         level: None,
+        credentials,
     };
     let loaded = args.workload.brings_its_own()
         || !args.reload && is_loaded(&client, &args, &job.keys).await?;

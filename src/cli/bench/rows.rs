@@ -8,7 +8,7 @@ use super::wire::Answer;
 use super::workload::{Keys, Workload};
 use super::{BenchArgs, measure};
 use crate::cli::exit::{Exit, Failure};
-use crate::client::{CqlConnection, CqlFailure, CqlPipe, CqlResult, PreparedId};
+use crate::client::{CqlConnection, CqlFailure, CqlPipe, CqlResult, Credentials, PreparedId};
 
 /// The protocol's code of "too much to do".
 const OVERLOADED: i32 = 0x1001;
@@ -16,7 +16,11 @@ const OVERLOADED: i32 = 0x1001;
 const KEYSPACE: &str = "bench";
 
 /// `henge bench --cql`.
-pub async fn bench(args: BenchArgs, json: bool) -> Result<(), Failure> {
+pub async fn bench(
+    args: BenchArgs,
+    credentials: Option<Credentials>,
+    json: bool,
+) -> Result<(), Failure> {
     let level = match args.level.as_deref().map(str::to_ascii_lowercase).as_deref() {
         None | Some("quorum") => 4,
         Some("one") => 1,
@@ -38,7 +42,8 @@ pub async fn bench(args: BenchArgs, json: bool) -> Result<(), Failure> {
         return Err(Failure::usage("over CQL --bucket is a table: a to z, 0 to 9 and _"));
     }
     let failed = |error: CqlFailure| Failure::new(Exit::Failure, error.to_string());
-    let mut client = CqlConnection::open(&args.cql[0]).await.map_err(failed)?;
+    let open = CqlConnection::open_as(&args.cql[0], credentials.as_ref());
+    let mut client = open.await.map_err(failed)?;
     let factor = args.replication_factor.unwrap_or(u32::try_from(args.cql.len()).unwrap_or(1));
     let table = format!("{KEYSPACE}.{}", args.bucket);
     for text in [
@@ -67,6 +72,7 @@ pub async fn bench(args: BenchArgs, json: bool) -> Result<(), Failure> {
         cursors: Vec::new(),
         read_first: false,
         level: Some(level),
+        credentials,
     };
     measure(&job, loaded, json).await
 }
@@ -92,8 +98,13 @@ fn other(error: CqlFailure) -> io::Error {
 
 impl Connection {
     /// Connects and prepares. `lwt`: inserts are conditional.
-    pub async fn open(authority: &str, table: &str, lwt: bool) -> io::Result<Self> {
-        let mut inner = CqlConnection::open(authority).await.map_err(other)?;
+    pub async fn open(
+        authority: &str,
+        credentials: Option<&Credentials>,
+        table: &str,
+        lwt: bool,
+    ) -> io::Result<Self> {
+        let mut inner = CqlConnection::open_as(authority, credentials).await.map_err(other)?;
         let select = inner.prepare(&select(table)).await.map_err(other)?;
         let condition = if lwt { " IF NOT EXISTS" } else { "" };
         let insert = format!("INSERT INTO {KEYSPACE}.{table} (k, v) VALUES (?, ?){condition}");

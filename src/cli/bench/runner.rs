@@ -23,7 +23,7 @@ use super::workload::{Keys, Kind};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::output;
 use crate::cli::transfer::grouped;
-use crate::client::encode_key;
+use crate::client::{Credentials, encode_key};
 
 /// How long one request may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -46,6 +46,8 @@ pub struct Job {
     pub read_first: bool,
     /// Over CQL: the protocol's number of the level. `None`: over HTTP.
     pub level: Option<u16>,
+    /// Who to be, on nodes that ask.
+    pub credentials: Option<Credentials>,
 }
 
 impl Job {
@@ -501,6 +503,9 @@ impl<'a> Client<'a> {
     /// Ends the request that was begun and sends it; `headers` is given for a write.
     async fn send(&mut self, want: Want, headers: Option<String>) -> std::io::Result<Answer> {
         self.request.extend_from_slice(b" HTTP/1.1\r\nhost: henge\r\n");
+        if let Some(credentials) = &self.shared.task.job.credentials {
+            write!(self.request, "authorization: {}\r\n", credentials.basic())?;
+        }
         if let Some(headers) = headers {
             self.request.extend_from_slice(headers.as_bytes());
             write!(self.request, "content-length: {}\r\n\r\n", self.value.len())?;
@@ -530,12 +535,13 @@ async fn open_rows(
     number: u32,
     attempts: &mut usize,
 ) -> std::io::Result<rows::Connection> {
-    let Job { args, authorities, .. } = &shared.task.job;
+    let Job { args, authorities, credentials, .. } = &shared.task.job;
     // Records that are loaded again are there already.
     let lwt = args.lwt && !shared.task.loading;
     let at = (number as usize + *attempts) % authorities.len();
     *attempts += 1;
-    let opened = rows::Connection::open(&authorities[at], &args.bucket, lwt);
+    let credentials = credentials.as_ref();
+    let opened = rows::Connection::open(&authorities[at], credentials, &args.bucket, lwt);
     tokio::time::timeout(PATIENCE, opened).await?
 }
 

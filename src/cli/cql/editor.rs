@@ -14,6 +14,7 @@ use rustyline::{CompletionType, Config, Context, Editor, Helper};
 
 use super::known::Known;
 use super::{complete, split};
+use crate::cql::roles::holds_password;
 
 /// Statements that are kept from one session to the next.
 const MAX_HISTORY: usize = 1_000;
@@ -93,7 +94,7 @@ impl LineEditor {
             .completion_type(CompletionType::List)
             .max_history_size(MAX_HISTORY)
             .map_err(shown)?
-            .auto_add_history(true)
+            .auto_add_history(false)
             .build();
         let mut inner: Editor<Help, FileHistory> = Editor::with_config(config).map_err(shown)?;
         inner.set_helper(Some(Help { known }));
@@ -111,7 +112,13 @@ impl LineEditor {
     /// The terminal is gone.
     pub fn read(&mut self, prompt: &str) -> Result<Typed, String> {
         match self.inner.readline(prompt) {
-            Ok(text) => Ok(Typed::Text(text)),
+            Ok(text) => {
+                // What holds a password is not there to be found again.
+                if !holds_password(&text) {
+                    self.inner.add_history_entry(&text).map_err(|error| error.to_string())?;
+                }
+                Ok(Typed::Text(text))
+            }
             Err(ReadlineError::Interrupted) => Ok(Typed::Again),
             Err(ReadlineError::Eof) => Ok(Typed::End),
             Err(error) => Err(error.to_string()),

@@ -92,7 +92,7 @@ pub async fn cql(client: &ClientArgs, args: CqlArgs) -> Result<(), Failure> {
         "never" => false,
         _ => terminal && std::env::var_os("NO_COLOR").is_none(),
     });
-    let nodes = Nodes::new(&args.hosts);
+    let nodes = Nodes::new(&args.hosts).with_credentials(client.login.credentials()?);
     let start = Start { nodes, form, paint, interactive, keyspace: args.keyspace, level };
     let mut session = Session::new(start);
     if interactive {

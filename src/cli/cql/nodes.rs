@@ -1,6 +1,6 @@
 //! The nodes that a shell may talk to.
 
-use crate::client::{CqlConnection, CqlFailure};
+use crate::client::{BAD_CREDENTIALS, CqlConnection, CqlFailure, Credentials};
 
 /// The port of CQL where none is written.
 const PORT: u16 = 9042;
@@ -9,6 +9,8 @@ const PORT: u16 = 9042;
 #[derive(Debug, Clone)]
 pub struct Nodes {
     all: Vec<String>,
+    /// Who to be.
+    credentials: Option<Credentials>,
 }
 
 impl Nodes {
@@ -20,7 +22,13 @@ impl Nodes {
         if all.is_empty() {
             all.push(format!("127.0.0.1:{PORT}"));
         }
-        Self { all }
+        Self { all, credentials: None }
+    }
+
+    /// The same, to be talked to as a role.
+    #[must_use]
+    pub fn with_credentials(self, credentials: Option<Credentials>) -> Self {
+        Self { credentials, ..self }
     }
 
     /// The name of the node number `at`, counted round and round.
@@ -44,8 +52,13 @@ impl Nodes {
     pub async fn open(&self, at: usize) -> Result<CqlConnection, CqlFailure> {
         let mut first = None;
         for more in 0..self.all.len() {
-            match CqlConnection::open(self.name(at.wrapping_add(more))).await {
+            let name = self.name(at.wrapping_add(more));
+            match CqlConnection::open_as(name, self.credentials.as_ref()).await {
                 Ok(connection) => return Ok(connection),
+                // The others know no other password.
+                Err(refused @ CqlFailure::Refused { code: BAD_CREDENTIALS, .. }) => {
+                    return Err(refused);
+                }
                 Err(failure) => first = first.or(Some(failure)),
             }
         }

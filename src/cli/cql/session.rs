@@ -11,7 +11,9 @@ use super::render::{self, Form, Renderer};
 use super::table::Paint;
 use super::{caret, copy, help, receipt, split, tracing};
 use crate::cli::exit::Exit;
-use crate::client::{CqlAnswer, CqlAsk, CqlConnection, CqlFailure, CqlPage, CqlReply};
+use crate::client::{
+    BAD_CREDENTIALS, CqlAnswer, CqlAsk, CqlConnection, CqlFailure, CqlPage, CqlReply,
+};
 use crate::cql::types::quote;
 
 /// How deep files may name files (SOURCE).
@@ -144,9 +146,14 @@ impl Session {
     pub async fn connect(&mut self) -> Result<&mut CqlConnection, Failed> {
         if self.connection.is_none() {
             let opened = self.nodes.open(self.at).await;
-            let mut open = opened.map_err(|failure| Failed {
-                exit: Exit::Unavailable,
-                message: format!("cannot reach {}: {failure}", self.nodes.name(self.at)),
+            let mut open = opened.map_err(|failure| match &failure {
+                CqlFailure::Refused { code: BAD_CREDENTIALS, message } => {
+                    Failed::plain(format!("{message} (-u ROLE, -p PASSWORD or HENGE_PASSWORD)"))
+                }
+                _ => Failed {
+                    exit: Exit::Unavailable,
+                    message: format!("cannot reach {}: {failure}", self.nodes.name(self.at)),
+                },
             })?;
             if let Some(keyspace) = &self.keyspace {
                 let used = open.ask(known::plain(&format!("USE {}", quote(keyspace)))).await;

@@ -7,6 +7,7 @@ mod rows;
 
 pub use answer::{CqlAnswer, CqlColumn, CqlPage, CqlPrepared, CqlReply, CqlRow};
 
+use crate::client::Credentials;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -20,12 +21,18 @@ mod opcode {
     pub(super) const ERROR: u8 = 0x00;
     pub(super) const STARTUP: u8 = 0x01;
     pub(super) const READY: u8 = 0x02;
+    pub(super) const AUTHENTICATE: u8 = 0x03;
     pub(super) const QUERY: u8 = 0x07;
     pub(super) const RESULT: u8 = 0x08;
     pub(super) const PREPARE: u8 = 0x09;
     pub(super) const EXECUTE: u8 = 0x0A;
     pub(super) const BATCH: u8 = 0x0D;
+    pub(super) const AUTH_RESPONSE: u8 = 0x0F;
+    pub(super) const AUTH_SUCCESS: u8 = 0x10;
 }
+
+/// The code of an error: who asks is not known.
+pub const BAD_CREDENTIALS: i32 = 0x0100;
 
 /// A flag of a request's frame: note what is done for it.
 const TRACING: u8 = 0x02;
@@ -130,6 +137,17 @@ impl CqlConnection {
     /// # Errors
     /// [`CqlFailure`].
     pub async fn open(authority: &str) -> Result<Self, CqlFailure> {
+        Self::open_as(authority, None).await
+    }
+
+    /// The same, saying who it is if the server asks.
+    ///
+    /// # Errors
+    /// [`CqlFailure`].
+    pub async fn open_as(
+        authority: &str,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, CqlFailure> {
         let stream = TcpStream::connect(authority).await?;
         stream.set_nodelay(true)?;
         let mut connection = Self { stream, out: Vec::new(), body: Vec::new(), flags: 0 };
@@ -142,7 +160,23 @@ impl CqlConnection {
         }
         match connection.exchange().await? {
             opcode::READY => Ok(connection),
+            opcode::AUTHENTICATE => connection.log_in(credentials).await,
             other => Err(invalid(&format!("STARTUP is answered with {other:#04x}"))),
+        }
+    }
+
+    async fn log_in(mut self, credentials: Option<&Credentials>) -> Result<Self, CqlFailure> {
+        let Some(credentials) = credentials else {
+            let message = "this server asks who you are: give a role and its password".to_owned();
+            return Err(CqlFailure::Refused { code: BAD_CREDENTIALS, message });
+        };
+        self.begin(opcode::AUTH_RESPONSE);
+        let token = credentials.plain();
+        put_len(&mut self.out, token.len());
+        self.out.extend_from_slice(&token);
+        match self.exchange().await? {
+            opcode::AUTH_SUCCESS => Ok(self),
+            other => Err(invalid(&format!("AUTH_RESPONSE is answered with {other:#04x}"))),
         }
     }
 

@@ -10,7 +10,6 @@ use crate::cql::types::RawType;
 
 const VIEWS: &str = "Materialized views are disabled: write a second table in the same batch";
 const FUNCTIONS: &str = "User-defined functions are disabled: compute in the application";
-const ROLES: &str = "roles and permissions are not supported yet";
 const TRIGGERS: &str = "Triggers are not supported: write to both tables in the application";
 
 impl Parser<'_> {
@@ -19,7 +18,6 @@ impl Parser<'_> {
         let why = match self.word_ahead(0)? {
             "materialized" => VIEWS,
             "function" | "aggregate" | "or" => FUNCTIONS,
-            "role" | "user" | "identity" => ROLES,
             "trigger" => TRIGGERS,
             _ => return None,
         };
@@ -30,6 +28,9 @@ impl Parser<'_> {
         self.word("create")?;
         if let Some(refused) = self.refused() {
             return Ok(refused);
+        }
+        if let Some(statement) = self.role_statement("create")? {
+            return Ok(statement);
         }
         if self.skip_word("keyspace") || self.skip_word("schema") {
             let if_not_exists = self.if_not_exists();
@@ -51,7 +52,7 @@ impl Parser<'_> {
         if self.skip_word("index") {
             return self.create_index(custom).map(Statement::CreateIndex);
         }
-        Err(self.unexpected("KEYSPACE, TABLE, TYPE or INDEX"))
+        Err(self.unexpected("KEYSPACE, TABLE, TYPE, INDEX or ROLE"))
     }
 
     fn create_index(&mut self, custom: bool) -> Parse<CreateIndex> {
@@ -181,6 +182,9 @@ impl Parser<'_> {
         if let Some(refused) = self.refused() {
             return Ok(refused);
         }
+        if let Some(statement) = self.role_statement("alter")? {
+            return Ok(statement);
+        }
         if self.skip_word("keyspace") || self.skip_word("schema") {
             let if_exists = self.if_exists();
             let name = self.name()?;
@@ -208,7 +212,7 @@ impl Parser<'_> {
             };
             return Ok(Statement::AlterType { name, if_exists, change });
         }
-        Err(self.unexpected("KEYSPACE, TABLE or TYPE"))
+        Err(self.unexpected("KEYSPACE, TABLE, TYPE or ROLE"))
     }
 
     fn renames(&mut self) -> Parse<Vec<(String, String)>> {
@@ -262,6 +266,9 @@ impl Parser<'_> {
         if let Some(refused) = self.refused() {
             return Ok(refused);
         }
+        if let Some(statement) = self.role_statement("drop")? {
+            return Ok(statement);
+        }
         if self.skip_word("keyspace") || self.skip_word("schema") {
             let if_exists = self.if_exists();
             return Ok(Statement::DropKeyspace { name: self.name()?, if_exists });
@@ -278,6 +285,6 @@ impl Parser<'_> {
             let if_exists = self.if_exists();
             return Ok(Statement::DropIndex { name: self.full_name()?, if_exists });
         }
-        Err(self.unexpected("KEYSPACE, TABLE, TYPE or INDEX"))
+        Err(self.unexpected("KEYSPACE, TABLE, TYPE, INDEX or ROLE"))
     }
 }

@@ -6,6 +6,7 @@
 mod ddl;
 mod describe;
 mod dml;
+mod roles;
 mod select;
 mod terms;
 
@@ -425,7 +426,8 @@ impl Parser<'_> {
 
     fn statement(&mut self) -> Parse<Statement> {
         const STATEMENTS: &str = "a statement: SELECT, INSERT, UPDATE, DELETE, BEGIN BATCH, CREATE, \
-                                  ALTER, DROP, TRUNCATE, USE or DESCRIBE";
+                                  ALTER, DROP, TRUNCATE, USE, DESCRIBE, GRANT, \
+                                  REVOKE or LIST";
         let Some(word) = self.word_ahead(0).map(str::to_owned) else {
             return Err(self.unexpected(STATEMENTS));
         };
@@ -447,9 +449,8 @@ impl Parser<'_> {
             "create" => self.create(),
             "alter" => self.alter(),
             "drop" => self.drop_statement(),
-            "grant" | "revoke" | "list" => {
-                Ok(self.refuse("roles and permissions are not supported yet"))
-            }
+            "grant" | "revoke" => self.grant(),
+            "list" => self.list_statement(),
             "describe" | "desc" => self.describe(),
             _ => Err(self.unexpected(STATEMENTS)),
         }

@@ -1,30 +1,7 @@
-//! Who a client is: the seam that authentication will be put into.
-
-/// Decides who may use a connection.
-pub trait Authenticator: Send + Sync + std::fmt::Debug {
-    /// The class that clients are told, by which they choose how to answer; `None`: nobody is
-    /// asked.
-    fn class(&self) -> Option<&'static str>;
-    /// True if this is somebody's name and password.
-    fn check(&self, name: &str, password: &str) -> bool;
-}
+//! How a client of this door says who it is.
 
 /// The class that every driver answers with a name and a password.
-pub const PASSWORD: &str = "org.apache.cassandra.auth.PasswordAuthenticator";
-
-/// Lets everybody in, unasked: what a node does until roles exist.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct AllowAll;
-
-impl Authenticator for AllowAll {
-    fn class(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn check(&self, _name: &str, _password: &str) -> bool {
-        true
-    }
-}
+pub(super) const PASSWORD: &str = "org.apache.cassandra.auth.PasswordAuthenticator";
 
 /// Name and password of a token of SASL's PLAIN (RFC 4616): `[authzid] NUL name NUL password`.
 pub(super) fn plain(token: &[u8]) -> Option<(&str, &str)> {

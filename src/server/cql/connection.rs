@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
 
 use crate::env::Env;
+use crate::server::auth::{CHANGED, NoEntry};
 use crate::server::budget::{Budget, Share};
 use crate::server::cql::CqlService;
 use crate::server::cql::auth;
@@ -203,6 +204,11 @@ impl Serving {
             (Request::AuthResponse(_), Stage::Open) => {
                 self.refuse(stream, "the connection is authenticated already").await;
             }
+            (_, Stage::Open) if !self.is_known() => {
+                let why = CqlError::new(BAD_CREDENTIALS, CHANGED);
+                self.send(stream, Answer::Error(why).into()).await;
+                return Next::Close;
+            }
             (Request::Register(kinds), Stage::Open) => self.register(stream, &kinds).await,
             (request, Stage::Open) => {
                 let wanted = Wanted {
@@ -212,13 +218,20 @@ impl Serving {
                 let noted = wanted != Wanted::default();
                 // As soon as there is room for its answer.
                 let place = inline.tend(self.outbox.room(MAX_IN_FLIGHT)).await;
-                match self.connection.service.point(&request).filter(|_| !noted) {
+                let point = self.connection.service.point(&self.session, &request);
+                match point.filter(|_| !noted) {
                     Some(read) => inline.begin(Box::pin(self.read(stream, read, (held, place)))),
                     None => self.begin(stream, request, wanted, (held, place)),
                 }
             }
         }
         Next::Go
+    }
+
+    /// False once whoever has logged in is nobody any more.
+    fn is_known(&self) -> bool {
+        let service = &self.connection.service;
+        !service.gate().is_closed() || self.session.principal().is_current(&service.store().state())
     }
 
     /// Begins a request in a task of its own.
@@ -272,10 +285,9 @@ impl Serving {
         if !cql.is_some_and(|v| v.starts_with("3.") || v.starts_with("4.")) {
             return self.refuse(stream, "CQL_VERSION must be 3.x").await;
         }
-        let class = self.connection.service.authenticator().class();
-        let (stage, answer) = match class {
-            None => (Stage::Open, Answer::Ready),
-            Some(class) => (Stage::Asked, Answer::Authenticate(class)),
+        let (stage, answer) = match self.connection.service.gate().is_closed() {
+            false => (Stage::Open, Answer::Ready),
+            true => (Stage::Asked, Answer::Authenticate(auth::PASSWORD)),
         };
         let coding = if lz4 { Coding::Lz4 } else { Coding::Plain };
         let version = self.agreed.version;
@@ -290,18 +302,26 @@ impl Serving {
     }
 
     async fn authenticate(&mut self, stream: i16, token: &[u8]) {
-        let known = auth::plain(token).filter(|(name, password)| {
-            self.connection.service.authenticator().check(name, password)
-        });
+        let service = &self.connection.service;
+        let state = service.store().state();
+        let from = self.origin.client.map(|address| address.ip());
+        let known = match auth::plain(token) {
+            Some((name, password)) => service.gate().log_in(&state, from, name, password).await,
+            None => Err(NoEntry::Wrong),
+        };
         let answer = match known {
-            Some(_) => {
+            Ok(principal) => {
+                self.session.log_in(principal);
                 self.stage = Stage::Open;
                 Answer::AuthSuccess
             }
-            None => Answer::Error(CqlError::new(
-                BAD_CREDENTIALS,
-                "Provided username and/or password are incorrect",
-            )),
+            Err(why @ (NoEntry::Wrong | NoEntry::NoLogin)) => {
+                tracing::info!(client = ?from, %why, "a login was refused");
+                Answer::Error(CqlError::new(BAD_CREDENTIALS, why.to_string()))
+            }
+            Err(why @ (NoEntry::TooMany | NoEntry::Busy)) => {
+                Answer::Error(CqlError::new(OVERLOADED, why.to_string()))
+            }
         };
         self.send(stream, answer.into()).await;
     }

@@ -13,6 +13,7 @@ use crate::cql::json;
 use crate::cql::rows::row_tag;
 use crate::cql::term::Bound;
 use crate::cql::types::CqlType;
+use crate::server::auth::Access;
 use crate::server::cql::error::{
     BOOTSTRAPPING, CONFIG, CqlError, INVALID, OVERLOADED, PROTOCOL, SYNTAX, UNAUTHORIZED,
     UNAVAILABLE,
@@ -41,6 +42,8 @@ pub struct Terms {
     pub timestamp: Option<i64>,
     /// Values of the bind markers.
     pub values: Values,
+    /// On whose behalf.
+    pub access: Access,
 }
 
 impl Terms {
@@ -55,6 +58,7 @@ impl Terms {
             keyspace: None,
             timestamp: None,
             values: Values::InOrder(Vec::new()),
+            access: Access::default(),
         }
     }
 }
@@ -207,7 +211,8 @@ pub enum Reply {
 
 /// Executes a statement on the node behind `store`, once.
 pub async fn execute(store: Arc<dyn Store>, text: String, terms: Terms) -> Reply {
-    let (service, session) = (CqlService::new(store), Session::default());
+    let Access { gate, principal } = terms.access.clone();
+    let (service, session) = (CqlService::new(store).with_gate(gate), Session::of(principal));
     let mut values = Vec::new();
     if !terms.values.is_empty() {
         let bound = service

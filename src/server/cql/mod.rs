@@ -14,8 +14,7 @@
 //! checked against a bound before anything is allocated for it. A statement never ends a
 //! connection.
 //!
-//! Not here yet: roles (everybody is let in: [`AllowAll`]), logged batches over several
-//! partitions.
+//! Not here yet: logged batches over several partitions.
 
 mod auth;
 mod buckets;
@@ -34,10 +33,12 @@ pub mod listen;
 mod options;
 mod outbox;
 mod paging;
+mod permits;
 mod point;
 mod reads;
 mod request;
 mod response;
+mod roles;
 mod segment;
 mod service;
 mod statement;
@@ -49,6 +50,5 @@ mod traces;
 mod warnings;
 mod wire;
 
-pub use auth::{AllowAll, Authenticator, PASSWORD};
 pub use service::CqlService;
 pub use store::{PeerView, Store};

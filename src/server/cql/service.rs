@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use futures_util::future::{join, join_all};
 
 use crate::coordinator::{CountOp, CountRow, OpError, ReadOp, Receipts, RowsOp};
@@ -17,16 +18,18 @@ use crate::cql::types::CqlType;
 use crate::cql::value;
 use crate::meta::{Command, NotDone, Table, Verdict};
 use crate::record::{Record, Row};
-use crate::server::cql::auth::{AllowAll, Authenticator};
+use crate::server::auth::{Gate, Principal};
 use crate::server::cql::buckets;
 use crate::server::cql::conditional::{Conditional, Write};
 use crate::server::cql::ddl;
 use crate::server::cql::describe;
 use crate::server::cql::error::{BOOTSTRAPPING, CqlError, OVERLOADED, PROTOCOL, SERVER};
+use crate::server::cql::permits;
 use crate::server::cql::point::PointRead;
 use crate::server::cql::reads::{self, Ask, TIMEOUT};
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
 use crate::server::cql::response::{Answer, Reply, Rows};
+use crate::server::cql::roles;
 use crate::server::cql::statement::{Ready, Target, Work, has_keyspace, target};
 use crate::server::cql::store::Store;
 use crate::server::cql::system;
@@ -42,9 +45,25 @@ const MAX_PREPARED: usize = 10_000;
 #[derive(Debug, Default)]
 pub(super) struct Session {
     keyspace: Mutex<Option<String>>,
+    principal: ArcSwap<Principal>,
 }
 
 impl Session {
+    /// One of somebody who is known.
+    pub(super) fn of(principal: Principal) -> Self {
+        Self { keyspace: Mutex::default(), principal: ArcSwap::from_pointee(principal) }
+    }
+
+    /// On whose behalf its requests run.
+    pub(super) fn principal(&self) -> Arc<Principal> {
+        self.principal.load_full()
+    }
+
+    /// Somebody has logged in.
+    pub(super) fn log_in(&self, principal: Principal) {
+        self.principal.store(Arc::new(principal));
+    }
+
     fn keyspace(&self) -> Option<String> {
         self.keyspace.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -73,7 +92,7 @@ pub(super) struct Origin {
 #[derive(Debug)]
 pub struct CqlService {
     store: Arc<dyn Store>,
-    authenticator: Arc<dyn Authenticator>,
+    gate: Gate,
     prepared: Arc<Mutex<BTreeMap<[u8; 16], Arc<Ready>>>>,
 }
 
@@ -109,17 +128,17 @@ impl CqlService {
     /// A service of `store`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store, authenticator: Arc::new(AllowAll), prepared: Arc::default() }
+        Self { store, gate: Gate::open(), prepared: Arc::default() }
     }
 
-    /// The same, for those only whom `authenticator` lets in.
+    /// The same, for those only whom `gate` lets in.
     #[must_use]
-    pub fn with_authenticator(self, authenticator: Arc<dyn Authenticator>) -> Self {
-        Self { authenticator, ..self }
+    pub fn with_gate(self, gate: Gate) -> Self {
+        Self { gate, ..self }
     }
 
-    pub(super) fn authenticator(&self) -> &dyn Authenticator {
-        &*self.authenticator
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// The node behind it.
@@ -149,11 +168,8 @@ impl CqlService {
         let receipts = wanted.receipt.then(Arc::<Receipts>::default);
         let store = Arc::new(Traced::new(self.store.clone(), receipts.clone()));
         let id = Now::new(self.store.wall().0, self.store.random()).timeuuid();
-        let noting = Self {
-            store: store.clone(),
-            authenticator: self.authenticator.clone(),
-            prepared: self.prepared.clone(),
-        };
+        let noting =
+            Self { store: store.clone(), gate: self.gate.clone(), prepared: self.prepared.clone() };
         store.note("Parsing the request and binding its values");
         let answer = noting.answer_untraced(session, request).await;
         store.note("Request complete");
@@ -181,15 +197,26 @@ impl CqlService {
         made.map_err(|error| CqlError::of_operation(&error, None))?;
         let client = origin.client.map(|address| address.ip());
         for batch in traces::rows(traced, id, about, client) {
-            self.batch(&Session::default(), batch).await?;
+            self.batch(&Session::of(Principal::Node), batch).await?;
         }
         Ok(())
     }
 
-    /// The read of one row by its key that `request` is; `None`: it is something else.
-    pub(super) fn point(&self, request: &Request) -> Option<PointRead> {
+    /// The read of one row by its key that `request` is; `None`: it is something else, or not
+    /// allowed.
+    pub(super) fn point(&self, session: &Session, request: &Request) -> Option<PointRead> {
         let Request::Execute { id, result, parameters } = request else { return None };
-        PointRead::new(self.find(id).ok()?, result.as_deref(), parameters)
+        let ready = self.find(id).ok()?;
+        self.permit(session, &ready).ok()?;
+        PointRead::new(ready, result.as_deref(), parameters)
+    }
+
+    /// Lets the session's principal run a statement, or says why not.
+    fn permit(&self, session: &Session, ready: &Ready) -> Result<(), CqlError> {
+        if !self.gate.is_closed() {
+            return Ok(());
+        }
+        permits::check(&self.gate, &self.store.state(), &session.principal(), ready)
     }
 
     /// Answers such a read.
@@ -310,6 +337,7 @@ impl CqlService {
         ready: &Ready,
         given: Given<'_>,
     ) -> Result<Answer, CqlError> {
+        self.permit(session, ready)?;
         let moment = Now::new(self.store.wall().0, self.store.random());
         let binds = Binds { values: &given.binds, now: &moment };
         let parameters = given.parameters;
@@ -327,9 +355,10 @@ impl CqlService {
                 };
                 let page = match &target.table {
                     None => {
-                        let store = &*self.store;
+                        let viewer =
+                            system::Viewer { store: &*self.store, principal: &session.principal() };
                         let rows =
-                            system::rows(store, &target.keyspace, &target.name, &target.schema);
+                            system::rows(viewer, &target.keyspace, &target.name, &target.schema);
                         reads::select_from(&ask, rows)?
                     }
                     Some(table) => reads::select(&ask, &*self.store, table).await?,
@@ -427,7 +456,7 @@ impl CqlService {
         statement: &Statement,
     ) -> Result<Answer, CqlError> {
         let state = self.store.state();
-        let keyspace = ready.keyspace.as_deref();
+        let (keyspace, principal) = (ready.keyspace.as_deref(), session.principal());
         match statement {
             Statement::Use(name) => {
                 if !has_keyspace(&state, name) {
@@ -450,7 +479,34 @@ impl CqlService {
                     Verdict::Done | Verdict::Created(_) => Ok(Answer::Void),
                 }
             }
-            other => ddl::run(&*self.store, keyspace, other).await,
+            Statement::CreateRole { .. }
+            | Statement::AlterRole { .. }
+            | Statement::DropRole { .. }
+            | Statement::GrantRole { .. }
+            | Statement::RevokeRole { .. }
+            | Statement::Grant { .. }
+            | Statement::Revoke { .. }
+            | Statement::ListRoles { .. }
+            | Statement::ListUsers
+            | Statement::ListPermissions { .. } => {
+                let store = &*self.store;
+                let ask = roles::Ask { store, gate: &self.gate, principal: &principal, keyspace };
+                let answer = ask.run(statement).await?;
+                if let Statement::AlterRole { name, .. } = statement
+                    && principal.name() == Some(name)
+                {
+                    // Who sets its own password knows it, and need not say it again.
+                    session.log_in(principal.renewed(&store.state()));
+                }
+                Ok(answer)
+            }
+            other => {
+                let answer = ddl::run(&*self.store, keyspace, other).await?;
+                if let Answer::SchemaChange(change) = &answer {
+                    roles::own(&*self.store, &principal, change).await?;
+                }
+                Ok(answer)
+            }
         }
     }
 
@@ -469,6 +525,7 @@ impl CqlService {
                     "Invalid statement in batch: only UPDATE, INSERT and DELETE statements are allowed.",
                 ));
             };
+            self.permit(session, &ready)?;
             let bound = ready.bind(values, None)?;
             all.push((target.clone(), self.write_of(modify, bound, batch.now)));
         }

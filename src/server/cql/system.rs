@@ -16,8 +16,10 @@ use crate::cql::types::CqlType;
 use crate::cql::value;
 use crate::meta::ClusterState;
 use crate::ring::Replication;
+use crate::server::Principal;
 use crate::server::cql::buckets;
 use crate::server::cql::error::{CqlError, UNAUTHORIZED};
+use crate::server::cql::roles;
 use crate::server::cql::store::{PeerView, Store};
 use crate::types::Epoch;
 
@@ -56,6 +58,7 @@ const TABLES: &[&str] = &[
      query_string text)",
     "CREATE TABLE system_auth.roles (role text PRIMARY KEY, can_login boolean, \
      is_superuser boolean, member_of set<text>, salted_hash text)",
+    "CREATE TABLE system_auth.role_members (role text, member text, PRIMARY KEY (role, member))",
     "CREATE TABLE system_auth.role_permissions (role text, resource text, permissions set<text>, \
      PRIMARY KEY (role, resource))",
     "CREATE TABLE system_traces.sessions (session_id uuid PRIMARY KEY, client inet, command text, \
@@ -173,9 +176,9 @@ pub(super) fn schema(keyspace: &str, table: &str) -> Option<Arc<Schema>> {
 }
 
 /// A row by the names of its columns.
-type Named = BTreeMap<&'static str, Bytes>;
+pub(super) type Named = BTreeMap<&'static str, Bytes>;
 
-fn text(text: impl AsRef<str>) -> Bytes {
+pub(super) fn text(text: impl AsRef<str>) -> Bytes {
     Bytes::copy_from_slice(text.as_ref().as_bytes())
 }
 
@@ -183,18 +186,18 @@ fn int(n: i32) -> Bytes {
     Bytes::copy_from_slice(&n.to_be_bytes())
 }
 
-fn texts<T: AsRef<str>>(items: &[T]) -> Bytes {
+pub(super) fn texts<T: AsRef<str>>(items: &[T]) -> Bytes {
     let items: Vec<&[u8]> = items.iter().map(|item| item.as_ref().as_bytes()).collect();
     value::collection(&items, 1).into()
 }
 
-fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Bytes {
+pub(super) fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Bytes {
     let flat: Vec<&[u8]> =
         pairs.into_iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]).collect();
     value::collection(&flat, 2).into()
 }
 
-fn boolean(value: bool) -> Bytes {
+pub(super) fn boolean(value: bool) -> Bytes {
     vec![u8::from(value)].into()
 }
 
@@ -202,9 +205,16 @@ fn double(value: f64) -> Bytes {
     Bytes::copy_from_slice(&value.to_be_bytes())
 }
 
+/// Who looks at a table of the system, by way of which node.
+#[derive(Clone, Copy)]
+pub(super) struct Viewer<'a> {
+    pub(super) store: &'a dyn Store,
+    pub(super) principal: &'a Principal,
+}
+
 /// The rows of a table of the system, in its order, by the places of its columns.
 pub(super) fn rows(
-    store: &dyn Store,
+    Viewer { store, principal }: Viewer<'_>,
     keyspace: &str,
     table: &str,
     schema: &Schema,
@@ -216,6 +226,7 @@ pub(super) fn rows(
         }
         ("system", "peers") => others(store).iter().map(|peer| old_peer(&state, peer)).collect(),
         ("system", "peers_v2") => others(store).iter().map(|peer| new_peer(&state, peer)).collect(),
+        ("system_auth", table) => roles::system_rows(&state, principal, table),
         ("system_schema", "keyspaces") => keyspaces(&state),
         ("system_schema", "tables") => tables(&state),
         ("system_schema", "columns") => columns(&state),

@@ -17,6 +17,7 @@ use crate::coordinator::{
 };
 use crate::cql::ast::BatchKind;
 use crate::cql::functions::Now;
+use crate::cql::roles::masked;
 use crate::cql::value;
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Command, Keyspace, Table, TableName, Verdict};
@@ -246,7 +247,9 @@ pub(super) struct About {
     parameters: Vec<(&'static str, String)>,
 }
 
+/// The start of a statement's text, without passwords.
 fn cut(text: &str) -> String {
+    let text = masked(text);
     let end = (0..=text.len().min(MAX_TEXT)).rev().find(|at| text.is_char_boundary(*at));
     text[..end.unwrap_or(0)].to_owned()
 }

@@ -13,8 +13,10 @@ use crate::coordinator::{
     Whereabouts, WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
-use crate::meta::{Table, TableName, TableSettings};
+use crate::meta::{ClusterState, Table, TableName, TableSettings};
 use crate::overload::{Busy, Place};
+use crate::server::Principal;
+use crate::server::auth::Gate;
 use crate::server::cql;
 use crate::types::{Key, OpId, PartitionId};
 
@@ -263,6 +265,19 @@ pub trait Backend: Send + Sync + 'static {
     /// The store of CQL's tables, if the node has that door.
     fn cql(&self) -> Option<Arc<dyn cql::Store>> {
         None
+    }
+    /// Who is let in.
+    fn gate(&self) -> Gate {
+        Gate::open()
+    }
+    /// What the cluster has agreed on, by which it is judged what somebody may do. Behind a closed
+    /// gate it has to be there.
+    fn agreed(&self) -> Option<Arc<ClusterState>> {
+        None
+    }
+    /// Gives whoever has made a bucket all rights on it.
+    fn own(&self, _owner: Principal, _table: TableName) -> BoxFuture<'_, Result<(), OpError>> {
+        Box::pin(std::future::ready(Ok(())))
     }
     /// Members of the cluster.
     fn node_count(&self) -> u32;

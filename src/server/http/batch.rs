@@ -28,6 +28,7 @@ use futures_util::stream::FuturesOrdered;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::causality::Context;
+use crate::coordinator::Condition;
 use crate::server::Principal;
 use crate::server::budget::Share;
 use crate::server::http::body::{DoorBody, drain};
@@ -112,9 +113,12 @@ fn answer_of(body: DoorBody) -> Response<DoorBody> {
 fn options(inner: &Inner, parts: &Parts, bucket: &str) -> Result<(Options, Terms), Problem> {
     const KNOWN: &[&str] = &["level", "r", "w", "timeout"];
     let table = inner.bucket(bucket)?;
-    inner.permit(Principal::of(parts), &table)?;
+    let principal = Principal::of(parts).clone();
     let params = Params::parse(parts.uri.query(), KNOWN)?;
     let terms = Terms { condition: condition(&parts.headers)?, fence: fence(&parts.headers)? };
+    if terms.are_some() {
+        inner.permit_write(&principal, &table, terms.condition != Condition::None)?;
+    }
     options::plain_body(&parts.headers)?;
     let (read, write) = match params.text("level")? {
         // One name for both: what is no level for reads does not refuse a batch of writes.
@@ -128,7 +132,7 @@ fn options(inner: &Inner, parts: &Parts, bucket: &str) -> Result<(Options, Terms
         ),
     };
     let timeout = options::timeout(&params, &inner.limits)?;
-    Ok((Options { read, write, timeout, table }, terms))
+    Ok((Options { read, write, timeout, table, principal }, terms))
 }
 
 type Running = FuturesOrdered<crate::env::BoxFuture<'static, Bytes>>;

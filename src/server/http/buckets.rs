@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
+use crate::cql::roles::Permission;
 use crate::meta::{ConflictMode, Table, TableName, TableSettings};
 use crate::ring::Replication;
 use crate::server::Principal;
@@ -178,12 +179,15 @@ pub(super) async fn put(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answ
                 "a name begins with a letter and has up to 48 of a-z, 0-9 and _",
             )
         })?;
+    let owner = Principal::of(&parts);
+    inner.permit_keyspace(owner, Permission::Create, &table_name.keyspace)?;
     let members = members(&inner, &parts, &mut body).await?;
     let nodes = inner.backend.node_count();
     let usual = TableSettings::bucket(nodes as usize);
     let wanted = apply(&usual, &members, Some(nodes))?;
     match inner.backend.create_table(table_name, wanted.clone()).await? {
         Creation::Created(table) => {
+            inner.backend.own(owner.clone(), table.name.clone()).await?;
             let mut response = json_answer(StatusCode::CREATED, &shown(&table))?;
             if let Ok(location) = HeaderValue::from_str(&format!("/v1/buckets/{name}")) {
                 response.headers_mut().insert(header::LOCATION, location);
@@ -222,7 +226,7 @@ pub(super) async fn put(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answ
     ))]
 pub(super) async fn patch(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answer {
     let mut table = inner.bucket(name_in(&parts))?;
-    inner.permit(Principal::of(&parts), &table)?;
+    inner.permit(Principal::of(&parts), Permission::Alter, &table)?;
     let members = members(&inner, &parts, &mut body).await?;
     // Made anew from what stands when somebody else was faster.
     for _ in 0..MAX_OVERTAKEN {
@@ -258,7 +262,7 @@ pub(super) async fn patch(inner: Arc<Inner>, parts: Parts, mut body: Body) -> An
 pub(super) async fn delete(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
     Params::parse(parts.uri.query(), &[])?;
     let table = inner.bucket(name_in(&parts))?;
-    inner.permit(Principal::of(&parts), &table)?;
+    inner.permit(Principal::of(&parts), Permission::Drop, &table)?;
     inner.backend.drop_table(table).await?;
     let mut response = Response::new(DoorBody::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::coordinator::{Condition, Told};
+use crate::cql::roles::Permission;
 use crate::record::{Record, version_etag};
+use crate::server::Principal;
 use crate::server::http::body::DoorBody;
 use crate::server::http::buckets::json_answer;
 use crate::server::http::door::Inner;
@@ -184,6 +186,8 @@ pub(super) async fn operation(inner: Arc<Inner>, parts: Parts, _: Body) -> Answe
     let (bucket, rest) = rest.split_once('/').unwrap_or((rest, ""));
     let (raw_key, id) = rest.rsplit_once('/').unwrap_or((rest, ""));
     let table = inner.bucket(bucket)?;
+    // Asking decides about what has not run yet.
+    inner.permit(Principal::of(&parts), Permission::Modify, &table)?;
     let key = key_in_path(raw_key, &inner.limits)?;
     let op = parse_operation_id("id", id)?;
     let told = inner.backend.tell(table, key, op, timeout).await?;

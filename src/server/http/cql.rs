@@ -21,6 +21,8 @@ use utoipa::ToSchema;
 use crate::coordinator::Fate;
 use crate::cql;
 use crate::cql::ast::Statement;
+use crate::server::Principal;
+use crate::server::auth::Access;
 use crate::server::cql::Store;
 use crate::server::cql::direct::{self, Class, PageOfRows, Reply, Terms, Values};
 use crate::server::http::body::{DoorBody, Reading};
@@ -127,7 +129,8 @@ pub(super) async fn run(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answ
     let given: StatementJson = serde_json::from_slice(&read.bytes)
         .map_err(|error| Problem::bad(format!("the body is not the JSON wanted here: {error}")))?;
     let stream = prefers(&parts.headers, NDJSON, "application/json");
-    let asked = Asked::new(store, given, stream)?;
+    let access = Access { gate: inner.gate.clone(), principal: Principal::of(&parts).clone() };
+    let asked = Asked::new(store, access, given, stream)?;
     let first = asked.page().await;
     let answer = match first {
         Err(problem) => Ok(problem.into_response(asked.is_write())),
@@ -147,7 +150,12 @@ struct Asked {
 }
 
 impl Asked {
-    fn new(store: Arc<dyn Store>, given: StatementJson, stream: bool) -> Result<Self, Problem> {
+    fn new(
+        store: Arc<dyn Store>,
+        access: Access,
+        given: StatementJson,
+        stream: bool,
+    ) -> Result<Self, Problem> {
         let most = if stream { STREAM_ROWS } else { PAGE_ROWS };
         let page_size = given.page_size.unwrap_or(most);
         if !(1..=MAX_PAGE_ROWS).contains(&page_size) {
@@ -172,6 +180,7 @@ impl Asked {
             keyspace: given.keyspace,
             timestamp: given.timestamp,
             values: values(given.params.as_deref())?,
+            access,
         };
         Ok(Self { store, text: given.query, terms })
     }

@@ -1,5 +1,6 @@
 //! The door itself: one value that answers HTTP requests, whatever stream they come over.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,7 +18,7 @@ use crate::env::Env;
 use crate::meta::Table;
 use crate::metrics::Registry;
 use crate::overload;
-use crate::server::Principal;
+use crate::server::auth::Gate;
 use crate::server::budget::{Budget, Share};
 use crate::server::http::backend::Backend;
 use crate::server::http::body::{DoorBody, drain};
@@ -27,7 +28,7 @@ use crate::server::http::numbers::{Numbers, RouteId, UNROUTED};
 use crate::server::http::path::{decode_path, is_bucket_name};
 use crate::server::http::problem::{Kind, Problem};
 use crate::server::http::{
-    batch, buckets, conditions, cql, elections, listing, locks, names, nodes, pages, rows,
+    batch, buckets, conditions, cql, elections, identity, listing, locks, names, nodes, pages, rows,
 };
 use crate::types::Mono;
 
@@ -36,12 +37,15 @@ use crate::types::Mono;
 pub struct Door {
     pub(super) inner: Arc<Inner>,
     router: Router,
+    /// Where this door's requests come from.
+    pub(super) client: Option<IpAddr>,
 }
 
 /// What all requests share.
 pub(super) struct Inner {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) env: Env,
+    pub(super) gate: Gate,
     pub(super) limits: HttpLimits,
     /// Bytes of bodies held.
     pub(super) bodies: Arc<Budget>,
@@ -91,6 +95,7 @@ impl Door {
         let requests = Budget::new(limits.max_requests);
         let numbers = Numbers::new(&registry, &bodies, &requests);
         let inner = Arc::new(Inner {
+            gate: backend.gate(),
             backend,
             env,
             limits,
@@ -102,7 +107,13 @@ impl Door {
             stopping: AtomicBool::new(false),
         });
         let router = routes(&inner);
-        Self { inner, router }
+        Self { inner, router, client: None }
+    }
+
+    /// The same door, for requests that come from `client`.
+    #[must_use]
+    pub fn seen_from(&self, client: Option<IpAddr>) -> Self {
+        Self { client, ..self.clone() }
     }
 
     /// From now on the node says that it is not ready, and each answer over HTTP/1 ends its
@@ -145,7 +156,7 @@ impl Door {
     }
 
     /// Answers one request. Its principal, where it has one, is an extension of the request.
-    pub async fn serve<B>(&self, request: Request<B>) -> Response<DoorBody>
+    pub async fn serve<B>(&self, mut request: Request<B>) -> Response<DoorBody>
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -161,7 +172,24 @@ impl Door {
                 (problem.into_response(write), route, Places::default())
             }
             Ok(places) => {
-                let (response, route) = self.dispatch(request).await;
+                let identified = if inner.gate.is_closed() {
+                    let given = identity::given(request.headers());
+                    let path = request.uri().path().to_owned();
+                    self.identify(&path, given).await.map(Some)
+                } else {
+                    Ok(None)
+                };
+                let (response, route) = match identified {
+                    Ok(principal) => {
+                        principal.and_then(|known| request.extensions_mut().insert(known));
+                        self.dispatch(request).await
+                    }
+                    Err(problem) => {
+                        let write = kv::is_write(request.method());
+                        refuse_body(inner, request);
+                        (problem.into_response(write), UNROUTED)
+                    }
+                };
                 (response, route, places)
             }
         };
@@ -398,12 +426,6 @@ impl Inner {
             detail.push_str(&format!("; did you mean {other:?}?"));
         }
         Err(Problem::new(Kind::BucketNotFound, detail).with("bucket", shown))
-    }
-
-    /// Whether `principal` may work on `table`. Everybody may, until there are roles.
-    #[expect(clippy::unnecessary_wraps, reason = "the seam at which roles will refuse")]
-    pub(super) fn permit(&self, _principal: Principal, _table: &Table) -> Result<(), Problem> {
-        Ok(())
     }
 }
 

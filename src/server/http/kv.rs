@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCod
 use bytes::Bytes;
 
 use crate::coordinator::{ReadOp, ReadOutcome, Receipt, WriteAction, WriteOp, WriteOutcome};
+use crate::cql::roles::Permission;
 use crate::meta::Table;
 use crate::record::{Version, View, version_etag};
 use crate::server::Principal;
@@ -16,6 +17,7 @@ use crate::server::budget::Share;
 use crate::server::http::body::{DoorBody, Reading};
 use crate::server::http::conditions::{condition, fence};
 use crate::server::http::door::Inner;
+use crate::server::http::identity::has_condition;
 use crate::server::http::names;
 use crate::server::http::options::{self, Side, value_of};
 use crate::server::http::path::{encode_key, key_in_path};
@@ -67,7 +69,7 @@ pub(super) fn split(path: &str) -> Option<KvPath<'_>> {
 pub(super) async fn get(inner: &Inner, parts: &Parts, bucket: &str, raw_key: &str) -> Answer {
     const KNOWN: &[&str] = &["level", "r", "w", "timeout", "local"];
     let table = inner.bucket(bucket)?;
-    inner.permit(Principal::of(parts), &table)?;
+    inner.permit(Principal::of(parts), Permission::Select, &table)?;
     let key = key_in_path(raw_key, &inner.limits)?;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
     let op = ReadOp {
@@ -207,7 +209,7 @@ pub(super) async fn put(
     raw_key: &str,
 ) -> Answer {
     let table = inner.bucket(bucket)?;
-    inner.permit(Principal::of(parts), &table)?;
+    inner.permit_write(Principal::of(parts), &table, has_condition(&parts.headers))?;
     let key = key_in_path(raw_key, &inner.limits)?;
     let (outcome, created) = store(inner, parts, body, &table, &key).await?;
     let status = if created { StatusCode::CREATED } else { StatusCode::NO_CONTENT };
@@ -224,7 +226,7 @@ pub(super) async fn put(
     ))]
 pub(super) async fn post(inner: &Inner, parts: &Parts, body: &mut Body, bucket: &str) -> Answer {
     let table = inner.bucket(bucket)?;
-    inner.permit(Principal::of(parts), &table)?;
+    inner.permit_write(Principal::of(parts), &table, has_condition(&parts.headers))?;
     // An operation's scope is its key, so a repeat must come to the same one: the operation's own
     // id is then the key.
     let id = options::operation_id(&parts.headers)?;
@@ -293,7 +295,7 @@ async fn store(
 pub(super) async fn delete(inner: &Inner, parts: &Parts, bucket: &str, raw_key: &str) -> Answer {
     const KNOWN: &[&str] = &["level", "r", "w", "timeout"];
     let table = inner.bucket(bucket)?;
-    inner.permit(Principal::of(parts), &table)?;
+    inner.permit_write(Principal::of(parts), &table, has_condition(&parts.headers))?;
     let key = key_in_path(raw_key, &inner.limits)?;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
     let headers = &parts.headers;

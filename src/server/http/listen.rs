@@ -133,7 +133,7 @@ impl Listener {
             return;
         }
         let _ = tcp.set_nodelay(true);
-        let door = door.clone();
+        let door = door.seen_from(tcp.peer_addr().ok().map(|address| address.ip()));
         let env = door.env().clone();
         env.spawn("http-connection", async move {
             serve_stream(tcp, &door, stopped, true).await;

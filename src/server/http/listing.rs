@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use utoipa::ToSchema;
 
 use crate::coordinator::{ListOp, ListPage};
+use crate::cql::roles::Permission;
 use crate::meta::Table;
 use crate::server::Principal;
 use crate::server::http::body::DoorBody;
@@ -85,7 +86,7 @@ struct Wanted {
 pub(super) async fn list(inner: &Arc<Inner>, parts: &Parts, bucket: &str) -> Answer {
     const KNOWN: &[&str] = &["prefix", "start", "limit", "conflicts", "level", "r", "w", "timeout"];
     let table = inner.bucket(bucket)?;
-    inner.permit(Principal::of(parts), &table)?;
+    inner.permit(Principal::of(parts), Permission::Select, &table)?;
     let params = Params::parse(parts.uri.query(), KNOWN)?;
     let stream = prefers(&parts.headers, NDJSON, "application/json");
     let limit: Option<u64> = match params.bytes("limit") {

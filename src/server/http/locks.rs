@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::coordinator::{LeaseOp, LeaseOutcome, ReadOp};
+use crate::cql::roles::Permission;
 use crate::meta::{ConflictMode, Table, TableName, TableSettings};
 use crate::recipes::{Refusal, Request, State};
 use crate::server::Principal;
@@ -131,7 +132,7 @@ impl Family {
             key: self.name(inner, parts)?,
             timeout: options::timeout(&params, &inner.limits)?,
             op: options::operation_id(&parts.headers)?,
-            principal: Principal::of(parts),
+            principal: Principal::of(parts).clone(),
         })
     }
 
@@ -172,7 +173,7 @@ pub(super) struct Errand {
 impl Errand {
     /// A request about `key` that changes nothing.
     pub(super) fn about(family: Family, key: Key, timeout: Duration, parts: &Parts) -> Self {
-        Self { family, key, timeout, op: None, principal: Principal::of(parts) }
+        Self { family, key, timeout, op: None, principal: Principal::of(parts).clone() }
     }
 
     /// Has `request` judged.
@@ -181,18 +182,20 @@ impl Errand {
         inner: &Inner,
         request: Request,
     ) -> Result<LeaseOutcome, Problem> {
+        let TableName { keyspace, table } = self.family.table();
+        inner.permit_named(&self.principal, Permission::Modify, (&keyspace, &table))?;
         let table = self.family.made(inner).await?;
-        inner.permit(self.principal, &table)?;
         let op = LeaseOp { table, key: self.key, request, timeout: self.timeout, op: self.op };
         Ok(inner.backend.lease(op).await?)
     }
 
     /// The present state, and the instant that it is judged at: a serial read.
     pub(super) async fn look(&self, inner: &Inner) -> Result<(State, WallMicros), Problem> {
+        let TableName { keyspace, table } = self.family.table();
+        inner.permit_named(&self.principal, Permission::Select, (&keyspace, &table))?;
         let Some(table) = self.family.known(inner) else {
             return Ok((State::default(), inner.env.wall()));
         };
-        inner.permit(self.principal, &table)?;
         let op = ReadOp {
             table,
             key: self.key.clone(),

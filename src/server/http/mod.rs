@@ -33,6 +33,7 @@ mod cql;
 mod cursor;
 mod door;
 mod elections;
+mod identity;
 mod kv;
 pub mod limits;
 pub mod listen;

@@ -8,6 +8,8 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::cql::roles::Permission;
+use crate::server::Principal;
 use crate::server::http::backend::{ClusterView, NotReady, RingView};
 use crate::server::http::body::DoorBody;
 use crate::server::http::buckets::json_answer;
@@ -118,6 +120,7 @@ pub(super) async fn digest(inner: Arc<Inner>, parts: Parts, _: Body) -> Answer {
         .text("bucket")?
         .ok_or_else(|| Problem::bad_parameter("bucket", "say of which bucket: ?bucket=…"))?;
     let table = inner.bucket(bucket)?;
+    inner.permit(Principal::of(&parts), Permission::Select, &table)?;
     let text = parts
         .uri
         .path()

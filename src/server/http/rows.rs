@@ -25,6 +25,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use crate::coordinator::Condition;
 use crate::cql::json;
+use crate::cql::roles::Permission;
 use crate::cql::schema::{Column, Schema};
 use crate::cql::types::{CqlType, quote};
 use crate::meta::Table;
@@ -35,6 +36,7 @@ use crate::server::http::body::{DoorBody, Reading};
 use crate::server::http::conditions;
 use crate::server::http::cql;
 use crate::server::http::door::Inner;
+use crate::server::http::identity::has_condition;
 use crate::server::http::options::{self, Side};
 use crate::server::http::path::decode_path;
 use crate::server::http::problem::{Kind, Problem};
@@ -70,7 +72,13 @@ pub(super) async fn answer(
     rows: &RowsTable,
     key: Option<&str>,
 ) -> Answer {
-    inner.permit(Principal::of(parts), &rows.table)?;
+    let (principal, shows) = (Principal::of(parts), has_condition(&parts.headers));
+    match parts.method {
+        Method::GET | Method::HEAD => {
+            inner.permit(principal, Permission::Select, &rows.table)?;
+        }
+        _ => inner.permit_write(principal, &rows.table, shows)?,
+    }
     match (&parts.method, key) {
         (&Method::GET | &Method::HEAD, key) => rows.get(parts, key).await,
         (&Method::PUT, Some(key)) => rows.put(inner, parts, body, key).await,

@@ -9,15 +9,17 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::mem::MemStore;
+use crate::cql::roles::Secret;
 use crate::env::tokio_env;
+use crate::meta::{Command, RoleChange, Verdict};
+use crate::server::auth::Gate;
 use crate::server::budget::Budget;
-use crate::server::cql::auth::Authenticator;
 use crate::server::cql::compress;
 use crate::server::cql::frame::{Version, flag, opcode};
 use crate::server::cql::listen::CqlListener;
 use crate::server::cql::segment::{self, Coding};
 use crate::server::cql::wire::Writer;
-use crate::server::cql::{AllowAll, CqlService};
+use crate::server::cql::{CqlService, Store as _};
 use crate::types::Epoch;
 
 /// A port in front of a node in memory.
@@ -33,16 +35,28 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn start(memory: usize) -> Self {
-        Self::start_for(memory, Arc::new(AllowAll)).await
+        Self::start_for(memory, Gate::open(), None).await
     }
 
-    pub(super) async fn start_for(memory: usize, who: Arc<dyn Authenticator>) -> Self {
+    /// One behind `gate`. `role`: made beforehand, by its name and password, as a superuser.
+    pub(super) async fn start_for(memory: usize, gate: Gate, role: Option<(&str, &str)>) -> Self {
         let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         let listener = CqlListener::bind(loopback).await.unwrap();
         let address = listener.local_address().unwrap();
         let env = tokio_env();
         let store = MemStore::new(env.clone(), address.port());
-        let service = Arc::new(CqlService::new(store.clone()).with_authenticator(who));
+        if let Some((name, password)) = role {
+            let made = RoleChange::Create {
+                name: name.to_owned(),
+                superuser: true,
+                login: true,
+                password: Some(gate.hash(Secret(password.to_owned())).await.unwrap()),
+                by: None,
+            };
+            let made = store.append(Command::Role(made)).await.unwrap();
+            assert_eq!(made, Verdict::Done);
+        }
+        let service = Arc::new(CqlService::new(store.clone()).with_gate(gate));
         let (epochs, changes) = watch::channel(service.store().state().epoch());
         let (stop, stopping) = watch::channel(false);
         let memory = Budget::new(memory);

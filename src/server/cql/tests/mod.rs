@@ -7,6 +7,7 @@ mod json;
 pub(super) mod mem;
 mod point;
 mod port;
+mod roles;
 
 use bytes::BytesMut;
 use proptest::prelude::*;

@@ -1,13 +1,14 @@
 //! The port itself: versions, framing, memory, events, over real sockets.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::client::{Client, Server};
+use crate::env::tokio_env;
+use crate::server::auth::Gate;
 use crate::server::budget::Share;
-use crate::server::cql::auth::{Authenticator, PASSWORD};
+use crate::server::cql::auth::PASSWORD;
 use crate::server::cql::frame::{MAX_BODY, Version, opcode};
 use crate::server::cql::segment::{self, Coding};
 use crate::server::cql::wire::Writer;
@@ -161,22 +162,10 @@ async fn a_client_that_takes_no_answers_hurts_itself_only() {
     slow.good("SELECT k FROM ks.t").await;
 }
 
-#[derive(Debug)]
-struct OnlyEve;
-
-impl Authenticator for OnlyEve {
-    fn class(&self) -> Option<&'static str> {
-        Some(PASSWORD)
-    }
-
-    fn check(&self, name: &str, password: &str) -> bool {
-        (name, password) == ("eve", "apple")
-    }
-}
-
 #[tokio::test]
 async fn who_is_asked_says_a_name_and_a_password_before_anything_else() {
-    let server = Server::start_for(32 * MIB, Arc::new(OnlyEve)).await;
+    let eve = Some(("eve", "apple"));
+    let server = Server::start_for(32 * MIB, Gate::closed(tokio_env()), eve).await;
     for (version, lz4) in WAYS {
         let mut client = Client::connect(server.address, version).await;
         let asked = client.start(lz4).await;
@@ -197,6 +186,41 @@ async fn who_is_asked_says_a_name_and_a_password_before_anything_else() {
         assert_eq!(answered.opcode, opcode::AUTH_SUCCESS);
         client.good("SELECT * FROM system.local").await;
     }
+}
+
+#[tokio::test]
+async fn who_is_nobody_any_more_is_told_so_and_let_go() {
+    let admin = Some(("admin", "apple"));
+    let server = Server::start_for(32 * MIB, Gate::closed(tokio_env()), admin).await;
+    let log_in = async |name: &str, password: &str| {
+        let mut client = Client::connect(server.address, Version::V5).await;
+        assert_eq!(client.start(false).await.opcode, opcode::AUTHENTICATE);
+        let mut body = Writer::default();
+        body.bytes(Some(format!("\0{name}\0{password}").as_bytes()));
+        let answered = client.ask(opcode::AUTH_RESPONSE, &body.0).await;
+        (client, answered)
+    };
+    let (mut admin, _) = log_in("admin", "apple").await;
+    admin.good("CREATE ROLE bob WITH PASSWORD = 'pear' AND LOGIN = true").await;
+    for (change, password) in [
+        ("ALTER ROLE bob WITH PASSWORD = 'plum'", "pear"),
+        ("ALTER ROLE bob WITH LOGIN = false", "plum"),
+        ("DROP ROLE bob", "plum"),
+    ] {
+        let (mut bob, answered) = log_in("bob", password).await;
+        assert_eq!(answered.opcode, opcode::AUTH_SUCCESS, "{change}");
+        bob.good("SELECT * FROM system.local").await;
+        admin.good(change).await;
+        let told = bob.run("SELECT * FROM system.local").await;
+        assert_eq!(told.code(), 0x0100, "{change}");
+        assert_eq!(bob.next().await, None, "{change}: and the connection is closed");
+        assert_eq!(log_in("bob", password).await.1.code(), 0x0100, "{change}");
+        if change.contains("LOGIN") {
+            admin.good("ALTER ROLE bob WITH LOGIN = true").await;
+        }
+    }
+    admin.good("ALTER ROLE admin WITH PASSWORD = 'cherry'").await;
+    admin.good("SELECT * FROM system.local").await;
 }
 
 #[tokio::test]

@@ -16,8 +16,10 @@ use crate::causality::Context;
 use crate::coordinator::{
     Condition, OpError, ReadOp, ReadOutcome, WriteAction, WriteOp, WriteOutcome,
 };
+use crate::cql::roles::Permission;
 use crate::meta::Table;
 use crate::record::version_etag;
+use crate::server::Principal;
 use crate::server::http::conditions::{checked_fence, condition_of};
 use crate::server::http::door::Inner;
 use crate::server::http::options::{self, meta_fits, open_context, parse_operation_id};
@@ -34,6 +36,8 @@ pub(super) struct Options {
     pub(super) read: Consistency,
     pub(super) write: Consistency,
     pub(super) timeout: Duration,
+    /// On whose behalf.
+    pub(super) principal: Principal,
 }
 
 /// An item as it is sent.
@@ -337,6 +341,13 @@ impl Sent<'_> {
                 ));
             }
         };
+        match &wish {
+            Wish::Get => inner.permit(&options.principal, Permission::Select, &options.table)?,
+            Wish::Write(write) => {
+                let shows = write.condition != Condition::None;
+                inner.permit_write(&options.principal, &options.table, shows)?;
+            }
+        }
         Ok(Item { key, id: self.id, wish })
     }
 
