@@ -279,7 +279,8 @@ fn forwards(nodes: &[String]) -> Result<u64, Box<dyn Error + Send + Sync>> {
     let mut total = 0;
     for node in nodes {
         let metrics = get(node, "/metrics")?;
-        let count = |line: &str| line.strip_prefix("henge_coordinator_forwards_total ")?.parse().ok();
+        let count =
+            |line: &str| line.strip_prefix("henge_coordinator_forwards_total ")?.parse().ok();
         total += metrics.lines().find_map(count).unwrap_or(0_u64);
     }
     Ok(total)
@@ -336,9 +337,7 @@ async fn routing(world: &World) -> Done {
 
 async fn counters(world: &World) -> Done {
     let session = &world.session;
-    session
-        .query_unpaged("CREATE TABLE rusty.hits (k text PRIMARY KEY, n counter)", ())
-        .await?;
+    session.query_unpaged("CREATE TABLE rusty.hits (k text PRIMARY KEY, n counter)", ()).await?;
     // Not idempotent: the driver does not send it again, as nobody knows whether it has counted.
     let add = session.prepare("UPDATE rusty.hits SET n = n + ? WHERE k = ?").await?;
     let count = async |k: &str| -> Result<i64, Box<dyn Error + Send + Sync>> {
@@ -348,7 +347,8 @@ async fn counters(world: &World) -> Done {
         Ok(n)
     };
     let two = scylla::value::Counter(2);
-    try_join_all((0..100).map(|_| patient(|| session.execute_unpaged(&add, (two, "page"))))).await?;
+    try_join_all((0..100).map(|_| patient(|| session.execute_unpaged(&add, (two, "page")))))
+        .await?;
     assert_eq!(count("page").await?, 200);
     let mut both = Batch::new(BatchType::Counter);
     both.append_statement(add.clone());
@@ -358,29 +358,6 @@ async fn counters(world: &World) -> Done {
     assert_eq!((count("page").await?, count("other").await?), (199, 5));
     let set = "INSERT INTO rusty.hits (k, n) VALUES ('page', 1)";
     assert!(session.query_unpaged(set, ()).await.is_err(), "counters are not set");
-    Ok(())
-}
-
-/// The driver hears of other clients' changes of the schema by itself.
-async fn schema_events(world: &World, other: &Session) -> Done {
-    let columns = || {
-        let state = world.session.get_cluster_state();
-        let keyspace = state.get_keyspace("rusty")?;
-        Some(keyspace.tables.get("news")?.columns.len())
-    };
-    let steps = [
-        ("CREATE TABLE rusty.news (k int PRIMARY KEY)", Some(1)),
-        ("ALTER TABLE rusty.news ADD v int", Some(2)),
-        ("DROP TABLE rusty.news", None),
-    ];
-    for (text, expected) in steps {
-        other.query_unpaged(text, ()).await?;
-        let began = Instant::now();
-        while columns() != expected {
-            assert!(began.elapsed() < Duration::from_secs(50), "{text}: it has heard nothing");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
     Ok(())
 }
 
@@ -522,7 +499,6 @@ async fn main() -> Done {
     good &= test("conditional", conditional(&world)).await;
     good &= test("counters", counters(&world)).await;
     good &= test("routing", routing(&world)).await;
-    good &= test("schema_events", schema_events(&world, &plain)).await;
     good &= test("time_to_live", time_to_live(&world)).await;
     good &= test("traces", traces(&world)).await;
     good &= test("altered_tables", altered_tables(&world)).await;
