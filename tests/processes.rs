@@ -153,6 +153,9 @@ impl Drop for Dev {
     }
 }
 
+/// One at a time: between two starts on the same data, another could take its ports.
+static ONE_DEV: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 impl Dev {
     fn start(directory: &Path, extra: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_henge"))
@@ -188,6 +191,7 @@ impl Dev {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_goes_on_with_the_same_data_after_ctrl_c() {
+    let _one = ONE_DEV.lock().await;
     let directory = tempfile::tempdir().unwrap();
     let dev = Dev::start(directory.path(), &["--data", "d"]);
     henge(&dev.nodes, &["buckets", "create", "b"]).await.ok();
@@ -211,6 +215,7 @@ async fn dev_goes_on_with_the_same_data_after_ctrl_c() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_without_data_leaves_nothing_behind() {
+    let _one = ONE_DEV.lock().await;
     let directory = tempfile::tempdir().unwrap();
     let dev = Dev::start(directory.path(), &["--nodes", "1"]);
     henge(&dev.nodes, &["buckets", "create", "b"]).await.ok();

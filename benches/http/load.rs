@@ -112,10 +112,13 @@ fn summary(target: &Target, found: &mut [Found]) -> f64 {
     median.rate
 }
 
+/// What a client asks at a turn of its.
+type Request = fn(usize, u64) -> Vec<u8>;
+
 async fn client(
     address: SocketAddr,
     c: usize,
-    (request, frame): (fn(usize, u64) -> Vec<u8>, Option<Vec<u8>>),
+    (request, frame): (Request, Option<Vec<u8>>),
     stop: Rc<Cell<bool>>,
 ) -> Histogram<u64> {
     thread_local! {

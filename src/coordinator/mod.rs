@@ -54,8 +54,9 @@ use latency::Latencies;
 pub use lwt::{LeaseOutcome, LwtCounters, Told};
 pub use ops::{
     BatchError, BatchOp, Condition, ConditionalOp, ConditionalOutcome, Fate, LeaseOp, ListOp,
-    ListPage, ListedKey, OpError, ReadOp, ReadOutcome, Receipt, Receipts, ReplicaReceipt,
-    RowsJudge, RowsOp, ScanOp, ScanPage, StoodIn, Whereabouts, WriteAction, WriteOp, WriteOutcome,
+    ListPage, ListedKey, OpError, PartitionRows, ReadOp, ReadOutcome, Receipt, Receipts,
+    ReplicaReceipt, RowsJudge, RowsOp, ScanOp, ScanPage, StoodIn, Whereabouts, WriteAction,
+    WriteOp, WriteOutcome,
 };
 use snitch::Snitch;
 

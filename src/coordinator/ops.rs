@@ -234,13 +234,16 @@ pub struct RowsOp {
     pub timeout: Duration,
 }
 
+/// Rows of one partition, by key, ascending, and the table that holds them.
+pub type PartitionRows = (Arc<Table>, Vec<(Key, Record)>);
+
 /// Write rows of several partitions so that in the end all are written, or none.
 #[derive(Clone, Debug)]
 pub struct BatchOp {
     /// The table of batches under way ([`crate::coordinator::log_table`]).
     pub log: Arc<Table>,
-    /// Rows of one partition each, by key, ascending, with the table that holds them.
-    pub parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+    /// Its partitions.
+    pub parts: Vec<PartitionRows>,
     /// How many replicas must hold each row before the answer.
     pub level: Consistency,
     /// Time for putting it on record, and again for writing it.

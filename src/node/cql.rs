@@ -6,18 +6,17 @@ use std::time::Duration;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    BatchError, BatchOp, ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome,
-    Receipts, RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome, log_table,
+    BatchError, BatchOp, ConditionalOp, ConditionalOutcome, CountOp, OpError, PartitionRows,
+    ReadOp, ReadOutcome, Receipts, RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome, log_table,
 };
 use crate::env::BoxFuture;
 use crate::gossip::Liveness;
 use crate::meta::{ClusterState, Command, Table, TableSettings, Verdict};
 use crate::node::{Node, NodeBackend};
 use crate::overload::{Busy, Place};
-use crate::record::Record;
 use crate::server::cql::{PeerView, Store};
 use crate::server::http::backend::{Backend as _, Creation};
-use crate::types::{Consistency, Epoch, Key, WallMicros};
+use crate::types::{Consistency, Epoch, WallMicros};
 
 /// How long records of batches that are done are kept at least, in seconds. Nobody repeats their
 /// writes under the same key.
@@ -145,7 +144,7 @@ impl Store for NodeStore {
 
     fn write_batch(
         &self,
-        parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+        parts: Vec<PartitionRows>,
         level: Consistency,
         timeout: Duration,
     ) -> BoxFuture<'_, Result<(), BatchError>> {

@@ -311,7 +311,7 @@ def errors(s, cluster):
     assert "ALLOW FILTERING" in fails(s, "SELECT * FROM t WHERE v = 'x'", "InvalidRequest")
     fails(s, "CREATE TABLE t (k int PRIMARY KEY)", "AlreadyExists")
     fails(s, "INSERT INTO t (k) VALUES ('a')", "InvalidRequest")
-    fails(s, "CREATE INDEX ON t (v)", "InvalidRequest")
+    fails(s, "CREATE TRIGGER x ON t USING 'y'", "InvalidRequest")
 
 
 def altered_tables(s, cluster):

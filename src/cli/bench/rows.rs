@@ -1,4 +1,8 @@
 //! The same workloads over CQL: rows of one value, prepared statements.
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a command lives outside of the simulated node, on the real clock and threads"
+)]
 
 use std::io;
 use std::time::Duration;
@@ -157,7 +161,7 @@ impl Pipe {
 
     /// The next answer that is here, and its stream. `reads`: whether a stream carries a read.
     pub fn next(&mut self, reads: impl Fn(i16) -> bool) -> io::Result<Option<(i16, Answer)>> {
-        match self.inner.next().map_err(other)? {
+        match self.inner.take_answer().map_err(other)? {
             Some((stream, done)) => Ok(Some((stream, answer(done, reads(stream))?))),
             None => Ok(None),
         }

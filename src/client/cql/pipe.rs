@@ -11,6 +11,9 @@ use super::{
 /// Bytes that are read at a time.
 const READ: usize = 16 << 10;
 
+/// What came on a stream.
+pub type PipedAnswer = (i16, Result<CqlResult, CqlFailure>);
+
 /// A connection on which statements are told apart by the numbers of their streams. What one call
 /// has put waits for [`CqlPipe::flush`], so that many go out together.
 #[derive(Debug)]
@@ -50,7 +53,7 @@ impl CqlPipe {
     ///
     /// # Errors
     /// [`CqlFailure::Io`]: this is no answer, and the connection is of no more use.
-    pub fn next(&mut self) -> Result<Option<(i16, Result<CqlResult, CqlFailure>)>, CqlFailure> {
+    pub fn take_answer(&mut self) -> Result<Option<PipedAnswer>, CqlFailure> {
         let input = &self.input[self.done..];
         let Some(header) = input.first_chunk::<HEADER>() else { return Ok(None) };
         let len = u32::from_be_bytes([header[5], header[6], header[7], header[8]]) as usize;

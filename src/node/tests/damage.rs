@@ -95,11 +95,10 @@ fn healing_takes_nothing_from_a_write_that_is_under_way() {
 #[test]
 fn a_listing_never_takes_a_damaged_copy_for_absence() {
     let (mut town, table) = Town::with_table(4, ConflictMode::Siblings);
+    town.put("a", &table, "l", "v", Write::at(Consistency::All)).unwrap();
     town.script
         .add(Fate::LoseRequest, u32::MAX, |_, to, request| to == id("c") && is_apply(request));
-    for key in ["k", "l"] {
-        town.put("a", &table, key, "v", Write::default()).unwrap();
-    }
+    town.put("a", &table, "k", "v", Write::default()).unwrap();
     town.rot("a", &table, "k");
     town.pause("b", true);
     for at in ["a", "c"] {

@@ -205,7 +205,7 @@ fn of_replicas_that_differ_an_index_shows_what_a_read_shows() {
             write(&mut town, "a", &table, n, row(Some(1), 1), Consistency::All);
             let away = id(missing);
             let lost = town.script.add(Fate::LoseRequest, 2, move |_, to, request| {
-                to == away && matches!(request, Request::Apply(_))
+                to == away && matches!(request, Request::ApplyRows(_))
             });
             let coordinator = if missing == "a" { "b" } else { "a" };
             write(&mut town, coordinator, &table, n, row(Some(2), 2), Consistency::Quorum);

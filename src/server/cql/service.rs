@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use futures_util::future::{join, join_all};
 
-use crate::coordinator::{CountOp, CountRow, OpError, ReadOp, Receipts, RowsOp};
+use crate::coordinator::{CountOp, CountRow, OpError, PartitionRows, ReadOp, Receipts, RowsOp};
 use crate::cql::ast::{BatchKind, Statement};
 use crate::cql::conditions::If;
 use crate::cql::functions::Now;
@@ -755,7 +755,7 @@ type PartitionWrites = (Arc<Table>, BTreeMap<Vec<u8>, Row>);
 /// The same as records, a partition each.
 fn rows_of(
     partitions: BTreeMap<(TableId, Vec<u8>), PartitionWrites>,
-) -> Result<Vec<(Arc<Table>, Vec<(Key, Record)>)>, CqlError> {
+) -> Result<Vec<PartitionRows>, CqlError> {
     let mut parts = Vec::with_capacity(partitions.len());
     for ((_, partition), (table, mut rows)) in partitions {
         carry_deletions(&mut rows);

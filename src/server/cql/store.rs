@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    BatchError, ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipts,
-    RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
+    BatchError, ConditionalOp, ConditionalOutcome, CountOp, OpError, PartitionRows, ReadOp,
+    ReadOutcome, Receipts, RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::env::BoxFuture;
-use crate::meta::{ClusterState, Command, Table, Verdict};
+use crate::meta::{ClusterState, Command, Verdict};
 use crate::overload::{Busy, Place};
-use crate::record::Record;
-use crate::types::{Consistency, Epoch, Key, NodeId, Token, WallMicros};
+use crate::types::{Consistency, Epoch, NodeId, Token, WallMicros};
 
 /// A member as clients see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +81,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Writes rows of several partitions, each at `level`, in the end all or none.
     fn write_batch(
         &self,
-        parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+        parts: Vec<PartitionRows>,
         level: Consistency,
         timeout: Duration,
     ) -> BoxFuture<'_, Result<(), BatchError>>;

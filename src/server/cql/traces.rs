@@ -12,23 +12,22 @@ use std::time::Duration;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    BatchError, ConditionalOp, ConditionalOutcome, CountOp, OpError, ReadOp, ReadOutcome, Receipt,
-    Receipts, RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
+    BatchError, ConditionalOp, ConditionalOutcome, CountOp, OpError, PartitionRows, ReadOp,
+    ReadOutcome, Receipt, Receipts, RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::cql::ast::BatchKind;
 use crate::cql::functions::Now;
 use crate::cql::roles::masked;
 use crate::cql::value;
 use crate::env::BoxFuture;
-use crate::meta::{ClusterState, Command, Keyspace, Table, TableName, Verdict};
+use crate::meta::{ClusterState, Command, Keyspace, TableName, Verdict};
 use crate::overload::{Busy, Place};
-use crate::record::Record;
 use crate::ring::Replication;
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
 use crate::server::cql::store::{PeerView, Store};
 use crate::server::cql::system;
 use crate::server::cql::wire::Value;
-use crate::types::{Consistency, Key, WallMicros};
+use crate::types::{Consistency, WallMicros};
 
 /// Where traces are kept.
 pub(super) const KEYSPACE: &str = "system_traces";
@@ -167,7 +166,7 @@ impl Store for Traced {
 
     fn write_batch(
         &self,
-        parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+        parts: Vec<PartitionRows>,
         level: Consistency,
         timeout: Duration,
     ) -> BoxFuture<'_, Result<(), BatchError>> {

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::causality::ContextCodec;
 use crate::coordinator::{
-    BatchError, ConditionalOp, ConditionalOutcome, CountOp, CountRow, OpError, ReadOp, ReadOutcome,
-    RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
+    BatchError, ConditionalOp, ConditionalOutcome, CountOp, CountRow, OpError, PartitionRows,
+    ReadOp, ReadOutcome, RowsOp, ScanOp, ScanPage, WriteOp, WriteOutcome,
 };
 use crate::cql::index::terms;
 use crate::env::{BoxFuture, Env};
-use crate::meta::{ClusterState, Command, Founder, LogEntry, Table, Verdict};
+use crate::meta::{ClusterState, Command, Founder, LogEntry, Verdict};
 use crate::record::{Cell, Column, Content, Record, RecordKind, Row};
 use crate::ring::{Member, token_in};
 use crate::server::cql::{PeerView, Store};
@@ -190,7 +190,7 @@ impl Store for MemStore {
 
     fn write_batch(
         &self,
-        parts: Vec<(Arc<Table>, Vec<(Key, Record)>)>,
+        parts: Vec<PartitionRows>,
         level: Consistency,
         timeout: Duration,
     ) -> BoxFuture<'_, Result<(), BatchError>> {
