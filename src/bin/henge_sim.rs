@@ -124,7 +124,7 @@ struct PlantArgs {
     #[arg(long, default_value_t = 0)]
     first: u64,
     /// Only these bugs.
-    #[arg(long)]
+    #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Leave out the run of the clean code over the same seeds.
     #[arg(long)]
@@ -469,6 +469,11 @@ fn run_many(args: &RunArgs, seeds: std::ops::Range<u64>) -> ExitCode {
 }
 
 fn plants(args: &PlantArgs) -> Result<ExitCode, String> {
+    let is_known = |only: &String| PLANTS.iter().any(|(name, _)| only.eq_ignore_ascii_case(name));
+    if let Some(unknown) = args.only.iter().find(|only| !is_known(only)) {
+        let all: Vec<&str> = PLANTS.iter().map(|(name, _)| *name).collect();
+        return Err(format!("no planted bug is called {unknown}: there are {}", all.join(", ")));
+    }
     let wanted = |name: &str| {
         args.only.is_empty() || args.only.iter().any(|only| only.eq_ignore_ascii_case(name))
     };
