@@ -53,3 +53,13 @@ fn a_lease_is_no_mutual_exclusion_and_that_is_said() {
     let told = String::from_utf8_lossy(&overlap.stdout).into_owned();
     assert!(told.contains("1 writes were taken after a newer grant"), "{told}");
 }
+
+/// From a real run (no fault, seed 400): two writes of a row had the same stamp, from two nodes, and
+/// were told apart cell by cell.
+#[test]
+fn a_row_that_shows_half_of_each_of_two_writes_is_noticed() {
+    let torn = henge_jepsen(&["check", &history("row-shape-tie")]);
+    assert_eq!(torn.status.code(), Some(1), "{torn:?}");
+    let told = String::from_utf8_lossy(&torn.stdout).into_owned();
+    assert!(told.contains("half of one write and half of another"), "{told}");
+}
