@@ -389,3 +389,24 @@ fn a_statement_on_two_keys_of_which_one_was_written_is_not_told_as_refused() {
     refused(&mut stage, &format!("BEGIN UNLOGGED BATCH {}; {wrong}; APPLY BATCH", insert("new")));
     assert_eq!(get(&mut stage, &cart, "new"), [""; 0]);
 }
+
+#[test]
+fn what_the_nodes_keep_for_themselves_is_not_made_dropped_or_emptied() {
+    let mut stage = Stage::new(8, true).expect("a cluster");
+    bucket(&mut stage, "henge.locks", ConflictMode::Strong);
+    let strategy = "{'class': 'SimpleStrategy', 'replication_factor': 3}";
+    for text in [
+        &format!("CREATE KEYSPACE henge WITH replication = {strategy}"),
+        "DROP KEYSPACE henge",
+        "DROP TABLE henge.locks",
+        "TRUNCATE henge.locks",
+        "ALTER TABLE henge.locks WITH gc_grace_seconds = 1",
+        "INSERT INTO henge.locks (key, value) VALUES (0x6b, 0x01)",
+    ] {
+        let reply = stage.cql(0, Quorum, text);
+        assert!(matches!(reply, Reply::Failed { .. }), "{text}: {reply:?}");
+    }
+    assert_eq!(table(&stage, "henge.locks").settings.conflict, ConflictMode::Strong);
+    let schema = ok(&mut stage, "DESCRIBE SCHEMA");
+    assert!(schema.rows.is_empty(), "no client can make it again: {schema:?}");
+}

@@ -26,4 +26,4 @@ pub use command::{Command, Founder, LogEntry, NotDone, Verdict};
 pub use keyspace::Keyspace;
 pub use roles::{Role, RoleChange, Roles, is_hash};
 pub use state::{ClusterState, MemberState};
-pub use table::{ConflictMode, NameError, Table, TableName, TableSettings};
+pub use table::{ConflictMode, NameError, SYSTEM_KEYSPACE, Table, TableName, TableSettings};

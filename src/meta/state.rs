@@ -525,7 +525,8 @@ mod schema {
         state.keyspaces.remove(name).ok_or(NotDone::NoSuchKeyspace)?;
         let ids: Vec<TableId> =
             state.names.get(name).into_iter().flatten().map(|(_, id)| *id).collect();
-        for id in ids {
+        let is_theirs = |id: &TableId| state.table(*id).is_some_and(|t| !t.name.is_system());
+        for id in ids.into_iter().filter(is_theirs).collect::<Vec<_>>() {
             state.drop_table(id)?;
         }
         state.forget(&Resource::Keyspace(name.to_owned()));

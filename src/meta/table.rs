@@ -54,7 +54,7 @@ pub struct TableName {
 }
 
 /// The keyspace of the tables that nodes keep for themselves, beside the bucket of that name.
-const SYSTEM_KEYSPACE: &str = "henge";
+pub const SYSTEM_KEYSPACE: &str = "henge";
 
 /// The table that a bucket is in its keyspace.
 const BUCKET_TABLE: &str = "kv";

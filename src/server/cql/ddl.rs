@@ -82,7 +82,7 @@ fn keyspace_of(given: Option<&str>, name: &Name) -> Result<String, CqlError> {
 }
 
 fn not_system(keyspace: &str) -> Result<(), CqlError> {
-    if system::is_keyspace(keyspace) {
+    if system::is_reserved(keyspace) {
         return Err(CqlError::new(
             UNAUTHORIZED,
             format!("{keyspace} keyspace is not user-modifiable."),

@@ -215,7 +215,7 @@ impl<'a> Look<'a> {
         match what {
             Describe::Schema { full } => {
                 let tables = system::all_tables(self.state);
-                let wanted = self.keyspaces().filter(|name| *full || !system::is_keyspace(name));
+                let wanted = self.keyspaces().filter(|name| *full || !system::is_reserved(name));
                 Ok(wanted.flat_map(|name| self.whole(name, &tables)).collect())
             }
             Describe::Keyspace(name) | Describe::OnlyKeyspace(name) => {

@@ -14,7 +14,7 @@ use crate::cql::options;
 use crate::cql::schema::{Column, Role, Schema};
 use crate::cql::types::CqlType;
 use crate::cql::value;
-use crate::meta::ClusterState;
+use crate::meta::{ClusterState, SYSTEM_KEYSPACE};
 use crate::ring::Replication;
 use crate::server::Principal;
 use crate::server::cql::buckets;
@@ -120,6 +120,12 @@ const TABLES: &[&str] = &[
 /// True of a keyspace of the system.
 pub(super) fn is_keyspace(name: &str) -> bool {
     KEYSPACES.contains(&name)
+}
+
+/// True of a keyspace that no client makes or drops: the system's, and the one in which the nodes
+/// keep locks and batches. With that, the numbers of all grants would be gone.
+pub(super) fn is_reserved(name: &str) -> bool {
+    is_keyspace(name) || name == SYSTEM_KEYSPACE
 }
 
 /// Why a table of the system is not written to.
