@@ -1,5 +1,5 @@
 //! A client's way through the CQL ports: a connection to each node that it has asked, made when it
-//! is needed and given up with the first request that has no answer.
+//! is needed and given up with the first request that has no answer, or when the node has closed it.
 
 use std::time::Duration;
 
@@ -51,7 +51,8 @@ impl Door {
         patience: Duration,
     ) -> Result<CqlRows, Trouble> {
         let early = |why: String| Trouble { why, has_no_effect: true };
-        let mut connection = match self.open[node].take() {
+        let kept = self.open[node].take().filter(CqlConnection::is_open);
+        let mut connection = match kept {
             Some(connection) => connection,
             None => match timeout(patience, CqlConnection::open(&self.authorities[node])).await {
                 Ok(opened) => opened.map_err(|error| early(error.to_string()))?,

@@ -66,6 +66,9 @@ enum Do {
         /// Only these, separated by commas; `gate` for those of the gate.
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
+        /// Make the same runs without the bugs: all must be green.
+        #[arg(long)]
+        control: bool,
         /// For all draws.
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -117,6 +120,12 @@ struct Run {
     /// Number of nodes [default: 3, or what the fault needs].
     #[arg(long)]
     nodes: Option<usize>,
+    /// Copies of everything [default: one on each node].
+    #[arg(long)]
+    replicas: Option<usize>,
+    /// How long each episode of the fault lasts, as in 20s [default: as its kind usually does].
+    #[arg(long, value_parser = seconds)]
+    lasts: Option<Duration>,
     /// How often, with one seed after the other.
     #[arg(long, default_value_t = 1)]
     repeat: u64,
@@ -130,13 +139,27 @@ struct Run {
     #[arg(long, value_name = "NAME=VALUE", value_parser = setting, conflicts_with_all = ["all", "quick"])]
     set: Vec<(String, String)>,
     /// Join the nodes by proxies on loopback, as is done where no network namespaces can be made.
-    #[arg(long, conflicts_with_all = ["all", "quick"])]
+    #[arg(long)]
     loopback: bool,
     /// Keep the nodes' data also when all is well.
     #[arg(long)]
     keep: bool,
     #[command(flatten)]
     place: Place,
+}
+
+impl Run {
+    /// What the runs of a matrix are told beside their workloads, fault, time and seed.
+    fn more(&self) -> Vec<String> {
+        let mut more = Vec::new();
+        let numbers = [("--nodes", self.nodes), ("--replicas", self.replicas)];
+        for (name, number) in numbers {
+            more.extend(number.map(|number| format!("{name}={number}")));
+        }
+        more.extend(self.lasts.map(|lasts| format!("--lasts={}s", lasts.as_secs())));
+        more.extend(self.loopback.then(|| "--loopback".to_owned()));
+        more
+    }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -179,7 +202,9 @@ fn main() -> ExitCode {
         Do::Run(run) => run_command(&run),
         Do::Check { file, edn } => check(&file, edn),
         Do::Report { directory } => table(&directory),
-        Do::Plants { only, seed, jobs, place } => plants(&only, seed, jobs, &place),
+        Do::Plants { only, control, seed, jobs, place } => {
+            plants(&only, control, seed, jobs, &place)
+        }
         Do::Doctor { place } => doctor(&place),
     };
     done.unwrap_or_else(|why| {
@@ -219,21 +244,27 @@ fn run_command(run: &Run) -> Result<ExitCode, String> {
             }
             (named, _) => named.to_vec(),
         };
+        let (all, refused): (Vec<Fault>, Vec<Fault>) =
+            all.into_iter().partition(|fault| !(run.loopback && fault.needs_own_disks()));
+        for fault in refused {
+            println!("{} needs disks, and thus mounts, of its own: not on loopback", fault.name());
+        }
         let mut workloads = workloads(&run.workload, &workload::ALL)?;
         if run.quick {
             // The gate looks through the other door too.
             workloads.extend([Kind::CqlRegister, Kind::CrossRegister]);
         }
+        let more = run.more();
         let cells = all.into_iter().flat_map(|nemesis| {
-            let workloads = workloads.clone();
+            let (workloads, arguments) = (workloads.clone(), more.clone());
             (0..run.repeat).map(move |more| Cell {
                 workloads: workloads.clone(),
                 nemesis,
                 seconds: run.time.as_secs(),
                 seed: run.seed + more,
                 plant: None,
-                set: &[],
-                nodes: run.nodes,
+                control: false,
+                more: arguments.clone(),
             })
         });
         let green = matrix::prove(cells.collect(), &binary, &out, run.jobs);
@@ -253,13 +284,16 @@ fn run_command(run: &Run) -> Result<ExitCode, String> {
         .map_err(|error| error.to_string())?;
     let mut worst = 0;
     for more in 0..run.repeat {
+        let nodes = run.nodes.unwrap_or(nemesis.nodes());
         let plan = run::Plan {
             binary: binary.clone(),
             workloads: workloads(&run.workload, &[Kind::Register])?,
             nemesis,
             time: run.time,
             seed: run.seed + more,
-            nodes: run.nodes.unwrap_or(nemesis.nodes()),
+            nodes,
+            replicas: run.replicas.unwrap_or(nodes).clamp(1, nodes),
+            lasts: run.lasts,
             plant: run.plant.clone(),
             set: run.set.clone(),
             on_loopback,
@@ -348,17 +382,26 @@ fn table(directory: &Path) -> Result<ExitCode, String> {
     Ok(ExitCode::from(u8::from(!green)))
 }
 
-fn plants(only: &[String], seed: u64, jobs: usize, place: &Place) -> Result<ExitCode, String> {
+fn plants(
+    only: &[String],
+    control: bool,
+    seed: u64,
+    jobs: usize,
+    place: &Place,
+) -> Result<ExitCode, String> {
     let gate = only.iter().any(|name| name == "gate");
     let is_named = |plant: &&matrix::Planted| only.iter().any(|name| name == plant.id);
     let expected = matrix::PLANTS.iter().enumerate();
-    let mut chosen: Vec<_> = expected
+    let chosen: Vec<_> = expected
         .filter(|(at, plant)| only.is_empty() || gate && *at < 6 || is_named(plant))
         .map(|(_, plant)| *plant)
         .collect();
-    chosen.extend(matrix::UNSEEN.iter().filter(is_named));
-    let missed = matrix::catch(&chosen, seed, &place.binary()?, &place.out()?, jobs);
-    println!("{} of {} planted bugs caught", chosen.len() - missed.len(), chosen.len());
+    let (binary, out) = (place.binary()?, place.out()?);
+    let missed = matrix::catch(&chosen, control, seed, (&binary, &out), jobs);
+    let (good, all) = (chosen.len() - missed.len(), chosen.len());
+    let what =
+        if control { "runs green without their planted bugs" } else { "planted bugs caught" };
+    println!("{good} of {all} {what}");
     Ok(ExitCode::from(u8::from(!missed.is_empty() || chosen.is_empty())))
 }
 

@@ -66,14 +66,21 @@ pub struct Nemesis<'a> {
     pub effects: Vec<Effect>,
     /// What is worth knowing.
     pub notes: Vec<String>,
+    /// How long an episode lasts, if not as long as its fault usually does.
+    lasts: Option<Duration>,
 }
 
 impl<'a> Nemesis<'a> {
     /// A nemesis of `cluster`, whose faults go into the histories of `stages`.
-    pub fn new(cluster: &'a mut Cluster, stages: &'a [Arc<Stage>], seed: u64) -> Self {
+    pub fn new(
+        cluster: &'a mut Cluster,
+        stages: &'a [Arc<Stage>],
+        seed: u64,
+        lasts: Option<Duration>,
+    ) -> Self {
         let mut rng = Rng::stream(seed, 0, "nemesis");
         let victim = rng.index(cluster.len());
-        Self { cluster, stages, rng, victim, effects: Vec::new(), notes: Vec::new() }
+        Self { cluster, stages, rng, victim, effects: Vec::new(), notes: Vec::new(), lasts }
     }
 
     /// Strikes again and again until `end`, with calm in between, and leaves all whole.
@@ -85,7 +92,8 @@ impl<'a> Nemesis<'a> {
         while fault != Fault::None && Instant::now() + Duration::from_secs(4) < end {
             let faults = fault.draw(&mut self.rng);
             let (least, most) = fault.lasts_ms();
-            let length = Duration::from_millis(self.rng.between(least, most));
+            let drawn = Duration::from_millis(self.rng.between(least, most));
+            let length = self.lasts.unwrap_or(drawn);
             let left = end.saturating_duration_since(Instant::now());
             self.episode(&faults, length.min(left)).await?;
             if matches!(fault, Fault::KillAll | Fault::Power) {
@@ -159,7 +167,7 @@ impl<'a> Nemesis<'a> {
             offset_us: 0,
         };
         match fault {
-            Fault::None | Fault::Mix | Fault::SlowRefill => {}
+            Fault::None | Fault::Mix | Fault::SlowRefill | Fault::RollingCut => {}
             Fault::PartitionOne
             | Fault::PartitionHalves
             | Fault::Bridge
@@ -197,19 +205,7 @@ impl<'a> Nemesis<'a> {
                 active.seen = Some((free < 32, format!("{free} MiB free")));
             }
             Fault::Wipe | Fault::Corrupt => self.begin_damage(&mut active)?,
-            Fault::Rolling => {
-                active.nodes = self.shuffled();
-                active.detail = names(&active.nodes);
-                self.record("begin rolling", &active.detail);
-                let mut told = Vec::new();
-                for &node in &active.nodes.clone() {
-                    told.push(self.cluster.stop(node)?.to_string());
-                    self.cluster.start_node(node)?;
-                    self.cluster.wait_node_ready(node).await?;
-                }
-                let seen = told.iter().all(|status| status.contains("exit status: 0"));
-                active.seen = Some((seen, told.join(", ")));
-            }
+            Fault::Rolling => self.restart_one_by_one(&mut active).await?,
             Fault::ClockRestart => self.restart_with_right_clocks(&mut active).await?,
             Fault::HangUp => {
                 active.detail = "clients hang up".to_owned();
@@ -227,6 +223,31 @@ impl<'a> Nemesis<'a> {
             }
         }
         Ok(active)
+    }
+
+    /// Asks one node after the other to stop, and starts it again; those that are cut off, and
+    /// could not become ready, are left alone.
+    async fn restart_one_by_one(&mut self, active: &mut Active) -> Result<(), String> {
+        let (all, rules) = (0..self.cluster.len(), Arc::clone(self.cluster.rules()));
+        let is_alone = |node: usize| {
+            all.clone().all(|to| to == node || rules.link(node, to).is_cut.load(Relaxed))
+        };
+        active.nodes = self.shuffled().into_iter().filter(|&node| !is_alone(node)).collect();
+        active.detail = names(&active.nodes);
+        self.record("begin rolling", &active.detail);
+        let mut told = Vec::new();
+        for &node in &active.nodes {
+            if active.nodes.len() < self.cluster.len() {
+                // What the one that is cut off misses piles up with the others meanwhile.
+                pause(Duration::from_millis(1_500)).await;
+            }
+            told.push(self.cluster.stop(node)?.to_string());
+            self.cluster.start_node(node)?;
+            self.cluster.wait_node_ready(node).await?;
+        }
+        let seen = told.iter().all(|status| status.contains("exit status: 0"));
+        active.seen = Some((seen, told.join(", ")));
+        Ok(())
     }
 
     /// All wall clocks run ahead; then all nodes end at once, and start with clocks that are right:
@@ -385,8 +406,12 @@ impl<'a> Nemesis<'a> {
             (None, _) => self.links_seen(&active),
         };
         match active.fault {
-            Fault::None | Fault::Mix | Fault::SlowRefill | Fault::Rolling | Fault::ClockRestart => {
-            }
+            Fault::None
+            | Fault::Mix
+            | Fault::SlowRefill
+            | Fault::RollingCut
+            | Fault::Rolling
+            | Fault::ClockRestart => {}
             Fault::HangUp => self.calm_clients(),
             Fault::PartitionOne
             | Fault::PartitionHalves

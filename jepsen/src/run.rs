@@ -35,6 +35,10 @@ pub struct Plan {
     pub seed: u64,
     /// Number of nodes.
     pub nodes: usize,
+    /// Copies of everything.
+    pub replicas: usize,
+    /// How long an episode of the fault lasts, if not as long as it usually does.
+    pub lasts: Option<Duration>,
     /// A planted bug.
     pub plant: Option<String>,
     /// Settings of the nodes that differ, as the environment's variables for them.
@@ -79,7 +83,7 @@ pub async fn run(plan: &Plan) -> Result<Vec<CellResult>, String> {
             clients.push(tokio::spawn(Session::new(stage, number).run()));
         }
     }
-    let mut nemesis = Nemesis::new(&mut cluster, &stages, plan.seed);
+    let mut nemesis = Nemesis::new(&mut cluster, &stages, plan.seed, plan.lasts);
     let mut trouble = nemesis.run(plan.nemesis, Instant::now() + plan.time).await.err();
     for stage in &stages {
         stage.stop.store(true, Relaxed);
@@ -167,7 +171,8 @@ fn stages(plan: &Plan, cluster: &Cluster, began: Instant) -> Result<Vec<Arc<Stag
         let recorder = Recorder::new(&path, header, began)
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let turn = (at as u64, phases);
-        stages.push(Arc::new(Stage::new(kind, recorder, (&urls, &cql), began, plan.seed, turn)?));
+        let nodes = (&urls[..], &cql[..], plan.replicas);
+        stages.push(Arc::new(Stage::new(kind, recorder, nodes, began, plan.seed, turn)?));
     }
     Ok(stages)
 }
@@ -178,7 +183,7 @@ async fn prepare(stages: &[Arc<Stage>]) -> Result<(), String> {
     }
     let Some(stage) = stages.first() else { return Err("no workload is named".to_owned()) };
     let settings = BucketSettings {
-        replication_factor: u32::try_from(stage.nodes.len()).ok(),
+        replication_factor: u32::try_from(stage.replicas).ok(),
         conflict: Some("lww".to_owned()),
         ..BucketSettings::default()
     };

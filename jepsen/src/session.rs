@@ -46,10 +46,10 @@ impl Keys {
         self.named(self.used.load(Relaxed) / self.per_key)
     }
 
-    /// One of those used lately, or the one in use.
-    pub fn earlier(&self, rng: &mut Rng) -> String {
+    /// One of the last `back` before the one in use, or that one.
+    pub fn earlier(&self, rng: &mut Rng, back: u64) -> String {
         let now = self.used.load(Relaxed) / self.per_key;
-        self.named(now - rng.below(now.min(8) + 1))
+        self.named(now - rng.below(now.min(back) + 1))
     }
 
     fn named(&self, number: u64) -> String {
@@ -80,6 +80,8 @@ pub struct Stage {
     pub nodes: Vec<Client>,
     /// Where each serves CQL, `host:port`.
     pub cql: Vec<String>,
+    /// Copies of everything: as many as nodes, or fewer.
+    pub replicas: usize,
     /// By group.
     pub keys: Vec<Keys>,
     /// Set when the clients should end.
@@ -105,7 +107,7 @@ impl Stage {
     pub fn new(
         kind: Kind,
         recorder: Recorder,
-        (urls, cql): (&[String], &[String]),
+        (urls, cql, replicas): (&[String], &[String], usize),
         began: Instant,
         seed: u64,
         (phase, phases): (u64, u64),
@@ -118,6 +120,7 @@ impl Stage {
             recorder,
             nodes: nodes.map_err(|error| error.to_string())?,
             cql: cql.to_vec(),
+            replicas,
             keys: (0..kind.groups())
                 .map(|group| Keys::new(prefix(group), kind.per_key()))
                 .collect(),
@@ -204,6 +207,8 @@ pub struct Session {
     pub seen_key: String,
     /// What it has read there, newest last.
     pub seen: Vec<(Value, Option<String>)>,
+    /// Keys that it has made and not deleted yet, where each is to be written so often and no more.
+    pub made: Vec<String>,
 }
 
 impl Session {
@@ -219,6 +224,7 @@ impl Session {
             rng: Rng::stream(stage.seed, number, stage.kind.name()),
             seen_key: String::new(),
             seen: Vec::new(),
+            made: Vec::new(),
         }
     }
 
@@ -239,7 +245,12 @@ impl Session {
 
     /// A key that was used lately, or the one in use.
     pub fn earlier_key(&mut self) -> String {
-        self.stage.keys[self.group].earlier(&mut self.rng)
+        self.older_key(8)
+    }
+
+    /// One of the last `back` keys before the one in use, or that one.
+    pub fn older_key(&mut self, back: u64) -> String {
+        self.stage.keys[self.group].earlier(&mut self.rng, back)
     }
 
     /// The key for its next operation, and sometimes an older one, which has lived through a fault.
@@ -337,14 +348,16 @@ impl Session {
         Attempt { outcome, reply: None, learnt }
     }
 
-    /// How long the next answer is waited for: of impatient clients' requests a third is given up, and
-    /// the connection closed, about when the node works on it.
+    /// How long the next answer is waited for: of impatient clients' requests half are given up, and
+    /// the connection closed, about when the node works on it: mostly before a calm one has answered.
     fn patience(&mut self) -> Duration {
-        if self.stage.impatient.load(Relaxed) && self.rng.below(3) == 0 {
-            self.rng.duration(Duration::from_millis(1), Duration::from_millis(30))
-        } else {
-            PATIENCE
-        }
+        let most = match self.rng.below(6) {
+            _ if !self.stage.impatient.load(Relaxed) => return PATIENCE,
+            0 => 30_000,
+            1..3 => 4_000,
+            _ => return PATIENCE,
+        };
+        self.rng.duration(Duration::from_micros(300), Duration::from_micros(most))
     }
 
     fn note_hung_up(&self, patience: Duration, begun: Instant) {

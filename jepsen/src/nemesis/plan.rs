@@ -42,6 +42,8 @@ pub enum Fault {
     SlowRefill,
     /// One node after the other is asked to stop, and started again.
     Rolling,
+    /// One node is cut off, while the others are asked to stop, one after the other, and started again.
+    RollingCut,
     /// All wall clocks are ahead, until all nodes are killed at once; they start with clocks that are
     /// right.
     ClockRestart,
@@ -54,7 +56,7 @@ pub enum Fault {
 }
 
 /// All of them.
-pub const ALL: [Fault; 22] = [
+pub const ALL: [Fault; 23] = [
     Fault::None,
     Fault::PartitionOne,
     Fault::PartitionHalves,
@@ -73,6 +75,7 @@ pub const ALL: [Fault; 22] = [
     Fault::Corrupt,
     Fault::SlowRefill,
     Fault::Rolling,
+    Fault::RollingCut,
     Fault::ClockRestart,
     Fault::HangUp,
     Fault::Power,
@@ -108,6 +111,7 @@ impl Fault {
             Self::Corrupt => "corrupt",
             Self::SlowRefill => "slow-refill",
             Self::Rolling => "rolling",
+            Self::RollingCut => "rolling-cut",
             Self::ClockRestart => "clock-restart",
             Self::HangUp => "hang-up",
             Self::Power => "power",
@@ -157,6 +161,7 @@ impl Fault {
             // clocks decide between versions that have not met.
             (Self::ClockJump | Self::ClockDrift, 0) => vec![Self::Delay, self],
             (Self::ClockJump | Self::ClockDrift, 1) => vec![Self::Bridge, self],
+            (Self::RollingCut, _) => vec![Self::PartitionOne, Self::Rolling],
             (Self::SlowRefill, _) => vec![Self::Delay, Self::Wipe],
             // A write that everybody holds at once is not ended by a client that goes.
             (Self::HangUp, 0..2) => vec![Self::PartitionOne, self],

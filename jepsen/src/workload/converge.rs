@@ -1,13 +1,14 @@
-//! Puts and deletes, with and without context, on few keys. When all faults are over and no client
-//! asks for anything any more, all replicas must become equal by themselves: first their digests,
-//! then, byte by byte, their copies of every key.
+//! Puts and deletes, with and without context, on few keys; beside them brief ones, put once and
+//! deleted once: what a replica has missed of those no later write makes good. When all faults are
+//! over and no client asks for anything any more, all replicas must become equal by themselves:
+//! first their digests, then, byte by byte, their copies of every key.
 //!
 //! `digests` learns `{"equal", "after_ms", "differ"}`; `copies` asks for nothing and learns every
 //! node's own copy of a key, as its ETag and its values.
 
 use std::time::{Duration, Instant};
 
-use henge::client::{Call, Reply};
+use henge::client::{Call, ClientError, Reply};
 use hyper::http::Method;
 use serde_json::{Value, json};
 
@@ -20,8 +21,37 @@ use super::{keys_of, shown_all};
 /// How long replicas may take to become equal.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// So many of a client's brief keys live at a time, at most.
+const MOST_BRIEF: usize = 12;
+
+fn done(reply: &Reply) -> Option<Value> {
+    (reply.status.as_u16() < 300).then_some(json!(true))
+}
+
+/// Puts a key, or deletes one that was put by an earlier step: between the two, one of them, or
+/// both, a replica may have gone and come back.
+async fn brief_step(session: &mut Session) {
+    let living = session.made.len();
+    if living == MOST_BRIEF || (living > 0 && session.rng.flip()) {
+        let at = session.rng.index(living);
+        let key = session.made.swap_remove(at);
+        let call = Call::new(Method::DELETE, session.stage.path(&key));
+        session.attempt(("delete", &key, Value::Null), call, Effect::Writes, done).await;
+        return;
+    }
+    let value = session.value();
+    let key = format!("brief-{value}");
+    let call = Call::new(Method::PUT, session.stage.path(&key)).body(value.clone());
+    let put = session.attempt(("put", &key, json!(value)), call, Effect::Writes, done).await;
+    if put.outcome != Outcome::Fail {
+        session.made.push(key);
+    }
+}
+
 pub async fn step(session: &mut Session) {
-    let done = |reply: &Reply| (reply.status.as_u16() < 300).then_some(json!(true));
+    if session.rng.below(6) == 0 {
+        return brief_step(session).await;
+    }
     if session.rng.below(6) == 0 {
         // An older key ends with a deletion, which some replica may miss.
         let key = session.earlier_key();
@@ -55,7 +85,12 @@ pub async fn step(session: &mut Session) {
     session.attempt((f, &key, asked), call, Effect::Writes, done).await;
 }
 
-/// Every node's digest of every partition; the numbers of those that differ.
+/// The node holds no copy of this.
+fn is_elsewhere(error: &ClientError) -> bool {
+    error.problem().is_some_and(|problem| problem.name == "not-a-replica")
+}
+
+/// Every replica's digest of every partition; the numbers of those that differ.
 async fn differing(session: &mut Session) -> Option<Vec<u64>> {
     let ring: Value = session.stage.nodes[0].json("/v1/ring").await.ok()?;
     let partitions = ring["partitions"].as_array()?.len();
@@ -64,7 +99,11 @@ async fn differing(session: &mut Session) -> Option<Vec<u64>> {
         let path = format!("/v1/partitions/{partition}/digest?bucket={}", session.stage.bucket);
         let mut roots = Vec::new();
         for node in &session.stage.nodes {
-            let digest: Value = node.json(&path).await.ok()?;
+            let digest: Value = match node.json(&path).await {
+                Ok(digest) => digest,
+                Err(error) if is_elsewhere(&error) => continue,
+                Err(_) => return None,
+            };
             roots.push((digest["records"].clone(), digest["root"].clone()));
         }
         roots.dedup();
@@ -111,7 +150,7 @@ pub async fn finish(session: &mut Session) -> bool {
                 copies.push(json!([read.header("etag"), values]));
             }
         }
-        let complete = copies.len() == session.stage.nodes.len();
+        let complete = copies.len() == session.stage.replicas;
         all &= complete;
         let outcome = if complete { Outcome::Ok } else { Outcome::Fail };
         session.stage.recorder.end(number, outcome, json!(copies));

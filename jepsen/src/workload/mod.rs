@@ -53,6 +53,9 @@ pub enum Kind {
     Monotonic,
     /// As monotonic, but reads ask one replica, which promises nothing: what that costs is counted.
     Weak,
+    /// As register, but plain writes beside the conditional ones, in a bucket where the last write
+    /// wins: they are not ordered against each other, and what that costs is counted.
+    Mixed,
     /// Anything goes; afterwards all replicas become equal by themselves.
     Converge,
     /// Through CQL: compare-and-set of a register by conditional statements.
@@ -114,6 +117,7 @@ impl Kind {
             Self::Bank => "bank",
             Self::Monotonic => "monotonic",
             Self::Weak => "weak",
+            Self::Mixed => "mixed",
             Self::Converge => "converge",
             Self::CqlRegister => "cql-register",
             Self::CqlAppend => "cql-append",
@@ -128,7 +132,7 @@ impl Kind {
 
     /// The workload called `name`.
     pub fn named(name: &str) -> Option<Self> {
-        let others = [Self::Weak, Self::CqlMonotonic];
+        let others = [Self::Weak, Self::Mixed, Self::CqlMonotonic];
         ALL.into_iter().chain(CQL).chain(others).find(|kind| kind.name() == name)
     }
 
@@ -149,7 +153,7 @@ impl Kind {
     fn conflict(self) -> &'static str {
         match self {
             Self::Register | Self::Bank | Self::Counter | Self::CrossRegister => "strong",
-            Self::Monotonic | Self::Weak | Self::CqlMonotonic => "lww",
+            Self::Monotonic | Self::Weak | Self::Mixed | Self::CqlMonotonic => "lww",
             Self::Create
             | Self::Set
             | Self::Siblings
@@ -174,7 +178,7 @@ impl Kind {
     /// Clients in all.
     pub fn clients(self) -> u64 {
         match self {
-            Self::Register => 10,
+            Self::Register | Self::Mixed => 10,
             Self::Create | Self::Lock => 8,
             _ => 6,
         }
@@ -189,6 +193,7 @@ impl Kind {
             Self::Lock | Self::Election | Self::CqlCounter => 60,
             Self::Siblings | Self::CrossSiblings => 80,
             Self::Register
+            | Self::Mixed
             | Self::Counter
             | Self::CqlRegister
             | Self::RowShape
@@ -201,7 +206,7 @@ impl Kind {
     /// The kinds of operations that must have succeeded often for a run to mean anything.
     pub fn required(self) -> &'static [&'static str] {
         match self {
-            Self::Register | Self::CrossRegister => &["read", "write", "cas"],
+            Self::Register | Self::Mixed | Self::CrossRegister => &["read", "write", "cas"],
             Self::Create => &["read", "create"],
             Self::Counter => &["read", "increment"],
             Self::Set | Self::Siblings | Self::CqlSet | Self::CqlCounter | Self::CrossSiblings => {
@@ -231,7 +236,7 @@ impl Kind {
             cql::prepare(stage, cross::COLUMNS, " WITH conflict = 'strong'").await?;
         }
         let settings = BucketSettings {
-            replication_factor: u32::try_from(stage.nodes.len()).ok(),
+            replication_factor: u32::try_from(stage.replicas).ok(),
             conflict: Some(self.conflict().to_owned()),
             max_siblings: (self.conflict() == "siblings").then_some(500),
             // So that traces of deletions go while they may still matter.
@@ -245,7 +250,7 @@ impl Kind {
     /// One step of a client.
     pub async fn step(self, session: &mut Session) {
         match self {
-            Self::Register => register::step(session).await,
+            Self::Register | Self::Mixed => register::step(session).await,
             Self::Create => register::create_step(session).await,
             Self::Counter => counter::step(session).await,
             Self::Set => set::step(session).await,
@@ -272,7 +277,7 @@ impl Kind {
     pub async fn finish(self, stage: &Arc<Stage>) -> bool {
         let mut session = Session::new(stage, 1_000);
         match self {
-            Self::Register | Self::Create => register::finish(&mut session).await,
+            Self::Register | Self::Mixed | Self::Create => register::finish(&mut session).await,
             Self::Counter => counter::finish(&mut session).await,
             Self::Set => set::finish(&mut session).await,
             Self::Siblings => siblings::finish(&mut session).await,
@@ -299,6 +304,7 @@ impl Kind {
             Self::Register | Self::Create | Self::CqlRegister | Self::CrossRegister => {
                 register::judge(history)
             }
+            Self::Mixed => register::judge_mixed(history),
             Self::Counter => counter::judge(history),
             Self::Set | Self::CqlSet => set::judge(history),
             Self::Siblings | Self::CrossSiblings => siblings::judge(history),

@@ -223,6 +223,31 @@ pub fn judge(history: &History) -> Judgement {
     judgement
 }
 
+/// Plain writes beside conditional ones are not ordered against them: how often that showed is no
+/// breach. What did not happen shows nowhere even so.
+pub fn judge_mixed(history: &History) -> Judgement {
+    let allowed = judge(history).breaches;
+    let mut judgement = Judgement::default();
+    for (key, ops) in history.by_key() {
+        judgement.keys += 1;
+        for read in ops.iter().filter(|op| op.f == "read" && op.is_ok()) {
+            let failed = |op: &&&Op| op.f == "write" && op.outcome == Outcome::Fail;
+            let wrote = ops.iter().filter(failed).find(|op| op.asked == read.learnt);
+            if let Some(write) = wrote {
+                judgement.breach(key, "a value whose write failed is there", &[write, read]);
+            }
+        }
+    }
+    if let Some(first) = allowed.first() {
+        judgement.notes.push(format!(
+            "{} keys have no one order of plain and conditional writes, as may be; the first: {}",
+            allowed.len(),
+            first.proof.join(" | ")
+        ));
+    }
+    judgement
+}
+
 /// Of those who created a key, at most one was told that it had won.
 fn winners(key: &str, ops: &[&Op], judgement: &mut Judgement) {
     let won = |op: &&&Op| op.f == "create" && op.is_ok() && op.learnt.get("refused").is_none();
@@ -265,6 +290,16 @@ mod tests {
             assert_eq!(breaches.len(), 1, "{broken}");
             assert!(breaches[0].what.starts_with("not linearizable"), "{breaches:?}");
         }
+    }
+
+    #[test]
+    fn without_an_order_between_plain_and_conditional_writes_only_a_failed_one_is_a_breach() {
+        let unordered = GOOD.to_owned() + r#"5 read 17 18 null ok "a""#;
+        let judgement = judge_mixed(&told(&unordered));
+        assert_eq!((judgement.breaches.len(), judgement.notes.len()), (0, 1));
+        let failed = GOOD.to_owned() + r#"5 read 17 18 null ok "d""#;
+        let breaches = judge_mixed(&told(&failed)).breaches;
+        assert_eq!(breaches[0].what, "a value whose write failed is there");
     }
 
     #[test]

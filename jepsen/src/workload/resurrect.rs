@@ -15,9 +15,11 @@ use crate::session::{Effect, Session};
 use super::{keys_of, shown_all, texts};
 
 pub async fn step(session: &mut Session) {
+    if session.rng.below(5) == 0 {
+        return end_earlier(session).await;
+    }
     let key = session.key();
     let path = session.stage.path(&key);
-    let done = |reply: &Reply| (reply.status.as_u16() < 300).then_some(json!(true));
     match session.rng.below(10) {
         0..3 => {
             let call = Call::new(Method::GET, &path);
@@ -39,6 +41,24 @@ pub async fn step(session: &mut Session) {
             session.attempt(("put", &key, json!(value)), call, Effect::Writes, done).await;
         }
     }
+}
+
+fn done(reply: &Reply) -> Option<Value> {
+    (reply.status.as_u16() < 300).then_some(json!(true))
+}
+
+/// Deletes all that stands in an older key. Nothing is left there but the trace of the deletion,
+/// which goes when its time is over: too early, if a replica that still has the values is away.
+async fn end_earlier(session: &mut Session) {
+    let key = session.older_key(24);
+    let path = session.stage.path(&key);
+    let asked = ("read", &*key, Value::Null);
+    let read =
+        session.attempt(asked, Call::new(Method::GET, &path), Effect::Reads, shown_all).await;
+    let Some(context) = read.header("henge-context").filter(|_| read.is_ok()) else { return };
+    let call = Call::new(Method::DELETE, &path).header("henge-context", &context);
+    let Ok(call) = call else { return };
+    session.attempt(("delete", &key, read.learnt), call, Effect::Writes, done).await;
 }
 
 /// Reads at quorum, and every replica's own copy: a deleted value must be gone everywhere.

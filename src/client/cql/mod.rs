@@ -180,6 +180,15 @@ impl CqlConnection {
         }
     }
 
+    /// False once the server has closed the connection, as far as this side has heard, or has sent
+    /// what nobody asked for: to be looked at between requests, so that none is lost to a
+    /// connection that was dead before.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let waiting = self.stream.try_read(&mut [0]);
+        waiting.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+
     /// Runs a statement without values at QUORUM.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use super::keys_of;
 
 /// Makes the keyspace and the table of a stage, with these columns beside its key, and options.
 pub async fn prepare(stage: &Stage, columns: &str, options: &str) -> Result<(), String> {
-    let (table, count) = (&stage.bucket, stage.nodes.len());
+    let (table, count) = (&stage.bucket, stage.replicas);
     let mut door = Door::new(&stage.cql);
     for text in [
         format!(
