@@ -397,7 +397,8 @@ pub const KEYS: &[KeySpec] = &[
         |v: &u64| within(*v, 0..=60_000),
         [
             "Milliseconds (0 to 60000) for which work may keep waiting for its turn (processor, disk)",
-            "before new requests are answered 503 at once. 0: they never are, for that reason.",
+            "before new requests are answered 503 at once (statements of CQL: after a second of",
+            "waiting). 0: they never are, for that reason.",
         ]
     ),
     key!(

@@ -13,7 +13,7 @@ use crate::env::BoxFuture;
 use crate::gossip::Liveness;
 use crate::meta::{ClusterState, Command, Table, TableSettings, Verdict};
 use crate::node::{Node, NodeBackend};
-use crate::overload::{Busy, Place};
+use crate::overload::Gate;
 use crate::server::cql::{PeerView, Store};
 use crate::server::http::backend::{Backend as _, Creation};
 use crate::types::{Consistency, Epoch, WallMicros};
@@ -66,8 +66,8 @@ fn address_of(published: &str) -> (IpAddr, u16) {
 }
 
 impl Store for NodeStore {
-    fn enter(&self) -> Result<Option<Place>, Busy> {
-        self.backend.enter().map(Some)
+    fn gate(&self) -> Option<&Arc<Gate>> {
+        Some(&self.node.gates().clients)
     }
 
     fn state(&self) -> Arc<ClusterState> {

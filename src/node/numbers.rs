@@ -404,7 +404,7 @@ fn blocked_numbers(registry: &Registry, node: &Node) {
 
 /// How much there is to do, and what is refused for that.
 fn load_numbers(registry: &Registry, node: &Node) {
-    let rows: [(Kind, Number<Gates>); 6] = [
+    let rows: [(Kind, Number<Gates>); 7] = [
         (
             Kind::Gauge,
             ("henge_work_wait_seconds", "How long work was last seen to wait for its turn.", |g| {
@@ -422,6 +422,14 @@ fn load_numbers(registry: &Registry, node: &Node) {
             ("henge_admission_under_way", "Requests of clients under way.", |g| {
                 g.clients.under_way() as f64
             }),
+        ),
+        (
+            Kind::Gauge,
+            (
+                "henge_admission_waiting",
+                "Connections that are read no further until a request of theirs is let in.",
+                |g| g.clients.waiting() as f64,
+            ),
         ),
         (
             Kind::Gauge,

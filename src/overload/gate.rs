@@ -1,8 +1,11 @@
 //! A counted door: who comes in while the limit's number is under way is told to go away.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::window::{Settings, Window};
 use crate::types::Mono;
@@ -25,6 +28,10 @@ pub struct Gate {
     limit: AtomicUsize,
     settings: Settings,
     under_way: AtomicUsize,
+    /// Who waits in [`Gate::room`].
+    waiting: AtomicUsize,
+    /// Somebody has left, or more may come in.
+    left: Notify,
     shed: AtomicU64,
     wait_us: AtomicU64,
 }
@@ -36,6 +43,23 @@ pub struct Place(Arc<Gate>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+        self.0.left.notify_one();
+    }
+}
+
+/// One more in a count, for as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -48,6 +72,8 @@ impl Gate {
             limit: AtomicUsize::new(settings.max),
             settings,
             under_way: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
+            left: Notify::new(),
             shed: AtomicU64::new(0),
             wait_us: AtomicU64::new(0),
         })
@@ -58,13 +84,44 @@ impl Gate {
     /// # Errors
     /// [`Busy`]: as much as may be is under way already.
     pub fn enter(self: &Arc<Self>) -> Result<Place, Busy> {
-        let place = self.pass();
-        let (limit, under_way) = (self.limit(), self.under_way());
-        if under_way <= limit {
-            return Ok(place);
+        self.try_enter().ok_or_else(|| self.refuse())
+    }
+
+    /// A place for new work of somebody who can wait, but need not: nobody else does, and there is
+    /// room.
+    #[must_use]
+    pub fn enter_free(self: &Arc<Self>) -> Option<Place> {
+        if self.waiting() > 0 { None } else { self.try_enter() }
+    }
+
+    /// A place for new work, when it is its turn: who came first goes first. Takes no more memory
+    /// than the future does; how many wait, and for how long, is for the caller to bound.
+    pub async fn room(self: &Arc<Self>) -> Place {
+        let _waiting = Counted::new(&self.waiting);
+        let mut left = pin!(self.left.notified());
+        loop {
+            // In the queue before looking, so that nobody leaves unseen in between.
+            left.as_mut().enable();
+            if let Some(place) = self.try_enter() {
+                return place;
+            }
+            left.as_mut().await;
+            left.set(self.left.notified());
         }
+    }
+
+    /// Why somebody who was not let in is sent away; counts that.
+    #[must_use]
+    pub fn refuse(&self) -> Busy {
         self.shed.fetch_add(1, Ordering::Relaxed);
-        Err(Busy { limit, wait: self.wait() })
+        Busy { limit: self.limit(), wait: self.wait() }
+    }
+
+    fn try_enter(self: &Arc<Self>) -> Option<Place> {
+        let limit = self.limit();
+        let one_more = |under_way: usize| (under_way < limit).then_some(under_way + 1);
+        let entered = self.under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        entered.is_ok().then(|| Place(self.clone()))
     }
 
     /// A place for work that is not judged, but counted.
@@ -81,6 +138,8 @@ impl Gate {
         self.limit.store(window.limit(), Ordering::Relaxed);
         let wait_us = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
         self.wait_us.store(wait_us, Ordering::Relaxed);
+        let free = self.limit().saturating_sub(self.under_way());
+        (0..free.min(self.waiting())).for_each(|_| self.left.notify_one());
     }
 
     /// How much may be under way.
@@ -107,6 +166,12 @@ impl Gate {
         self.under_way.load(Ordering::Relaxed)
     }
 
+    /// How many wait in [`Gate::room`].
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// How often somebody was not let in.
     #[must_use]
     pub fn shed(&self) -> u64 {
@@ -122,13 +187,26 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
+
+    /// A gate with `limit` places, of which there are never fewer than `floor`.
+    fn gate(floor: usize, limit: usize) -> Arc<Gate> {
+        let target = Duration::from_millis(10);
+        Gate::new(Settings { target, interval: target, floor, max: limit }, Mono(0))
+    }
+
+    fn poll<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Option<T> {
+        match std::pin::Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(done) => Some(done),
+            Poll::Pending => None,
+        }
+    }
 
     #[test]
     fn beyond_the_limit_nobody_comes_in_until_somebody_leaves() {
-        let target = Duration::from_millis(10);
-        let settings = Settings { target, interval: target, floor: 2, max: 3 };
-        let gate = Gate::new(settings, Mono(0));
+        let gate = gate(2, 3);
         let mut places: Vec<Place> = (0..3).map(|_| gate.enter().expect("there is room")).collect();
         assert!(gate.enter().is_err());
         for ms in [10, 20, 30] {
@@ -144,5 +222,43 @@ mod tests {
         drop((more, places));
         assert!(gate.enter().is_ok());
         assert_eq!((gate.under_way(), gate.shed()), (0, 2));
+    }
+
+    #[test]
+    fn who_waits_comes_in_when_somebody_leaves_and_in_order() {
+        let gate = gate(1, 1);
+        let place = gate.enter_free().expect("nobody is there");
+        let (mut first, mut second) = (Box::pin(gate.room()), Box::pin(gate.room()));
+        assert!(poll(&mut first).is_none() && poll(&mut second).is_none());
+        assert_eq!(gate.waiting(), 2);
+        drop(place);
+        assert!(gate.enter_free().is_none(), "it is the turn of others");
+        assert!(poll(&mut second).is_none());
+        let place = poll(&mut first).expect("its turn");
+        // Somebody who is woken and goes away leaves the turn to the next one.
+        let mut third = Box::pin(gate.room());
+        assert!(poll(&mut third).is_none());
+        drop((place, second));
+        assert!(poll(&mut third).is_some());
+        drop(first);
+        drop(third);
+        assert_eq!((gate.waiting(), gate.under_way(), gate.shed()), (0, 0, 0));
+    }
+
+    #[test]
+    fn who_waits_comes_in_when_the_limit_rises() {
+        let gate = gate(1, 3);
+        for ms in [10, 20, 30, 40, 50, 60] {
+            gate.observe(Mono(ms * 1_000_000), Duration::from_millis(11));
+        }
+        assert_eq!(gate.limit(), 1);
+        let _place = gate.enter().expect("there is room");
+        let mut next = Box::pin(gate.room());
+        assert!(poll(&mut next).is_none());
+        for ms in [70, 80, 90] {
+            gate.observe(Mono(ms * 1_000_000), Duration::ZERO);
+        }
+        assert_eq!(gate.limit(), 2);
+        assert!(poll(&mut next).is_some());
     }
 }

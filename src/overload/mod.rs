@@ -13,6 +13,11 @@
 //! in all is no sign: a slow disk and a far replica make every operation long, and doing fewer of
 //! them at once would only make them rarer.
 //!
+//! Who has sent ten requests and waits for their answers before it sends more is held back as well by
+//! letting its next one wait for a place ([`Gate::room`]): nothing is refused then, and no more is taken on
+//! either. That is for those who can be held back, such as a connection that is not read meanwhile,
+//! and for a bounded time.
+//!
 //! What may pass without being judged: whatever continues what has begun elsewhere (the second half
 //! of a write, votes and decisions of Paxos) or repairs what went wrong. Refusing that would waste
 //! work that was done already, and leave replicas apart.

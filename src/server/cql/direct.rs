@@ -13,6 +13,7 @@ use crate::cql::json;
 use crate::cql::rows::row_tag;
 use crate::cql::term::Bound;
 use crate::cql::types::CqlType;
+use crate::overload::{Gate, Place};
 use crate::server::auth::Access;
 use crate::server::cql::error::{
     BOOTSTRAPPING, CONFIG, CqlError, INVALID, OVERLOADED, PROTOCOL, SYNTAX, UNAUTHORIZED,
@@ -211,6 +212,10 @@ pub enum Reply {
 
 /// Executes a statement on the node behind `store`, once.
 pub async fn execute(store: Arc<dyn Store>, text: String, terms: Terms) -> Reply {
+    let _place = match enter(&*store) {
+        Ok(place) => place,
+        Err(error) => return failed(&error),
+    };
     let Access { gate, principal } = terms.access.clone();
     let (service, session) = (CqlService::new(store).with_gate(gate), Session::of(principal));
     let mut values = Vec::new();
@@ -242,7 +247,17 @@ pub async fn execute(store: Arc<dyn Store>, text: String, terms: Terms) -> Reply
 /// Executes a statement that writes one row and says no condition, if there is that row; and, if
 /// tags are given, if it has one of them ([`PageOfRows::tag`]).
 pub async fn write_row_if(store: Arc<dyn Store>, text: &str, tags: Option<Vec<u128>>) -> Reply {
+    let _place = match enter(&*store) {
+        Ok(place) => place,
+        Err(error) => return failed(&error),
+    };
     reply_of(CqlService::new(store).write_row_if(text, If::of_row(tags)).await)
+}
+
+/// A place among what is under way, held until the answer is there. Nobody waits for one here: HTTP
+/// has a status for that, and clients that heed it.
+fn enter(store: &dyn Store) -> Result<Option<Place>, CqlError> {
+    store.gate().map(Gate::enter).transpose().map_err(CqlError::busy)
 }
 
 fn reply_of(answer: Answer) -> Reply {

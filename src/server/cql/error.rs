@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::coordinator::{BatchError, Cause, Fate, OpError};
 use crate::cql::SyntaxError;
 use crate::cql::value;
+use crate::overload::Busy;
 use crate::server::cql::frame::Version;
 use crate::server::cql::store::Store;
 use crate::server::cql::wire::{BadBody, Writer};
@@ -83,6 +84,11 @@ impl CqlError {
         fields.string(keyspace);
         fields.string(table);
         Self { fields: fields.0, ..Self::new(0x2400, message) }
+    }
+
+    /// There is no room for this one now, and nothing was done for it.
+    pub(super) fn busy(busy: Busy) -> Self {
+        Self::new(OVERLOADED, busy.to_string())
     }
 
     pub(super) fn unprepared(id: &[u8]) -> Self {

@@ -23,7 +23,7 @@ use crate::server::cql::buckets;
 use crate::server::cql::conditional::{Conditional, Write};
 use crate::server::cql::ddl;
 use crate::server::cql::describe;
-use crate::server::cql::error::{BOOTSTRAPPING, CqlError, OVERLOADED, PROTOCOL, SERVER};
+use crate::server::cql::error::{BOOTSTRAPPING, CqlError, PROTOCOL, SERVER};
 use crate::server::cql::permits;
 use crate::server::cql::point::PointRead;
 use crate::server::cql::reads::{self, Ask, TIMEOUT};
@@ -221,23 +221,12 @@ impl CqlService {
 
     /// Answers such a read.
     pub(super) async fn read_point(&self, read: PointRead) -> Answer {
-        let _place = match self.store.enter() {
-            Ok(place) => place,
-            Err(busy) => return Answer::Error(CqlError::new(OVERLOADED, busy.to_string())),
-        };
         let done = read.run(&*self.store).await;
         done.map_or_else(|error| error.with_addresses(&*self.store).into(), Answer::Rows)
     }
 
     /// Answers a request without noting what is done for it.
     pub(super) async fn answer_untraced(&self, session: &Session, request: Request) -> Answer {
-        let works =
-            matches!(request, Request::Query { .. } | Request::Execute { .. } | Request::Batch(_));
-        // Held until the answer is there; before anything is done for it.
-        let _place = match works.then(|| self.store.enter()).transpose() {
-            Ok(place) => place,
-            Err(busy) => return Answer::Error(CqlError::new(OVERLOADED, busy.to_string())),
-        };
         let done = match request {
             Request::Options => Ok(Answer::Supported),
             Request::Prepare { text, keyspace } => {
@@ -558,10 +547,6 @@ impl CqlService {
 
     /// Carries out a statement that writes one row, if `condition` holds of that row.
     pub(super) async fn write_row_if(&self, text: &str, condition: If) -> Answer {
-        let _place = match self.store.enter() {
-            Ok(place) => place,
-            Err(busy) => return Answer::Error(CqlError::new(OVERLOADED, busy.to_string())),
-        };
         let done = async {
             let ready = self.make_ready(&Session::default(), None, text)?;
             let Work::Modify(target, modify) = &ready.work else {

@@ -11,7 +11,7 @@ use crate::coordinator::{
 };
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Command, Verdict};
-use crate::overload::{Busy, Place};
+use crate::overload::Gate;
 use crate::types::{Consistency, Epoch, NodeId, Token, WallMicros};
 
 /// A member as clients see it.
@@ -37,12 +37,9 @@ pub struct PeerView {
 
 /// The node behind the door.
 pub trait Store: Send + Sync + std::fmt::Debug {
-    /// A place for one more statement or batch among what is under way, where that is judged.
-    ///
-    /// # Errors
-    /// [`Busy`]: the node has more to do than it can do in time.
-    fn enter(&self) -> Result<Option<Place>, Busy> {
-        Ok(None)
+    /// What lets statements and batches in, where that is judged.
+    fn gate(&self) -> Option<&Arc<Gate>> {
+        None
     }
     /// What the cluster has agreed on.
     fn state(&self) -> Arc<ClusterState>;

@@ -21,7 +21,7 @@ use crate::cql::roles::masked;
 use crate::cql::value;
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Command, Keyspace, TableName, Verdict};
-use crate::overload::{Busy, Place};
+use crate::overload::Gate;
 use crate::ring::Replication;
 use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
 use crate::server::cql::store::{PeerView, Store};
@@ -108,8 +108,8 @@ impl Traced {
 }
 
 impl Store for Traced {
-    fn enter(&self) -> Result<Option<Place>, Busy> {
-        self.inner.enter()
+    fn gate(&self) -> Option<&Arc<Gate>> {
+        self.inner.gate()
     }
 
     fn state(&self) -> Arc<ClusterState> {

@@ -194,13 +194,19 @@ impl Client {
     }
 
     pub(super) async fn start(&mut self, lz4: bool) -> Answered {
+        self.start_with(lz4, &[]).await
+    }
+
+    /// As [`Client::start`], with more options.
+    pub(super) async fn start_with(&mut self, lz4: bool, more: &[(&str, &str)]) -> Answered {
+        let lz4_option = lz4.then_some(("COMPRESSION", "LZ4"));
+        let options = [("CQL_VERSION", "3.4.6")].into_iter().chain(lz4_option);
+        let options: Vec<_> = options.chain(more.iter().copied()).collect();
         let mut body = Writer::default();
-        body.short(if lz4 { 2 } else { 1 });
-        body.string("CQL_VERSION");
-        body.string("3.4.6");
-        if lz4 {
-            body.string("COMPRESSION");
-            body.string("LZ4");
+        body.short(options.len());
+        for (name, value) in options {
+            body.string(name);
+            body.string(value);
         }
         let answered = self.ask(opcode::STARTUP, &body.0).await;
         if answered.opcode != opcode::ERROR {

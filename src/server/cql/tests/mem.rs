@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::causality::ContextCodec;
@@ -13,6 +14,7 @@ use crate::coordinator::{
 use crate::cql::index::terms;
 use crate::env::{BoxFuture, Env};
 use crate::meta::{ClusterState, Command, Founder, LogEntry, Verdict};
+use crate::overload::{Gate, Settings};
 use crate::record::{Cell, Column, Content, Record, RecordKind, Row};
 use crate::ring::{Member, token_in};
 use crate::server::cql::{PeerView, Store};
@@ -34,6 +36,8 @@ pub struct MemStore {
     unreachable: Mutex<Option<Vec<u8>>>,
     reads: Mutex<Vec<Consistency>>,
     codec: ContextCodec,
+    gate: OnceLock<Arc<Gate>>,
+    builds: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -67,6 +71,8 @@ impl MemStore {
             unreachable: Mutex::new(None),
             reads: Mutex::default(),
             codec: ContextCodec::new([1; 32]),
+            gate: OnceLock::new(),
+            builds: AtomicBool::new(false),
         };
         store.apply(Command::Found {
             cluster: "mem".to_owned(),
@@ -80,6 +86,18 @@ impl MemStore {
     /// From now on no replica of a key that begins with `partition` is alive, for writes.
     pub fn cut_off(&self, partition: &[u8]) {
         *lock(&self.unreachable) = Some(partition.to_vec());
+    }
+
+    /// Whether its indexes are still being built.
+    pub fn set_building(&self, builds: bool) {
+        self.builds.store(builds, Ordering::Relaxed);
+    }
+
+    /// From now on no more than `limit` statements are worked on at a time.
+    pub fn narrow(&self, limit: usize) -> Arc<Gate> {
+        let (target, interval) = (Duration::MAX, Duration::MAX);
+        let settings = Settings { target, interval, floor: limit, max: limit };
+        self.gate.get_or_init(|| Gate::new(settings, self.env.mono())).clone()
     }
 
     /// The levels of the reads of rows since the last call.
@@ -106,6 +124,10 @@ impl MemStore {
 }
 
 impl Store for MemStore {
+    fn gate(&self) -> Option<&Arc<Gate>> {
+        self.gate.get()
+    }
+
     fn state(&self) -> Arc<ClusterState> {
         lock(&self.state).clone()
     }
@@ -150,6 +172,10 @@ impl Store for MemStore {
 
     fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>> {
         Box::pin(async move {
+            if op.term.is_some() && self.builds.load(Ordering::Relaxed) {
+                let (level, required, received, failed) = (op.level, 1, 0, 1);
+                return Err(OpError::IndexBuilding { level, required, received, failed });
+            }
             let rows = lock(&self.rows);
             let inside = |place: &(Token, Key)| {
                 op.after.as_ref().is_none_or(|after| place > after)

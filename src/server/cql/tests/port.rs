@@ -137,6 +137,66 @@ async fn a_request_waits_for_memory_and_is_refused_if_none_comes() {
     }
 }
 
+/// Waits until `done`, which is a matter of other tasks.
+async fn until(done: impl Fn() -> bool) {
+    let wait = async {
+        while !done() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio_env().timeout(Duration::from_secs(20), wait).await.expect("it comes true");
+}
+
+#[tokio::test]
+async fn a_statement_waits_for_its_turn_and_is_refused_if_none_comes() {
+    let server = Server::start(32 * MIB).await;
+    let gate = server.store.narrow(1);
+    for version in [Version::V4, Version::V5] {
+        let (mut one, mut other) =
+            (server.client(version, false).await, server.client(version, false).await);
+        let place = gate.enter().expect("nothing is under way");
+        // Plain, and a read by key, which the connection's own task works on.
+        let body = one.query("SELECT v FROM ks.t WHERE k = 1");
+        let stream = one.send(opcode::QUERY, &body).await;
+        until(|| gate.waiting() == 1).await;
+        // What needs no place is answered, unless it stands behind such a statement.
+        assert_eq!(other.ask(opcode::OPTIONS, &[]).await.opcode, opcode::SUPPORTED);
+        drop(place);
+        let answered = one.next().await.expect("an answer");
+        assert_eq!((answered.stream, answered.opcode), (stream, opcode::RESULT), "{version:?}");
+        // For good, and the connection goes on.
+        let before = gate.shed();
+        let place = gate.enter().expect("nothing is under way");
+        assert_eq!(one.ask(opcode::QUERY, &body).await.code(), 0x1001);
+        assert_eq!(gate.shed(), before + 1);
+        drop(place);
+        one.good("SELECT v FROM ks.t WHERE k = 1").await;
+        until(|| gate.under_way() == 0).await;
+        // Who goes away while it waits leaves nothing behind.
+        let place = gate.enter().expect("nothing is under way");
+        one.send(opcode::QUERY, &body).await;
+        until(|| gate.waiting() == 1).await;
+        drop(one);
+        until(|| gate.waiting() == 0).await;
+        drop(place);
+    }
+}
+
+#[tokio::test]
+async fn a_driver_that_asks_to_be_told_is_refused_at_once() {
+    let server = Server::start(32 * MIB).await;
+    server.client(Version::V4, false).await;
+    let gate = server.store.narrow(1);
+    let mut client = Client::connect(server.address, Version::V4).await;
+    client.start_with(false, &[("THROW_ON_OVERLOAD", "1")]).await;
+    let place = gate.enter().expect("nothing is under way");
+    let body = client.query("SELECT v FROM ks.t WHERE k = 1");
+    assert_eq!(client.ask(opcode::QUERY, &body).await.code(), 0x1001);
+    assert_eq!((gate.waiting(), gate.shed()), (0, 1));
+    drop(place);
+    client.good("SELECT v FROM ks.t WHERE k = 1").await;
+}
+
 #[tokio::test]
 async fn a_client_that_takes_no_answers_hurts_itself_only() {
     let server = Server::start(64 * MIB).await;
