@@ -117,6 +117,8 @@ pub struct Select {
     pub group_by: Vec<String>,
     /// (column, descending)
     pub order_by: Vec<(String, bool)>,
+    /// `ORDER BY column ANN OF vector`
+    pub nearest: Option<(String, Term)>,
     pub per_partition_limit: Option<Term>,
     pub limit: Option<Term>,
     pub allow_filtering: bool,

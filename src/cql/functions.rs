@@ -8,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_128_with_seed;
 use crate::cql::ast::Term;
 use crate::cql::json;
 use crate::cql::number;
+use crate::cql::similarity::{Similarity, floats};
 use crate::cql::term::{Binds, Bound, assignable, evaluate};
 use crate::cql::types::CqlType;
 use crate::cql::value;
@@ -74,7 +75,7 @@ fn timeuuid_millis(uuid: &[u8]) -> i64 {
 }
 
 /// A name without case and underscores: `to_timestamp` is `toTimestamp`.
-fn plain(name: &str) -> String {
+pub(super) fn plain(name: &str) -> String {
     name.chars().filter(|c| *c != '_').collect::<String>().to_ascii_lowercase()
 }
 
@@ -196,6 +197,9 @@ pub fn apply(
     now: &Now,
 ) -> Result<(CqlType, Option<Vec<u8>>), String> {
     let plain_name = plain(name);
+    if let Some(similarity) = Similarity::named(&plain_name) {
+        return Ok((CqlType::Float, nearness(similarity, arguments)?));
+    }
     let Some((kinds, result)) = signature(name, None) else {
         return Err(format!("Unknown function '{name}'"));
     };
@@ -247,6 +251,22 @@ pub fn apply(
         "todate" => (result, Some(date_bytes(millis))),
         _ => (result, Some(millis.to_be_bytes().to_vec())),
     })
+}
+
+/// How near two vectors are; null of null.
+fn nearness(
+    similarity: Similarity,
+    arguments: &[(CqlType, Option<Vec<u8>>)],
+) -> Result<Option<Vec<u8>>, String> {
+    let [(kind, Some(a)), (_, Some(b))] = arguments else { return Ok(None) };
+    let (Some(a), Some(b)) = (floats(kind, a), floats(kind, b)) else {
+        return Err("a similarity is one of two vectors of floats".to_owned());
+    };
+    let nearness = similarity.of(&a, &b);
+    if nearness.is_nan() && similarity == Similarity::Cosine {
+        return Err("similarity_cosine doesn't support all-zero vectors".to_owned());
+    }
+    Ok(Some(nearness.to_be_bytes().to_vec()))
 }
 
 fn date_bytes(millis: i64) -> Vec<u8> {

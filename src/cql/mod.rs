@@ -26,6 +26,7 @@ pub mod roles;
 pub mod rows;
 pub mod schema;
 pub mod select;
+pub mod similarity;
 pub mod term;
 #[cfg(test)]
 mod tests;

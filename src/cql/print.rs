@@ -158,6 +158,9 @@ impl Display for Select {
         if !self.order_by.is_empty() {
             write!(f, " ORDER BY {}", orderings(&self.order_by))?;
         }
+        if let Some((column, vector)) = &self.nearest {
+            write!(f, " ORDER BY {} ANN OF {vector}", quote(column))?;
+        }
         if let Some(limit) = &self.per_partition_limit {
             write!(f, " PER PARTITION LIMIT {limit}")?;
         }

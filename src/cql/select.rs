@@ -1,5 +1,7 @@
 //! SELECT: its columns, looked up and typed, and what they make of rows.
 
+mod nearest;
+
 use bytes::Bytes;
 
 use crate::cql::ast::{Select, Selector, Term};
@@ -14,6 +16,8 @@ use crate::cql::types::{CqlType, RawType, UdtType};
 use crate::cql::value;
 
 use std::sync::Arc;
+
+pub use nearest::MAX_NEAREST;
 
 /// A column of the result.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,6 +66,8 @@ pub struct Query {
     expressions: Vec<Expression>,
     /// Its WHERE.
     pub wheres: Where,
+    /// Rows may be read that are then left out.
+    pub allows_filtering: bool,
     /// One row for each partition.
     pub distinct: bool,
     /// Places of the columns of GROUP BY.
@@ -70,6 +76,8 @@ pub struct Query {
     pub reversed: bool,
     /// Places of the columns that rows of several partitions are sorted by, and whether downwards.
     pub order_by: Vec<(usize, bool)>,
+    /// The place of a column of vectors, and the one that those of the rows shown are nearest to.
+    pub nearest: Option<(usize, Term)>,
     /// LIMIT.
     pub limit: Option<Term>,
     /// PER PARTITION LIMIT.
@@ -234,6 +242,9 @@ impl Resolver<'_> {
             let label = format!("system.{name}({label})");
             return Ok((Expression::ToJson(Box::new(expression), kind), CqlType::Text, label));
         }
+        if nearest::is_similarity(name) {
+            return self.similarity(name, arguments, inside);
+        }
         let Some((kinds, result)) = functions::signature(name, None) else {
             return Err(format!("Unknown function '{name}'"));
         };
@@ -323,16 +334,19 @@ impl Query {
             json,
             expressions,
             wheres,
+            allows_filtering: select.allow_filtering,
             distinct: select.distinct,
             group_by: Vec::new(),
             reversed: false,
             order_by: Vec::new(),
+            nearest: None,
             limit: select.limit.clone(),
             per_partition: select.per_partition_limit.clone(),
         };
         query.check_distinct(schema)?;
         query.resolve_order(schema, table, select)?;
         query.resolve_groups(schema, table, select)?;
+        query.nearest = resolver.nearest(&query, select)?;
         Ok(query)
     }
 
@@ -433,6 +447,10 @@ impl Query {
             expression_markers(expression, &mut out);
         }
         out.extend(self.wheres.bind_types(schema));
+        if let Some((place, term)) = &self.nearest {
+            let column = &schema.columns()[*place];
+            markers(term, &column.name, &column.kind, None, &mut out);
+        }
         for (term, name) in
             [(&self.per_partition, "[per_partition_limit]"), (&self.limit, "[limit]")]
         {

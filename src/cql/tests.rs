@@ -15,6 +15,8 @@ fn statements_print_as_what_they_were_parsed_from() {
         "select json a, b as c, count(*), writetime(v), ttl(v), token(k), cast(v as text) from ks.t",
         "SELECT DISTINCT k FROM t WHERE token(k) > ? AND token(k) <= 5 PER PARTITION LIMIT 2 LIMIT ? ALLOW FILTERING",
         "SELECT a FROM t WHERE k IN (1, 2) AND (c, d) >= (1, 'x') AND (c, d) IN ((1,2), ?) ORDER BY c DESC, d ASC;",
+        "SELECT a, similarity_cosine(v, [1, -2.5]) FROM t WHERE k = 1 ORDER BY v ANN OF [0.1, ?] LIMIT 3 ALLOW FILTERING",
+        "SELECT ann FROM ann ORDER BY ann ASC, b DESC",
         "SELECT m['k'], u.f FROM t WHERE l CONTAINS 1 AND m CONTAINS KEY 'a' AND m['x'] = 3 GROUP BY k",
         "INSERT INTO t (k, \"V\", type, key) VALUES (?, :named, {'a': 1, 'b': 2}, {1, 2}) IF NOT EXISTS USING TTL 5 AND TIMESTAMP -1",
         "INSERT INTO t (a, b, c, d, e, f) VALUES (0xCAfe, 1.5e3, -2, true, null, 123e4567-e89b-12d3-a456-426614174000)",

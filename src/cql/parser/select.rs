@@ -29,6 +29,7 @@ impl Parser<'_> {
             relations,
             group_by: Vec::new(),
             order_by: Vec::new(),
+            nearest: None,
             per_partition_limit: None,
             limit: None,
             allow_filtering: false,
@@ -37,7 +38,14 @@ impl Parser<'_> {
             select.group_by = self.separated(Self::name)?;
         }
         if self.skip_words(&["order", "by"]) {
-            select.order_by = self.separated(Self::ordering)?;
+            let is_nearest = self.word_ahead(1) == Some("ann") && self.word_ahead(2) == Some("of");
+            if is_nearest {
+                let column = self.name()?;
+                self.skip_words(&["ann", "of"]);
+                select.nearest = Some((column, self.term()?));
+            } else {
+                select.order_by = self.separated(Self::ordering)?;
+            }
         }
         if self.skip_words(&["per", "partition", "limit"]) {
             select.per_partition_limit = Some(self.number()?);

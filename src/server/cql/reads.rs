@@ -1,13 +1,15 @@
 //! SELECT: which rows are read, in which order, and where a page ends.
 
 mod indexed;
+mod nearest;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::coordinator::{ReadOp, ScanOp};
+use self::nearest::Nearest;
+use crate::coordinator::{OpError, ReadOp, ScanOp};
 use crate::cql::ast::Term;
 use crate::cql::relations::{Slice, Tests};
 use crate::cql::rows::{Reader, RowView};
@@ -85,6 +87,7 @@ struct Collector<'a> {
     accumulator: Option<Accumulator<'a>>,
     /// Kept back to be sorted.
     unsorted: Option<Vec<RowView>>,
+    nearest: Option<Nearest<'a>>,
     remaining: Option<u32>,
     per_partition: Option<u32>,
     page_size: Option<usize>,
@@ -105,6 +108,8 @@ impl<'a> Collector<'a> {
         let whole = query.is_aggregate();
         let remaining = limit(query.limit.as_ref(), ask.binds)?;
         let sorts = !query.order_by.is_empty() && query.wheres.has_many_partitions(ask.schema);
+        let nearest = Nearest::new(ask, remaining)?;
+        let whole_answer = whole || sorts || nearest.is_some();
         let per_partition = limit(query.per_partition.as_ref(), ask.binds)?;
         Ok(Self {
             ask,
@@ -112,9 +117,10 @@ impl<'a> Collector<'a> {
             page: Page::default(),
             accumulator: whole.then(|| query.accumulator()),
             unsorted: sorts.then(Vec::new),
+            nearest,
             remaining: resumed.map_or(remaining, |state| state.remaining),
             per_partition: if query.distinct { Some(1) } else { per_partition },
-            page_size: ask.page_size.filter(|_| !whole && !sorts).map(|size| size as usize),
+            page_size: ask.page_size.filter(|_| !whole_answer).map(|size| size as usize),
             bytes: 0,
             last: resumed.map(|state| (state.partition.clone(), state.clustering.clone())),
             in_partition: resumed.and_then(|state| state.in_partition).unwrap_or(0),
@@ -154,6 +160,9 @@ impl<'a> Collector<'a> {
                 self.count_down();
             }
             return Ok(self.remaining != Some(0));
+        }
+        if let Some(nearest) = &mut self.nearest {
+            return nearest.offer(view).map(|()| true);
         }
         if let Some(unsorted) = &mut self.unsorted {
             if unsorted.len() >= MAX_SORTED {
@@ -195,6 +204,9 @@ impl<'a> Collector<'a> {
             && let Some(row) = accumulator.finish().map_err(CqlError::invalid)?
         {
             self.page.rows.push(row);
+        }
+        for view in self.nearest.take().into_iter().flat_map(Nearest::finish) {
+            self.page.rows.push(self.ask.query.show(&view, binds).map_err(CqlError::invalid)?);
         }
         if let Some(mut unsorted) = self.unsorted.take() {
             let order = &self.ask.query.order_by;
@@ -665,7 +677,7 @@ impl Reading<'_> {
             Some(token) => Some((Token(token), least()?)),
             None => None,
         };
-        let term = collector.tests.index_term(self.ask.schema);
+        let mut term = collector.tests.index_term(self.ask.schema);
         let mut current = Current::default();
         let mut after = match resumed {
             None if first == i64::MIN => None,
@@ -678,6 +690,7 @@ impl Reading<'_> {
                 Some((token_of(&state.partition), key))
             }
         };
+        let mut is_first = true;
         loop {
             let op = ScanOp {
                 table: self.table.clone(),
@@ -688,7 +701,18 @@ impl Reading<'_> {
                 level: self.ask.level,
                 timeout: TIMEOUT,
             };
-            let page = self.store.scan(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
+            let page = match self.store.scan(op).await {
+                // All rows may be looked at, so this need not wait for the index. (Not on the way:
+                // what was read of a partition by then came without its head.)
+                Err(OpError::IndexBuilding { .. })
+                    if term.is_some() && is_first && self.ask.query.allows_filtering =>
+                {
+                    term = None;
+                    continue;
+                }
+                page => page.map_err(|error| CqlError::of_operation(&error, None))?,
+            };
+            is_first = false;
             let heads = match term {
                 Some(_) => self.heads(&current, &page.rows).await?,
                 None => BTreeMap::new(),

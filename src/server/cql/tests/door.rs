@@ -40,7 +40,7 @@ impl Client {
         Self::of(MemStore::new(tokio_env(), 9042)).await
     }
 
-    async fn of(store: Arc<MemStore>) -> Self {
+    pub(super) async fn of(store: Arc<MemStore>) -> Self {
         let client = Self { service: CqlService::new(store), session: Session::default() };
         client.run("CREATE KEYSPACE shop WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}").await;
         client.run("USE shop").await;

@@ -1,12 +1,17 @@
 //! Indexes through the whole door.
 
 use super::door::{Client, parameters};
+use super::mem::MemStore;
+use crate::env::tokio_env;
 use crate::server::cql::response::Answer;
 
 const INVALID: i32 = 0x2200;
 
 async fn shop() -> Client {
-    let client = Client::new().await;
+    shop_of(Client::new().await).await
+}
+
+async fn shop_of(client: Client) -> Client {
     client
         .run(
             "CREATE TABLE t (p int, q int, c int, s text static, v text, w int, m map<text, int>, \
@@ -169,4 +174,37 @@ async fn what_cannot_be_indexed_is_refused() {
         let answer = client.ask(text, parameters(Vec::new())).await;
         assert!(matches!(answer, Answer::Error(_)), "{text}: {answer:?}");
     }
+}
+
+/// Who allows that all rows are read need not wait for the index.
+#[tokio::test]
+async fn filtering_reads_all_rows_while_an_index_is_being_built() {
+    const READ_FAILURE: i32 = 0x1300;
+    let store = MemStore::new(tokio_env(), 9042);
+    let client = shop_of(Client::of(store.clone()).await).await;
+    client.run("CREATE INDEX ON t (v)").await;
+    client.run("UPDATE t SET s = 'here' WHERE p = 1 AND q = 2").await;
+    let text = "SELECT w, s FROM t WHERE v = 'v1'";
+    let mut found = client.show(text).await;
+    found.sort();
+    assert_eq!(found, ["1 null", "10 null", "4 here", "7 null"]);
+    store.set_building(true);
+    assert_eq!(client.refused(text).await, READ_FAILURE);
+    let text = format!("{text} ALLOW FILTERING");
+    let mut shown = Vec::new();
+    let mut state = None;
+    loop {
+        let mut asked = parameters(Vec::new());
+        (asked.page_size, asked.paging_state) = (Some(1), state.take());
+        let rows = client.rows(&text, asked).await;
+        shown.extend(super::door::shown(&rows));
+        // It is done between two pages.
+        store.set_building(shown.len() < 2);
+        state = rows.paging_state.clone();
+        if state.is_none() {
+            break;
+        }
+    }
+    shown.sort();
+    assert_eq!(shown, found);
 }

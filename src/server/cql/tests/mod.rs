@@ -8,6 +8,7 @@ pub(super) mod mem;
 mod point;
 mod port;
 mod roles;
+mod vectors;
 
 use bytes::BytesMut;
 use proptest::prelude::*;
