@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use support::cluster::TestCluster;
+use support::henge_in;
 use tokio::sync::Mutex;
 
 /// One driver at a time: three processes and a client are enough for a small machine.
@@ -159,6 +160,52 @@ async fn the_scylla_driver_works() {
     let mut cluster = TestCluster::start_apart(3).await;
     let said = drive(&mut Command::new(file(program)), &mut cluster).await;
     assert!(said.ends_with("OK\n"), "{said}");
+}
+
+/// The example programs in Rust and in Python, on the flights that are here.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_departure_boards_show_what_the_file_has() {
+    let (board, python) = ("target/drivers/scylla/debug/board", "target/drivers/python/bin/python");
+    if !is_installed(board) || !is_installed("target/drivers/python/installed") {
+        return;
+    }
+    let _turn = TURN.lock().await;
+    let cluster = TestCluster::start_apart(3).await;
+    let hosts: Vec<String> =
+        cluster.layout().places.iter().map(|place| place.cql.to_string()).collect();
+    let hosts = hosts.join(",");
+    let flights = file("tests/data/flights-5000.csv");
+    let copy =
+        format!("COPY air.flights FROM '{}' WITH HEADER = true AND NULL = 'NA'", flights.display());
+    let schema = std::fs::read_to_string(file("examples/flights/schema.cql")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let load = format!("{schema}\n{copy}");
+    let args = ["cql", &hosts, "-e", &load];
+    henge_in(directory.path(), "http://127.0.0.1:1", &args, b"").await.ok();
+
+    let day = ["JFK", "2013-01-02"];
+    let shown = |program: &mut Command| {
+        let ended = program.arg(&hosts).args(day).output().expect("the program runs");
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(ended.status.success(), "{said}");
+        String::from_utf8(ended.stdout).expect("text")
+    };
+    let by_rust = shown(&mut Command::new(file(board)));
+    let by_python = shown(
+        Command::new(file(python))
+            .arg(file("examples/board/board.py"))
+            .env("PYTHONWARNINGS", "ignore"),
+    );
+    assert_eq!(by_rust, by_python);
+    let file = std::fs::read_to_string(&flights).unwrap();
+    let on_that_day = |line: &&str| {
+        let columns: Vec<&str> = line.split(',').collect();
+        columns[..3] == ["2013", "1", "2"] && columns[12] == day[0]
+    };
+    let wanted = file.lines().filter(on_that_day).count();
+    assert!(wanted > 100);
+    assert_eq!(by_rust.lines().count(), wanted + 1, "{by_rust}");
+    assert!(by_rust.ends_with(&format!("\n{wanted} flights\n")), "{by_rust}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
