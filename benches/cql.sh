@@ -9,29 +9,11 @@
 # share one connection to each node. Server time is that of all nodes, from /proc.
 set -eu
 henge=$(realpath "$1") count=$2
-config=$(realpath "$(dirname "$0")/../config")
 clients=${CLIENTS:-64} seconds=${SECONDS_EACH:-3} rounds=${ROUNDS:-3}
-dir=$(mktemp -d "${TMPDIR:-/var/tmp}/cql.XXXXXX") pids=()
-trap 'kill "${pids[@]}" 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
-cd "$dir"
-
-for i in $(seq "$count"); do
-    sed 's/:7000/:17100/g; s/:8098/:18198/; s/:9042/:19142/' "$config/node$i.toml" >node$i.toml
-    # Alone it founds a cluster of one.
-    [ "$count" != 1 ] || sed -i '/^founders/d' node$i.toml
-    "$henge" start --config node$i.toml 2>node$i.log &
-    pids+=($!)
-done
-for i in $(seq "$count"); do
-    curl -s --retry 40 --retry-delay 1 --retry-all-errors -f "http://127.0.0.$i:18198/readyz" >/dev/null ||
-        { cat node$i.log; exit 1; }
-done
-list() { seq -s, -f "$1" "$count"; }
-http=(--node "$(list "http://127.0.0.%g:18198")") cql=(--cql "$(list "127.0.0.%g:19142")")
+source "$(dirname "$0")/nodes.sh"
+start_nodes "$count"
+at_http=(--node "$http") at_cql=(--cql "$cql")
 common=(--workload read --records 20000 --warmup 1 --seconds "$seconds" -c "$clients")
-
-# Clock ticks (10 ms) that all nodes have used.
-ticks() { cat $(printf '/proc/%s/stat ' "${pids[@]}") | sed 's/.*) //' | awk '{ t += $12 + $13 } END { print t }'; }
 
 measure() {
     local name=$1 before
@@ -58,11 +40,11 @@ P
 
 # Loads what is not there.
 for door in http cql; do
-    declare -n at=$door
+    declare -n at=at_$door
     "$henge" bench "${at[@]}" --workload read --records 20000 --warmup 0 --seconds 1 >/dev/null 2>bench.log
 done
 for _ in $(seq "$rounds"); do
-    measure "HTTP" "${http[@]}"
-    measure "CQL" "${cql[@]}"
-    measure "CQL, shared" "${cql[@]}" --per-connection $(((clients + count - 1) / count))
+    measure "HTTP" "${at_http[@]}"
+    measure "CQL" "${at_cql[@]}"
+    measure "CQL, shared" "${at_cql[@]}" --per-connection $(((clients + count - 1) / count))
 done

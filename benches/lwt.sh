@@ -10,11 +10,8 @@
 # conditional writes also the share whose condition held.
 set -eu
 henge=$(realpath "$1") what=$2
-config=$(realpath "$(dirname "$0")/../config")
 clients=${CLIENTS:-1 2 4 8 16 32 64} seconds=${SECONDS_EACH:-3}
-dir=$(mktemp -d "${TMPDIR:-/var/tmp}/lwt.XXXXXX") pids=()
-trap 'kill "${pids[@]}" 2>/dev/null; wait 2>/dev/null; rm -rf "$dir"' EXIT
-cd "$dir"
+source "$(dirname "$0")/nodes.sh"
 
 # name of the line, arguments of `henge bench`
 measure() {
@@ -56,15 +53,8 @@ if [ "$what" = etcd ]; then
     exit
 fi
 
-for i in 1 2 3; do
-    sed 's/:7000/:17000/g; s/:8098/:18098/; s/:9042/:19042/' "$config/node$i.toml" >node$i.toml
-    "$henge" start --config node$i.toml 2>node$i.log &
-    pids+=($!)
-done
-at=(--node http://127.0.0.1:18098,http://127.0.0.2:18098,http://127.0.0.3:18098 --records 1000)
-for i in 1 2 3; do
-    curl -s --retry 40 --retry-delay 1 --retry-all-errors -f "http://127.0.0.$i:18098/readyz" >/dev/null
-done
+start_nodes 3
+at=(--node "$http" --records 1000)
 if [ "$what" = distinct ]; then
     measure "plain write, quorum" --workload insert -b plain
     measure "plain read, quorum" --workload read -b plain
