@@ -21,6 +21,9 @@ pub use probe::BUCKET as PROBE_BUCKET;
 use crate::hosts::cluster::Cluster;
 use crate::session::Stage;
 
+/// A node takes stamps so far ahead of its own clock (`cluster.max_clock_skew_ms`, as it is by default).
+const TAKEN_AHEAD: Duration = Duration::from_secs(5);
+
 /// What a fault did, as far as could be seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Effect {
@@ -68,6 +71,8 @@ pub struct Nemesis<'a> {
     pub notes: Vec<String>,
     /// How long an episode lasts, if not as long as its fault usually does.
     lasts: Option<Duration>,
+    /// When all clocks have come as far as one had been whose stamps the others do not take.
+    caught_up: Instant,
 }
 
 impl<'a> Nemesis<'a> {
@@ -80,7 +85,16 @@ impl<'a> Nemesis<'a> {
     ) -> Self {
         let mut rng = Rng::stream(seed, 0, "nemesis");
         let victim = rng.index(cluster.len());
-        Self { cluster, stages, rng, victim, effects: Vec::new(), notes: Vec::new(), lasts }
+        Self {
+            cluster,
+            stages,
+            rng,
+            victim,
+            effects: Vec::new(),
+            notes: Vec::new(),
+            lasts,
+            caught_up: Instant::now(),
+        }
     }
 
     /// Strikes again and again until `end`, with calm in between, and leaves all whole.
@@ -421,7 +435,12 @@ impl<'a> Nemesis<'a> {
             | Fault::Delay
             | Fault::Loss => self.cluster.rules().heal(),
             Fault::Pause => self.cluster.pause(active.nodes[0], false)?,
-            Fault::ClockJump | Fault::ClockDrift => self.cluster.set_clock(active.nodes[0], 0)?,
+            Fault::ClockJump | Fault::ClockDrift => {
+                self.cluster.set_clock(active.nodes[0], 0)?;
+                let ahead = Duration::from_micros(active.offset_us.max(0).unsigned_abs());
+                let until = Instant::now() + ahead.saturating_sub(TAKEN_AHEAD);
+                self.caught_up = self.caught_up.max(until);
+            }
             Fault::DiskFull => {
                 if let Some(ballast) = &active.ballast {
                     std::fs::remove_file(ballast).map_err(|error| error.to_string())?;
@@ -478,7 +497,8 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    /// Ends every fault and starts every node.
+    /// Ends every fault and starts every node, and waits until all clocks have come as far as any
+    /// has been: what a node has stored under stamps that the others refuse cannot be read before.
     ///
     /// # Errors
     /// A node that does not come back.
@@ -490,7 +510,13 @@ impl<'a> Nemesis<'a> {
             self.cluster.start_node(node)?;
             self.cluster.pause(node, false)?;
         }
-        self.cluster.wait_ready().await
+        self.cluster.wait_ready().await?;
+        let left = self.caught_up.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            self.notes.push(format!("waited {} s for stamps of a fast clock", left.as_secs() + 1));
+            pause(left).await;
+        }
+        Ok(())
     }
 }
 

@@ -12,8 +12,9 @@ use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use henge::sim::rng::Rng;
 
@@ -24,6 +25,12 @@ const TICK: Duration = Duration::from_millis(2);
 
 /// A lost piece is sent again after so long, as TCP does.
 const RETRANSMISSION: Duration = Duration::from_millis(200);
+
+/// Pieces of a connection that may be under way at once; then its sender has to wait.
+const UNDER_WAY: usize = 128;
+
+/// Bytes, and when they may arrive.
+type Piece = (Instant, Vec<u8>);
 
 /// The port for peers.
 const PEER: u16 = 7000;
@@ -161,36 +168,85 @@ fn hold(shared: &Shared, link: &Link) -> bool {
     !shared.stop.load(Relaxed)
 }
 
-/// Carries one direction, until it ends.
-fn pump(shared: &Shared, mut from: TcpStream, mut to: TcpStream, (a, b): (usize, usize)) {
+/// Carries one direction, until it ends: takes pieces here and hands them over in a thread of its
+/// own, so that any number may be on their late way at once.
+fn pump(shared: &Arc<Shared>, mut from: TcpStream, to: TcpStream, (a, b): (usize, usize)) {
     let link = shared.rules.link(a, b);
     let mut rng = Rng::stream(shared.seed, (a * 100 + b) as u64, "proxy");
     let mut buffer = vec![0; 65_536];
+    let (under_way, arriving) = mpsc::sync_channel::<Piece>(UNDER_WAY);
+    let (at_the_end, source) = (Arc::clone(shared), from.try_clone());
+    drop(spawn("link".to_owned(), move || {
+        deliver(&at_the_end, &arriving, to, (a, b));
+        // Nothing more is taken from who cannot be heard any more.
+        drop(source.map(|source| source.shutdown(Shutdown::Read)));
+    }));
     loop {
         let length = from.read(&mut buffer).unwrap_or_default();
+        let mut due = Instant::now();
         let loss = u64::from(link.loss_ppm.load(Relaxed));
         if loss > 0 && rng.below(1_000_000) < loss {
             link.dropped.fetch_add(1, Relaxed);
-            std::thread::sleep(RETRANSMISSION);
+            due += RETRANSMISSION;
         }
         let delay = u64::from(link.delay_us.load(Relaxed));
         if delay > 0 {
             link.delayed.fetch_add(1, Relaxed);
             let jitter = rng.below(u64::from(link.jitter_us.load(Relaxed)) + 1);
-            std::thread::sleep(Duration::from_micros(delay + jitter));
+            due += Duration::from_micros(delay + jitter);
         }
-        if !hold(shared, link) || length == 0 || to.write_all(&buffer[..length]).is_err() {
+        // The end of the connection travels as its last piece does.
+        if under_way.send((due, buffer[..length].to_vec())).is_err() || length == 0 {
+            return;
+        }
+    }
+}
+
+/// Hands over what comes along a link when it is due; closes the connection with its empty piece.
+fn deliver(shared: &Shared, arriving: &Receiver<Piece>, mut to: TcpStream, (a, b): (usize, usize)) {
+    let link = shared.rules.link(a, b);
+    while let Ok((due, piece)) = arriving.recv() {
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        if !hold(shared, link) || piece.is_empty() || to.write_all(&piece).is_err() {
             break;
         }
         link.passed.fetch_add(1, Relaxed);
     }
     drop(to.shutdown(Shutdown::Write));
-    drop(from.shutdown(Shutdown::Read));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (near, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_bad_link_carries_all_that_was_sent_in_order_and_then_the_end() {
+        let rules = Arc::new(Rules::new(2));
+        let link = rules.link(0, 1);
+        link.loss_ppm.store(300_000, Relaxed);
+        link.delay_us.store(1_000, Relaxed);
+        link.jitter_us.store(9_000, Relaxed);
+        let (stop, pids) = (AtomicBool::new(false), Mutex::default());
+        let shared = Arc::new(Shared { rules: Arc::clone(&rules), stop, pids, seed: 1 });
+        let ((mut sender, taken), (given, mut receiver)) = (connection(), connection());
+        let carrier = std::thread::spawn(move || pump(&shared, taken, given, (0, 1)));
+        let sent: Vec<u8> = (0..200).collect();
+        for piece in sent.chunks(10) {
+            sender.write_all(piece).unwrap();
+        }
+        drop(sender);
+        let mut received = Vec::new();
+        receiver.read_to_end(&mut received).unwrap();
+        assert_eq!(received, sent);
+        carrier.join().unwrap();
+        assert!(link.delayed.load(Relaxed) > 0);
+    }
 
     #[test]
     fn the_kernels_table_tells_whose_a_connection_is() {
