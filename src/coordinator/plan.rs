@@ -8,7 +8,7 @@ use crate::coordinator::{Inner, OpError};
 use crate::meta::Table;
 use crate::quorum::{LevelError, ReplicaInfo, Requirement};
 use crate::ring::{RingSnapshot, token_in};
-use crate::types::{Consistency, Epoch, Key, Mono, NodeId, PartitionId};
+use crate::types::{Consistency, Epoch, Key, MAX_STORED_KEY_BYTES, Mono, NodeId, PartitionId};
 
 /// Which of a partition's replica sets an operation is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +66,18 @@ impl Plan {
     }
 }
 
+/// Nothing is begun under a key for which no replica has room.
+pub(super) fn must_be_storable(key: &Key) -> Result<(), OpError> {
+    if key.is_storable() {
+        return Ok(());
+    }
+    Err(OpError::Invalid(format!(
+        "Key too long: it has {} bytes, and {MAX_STORED_KEY_BYTES} are allowed (of which a zero byte \
+         takes two)",
+        key.as_bytes().len()
+    )))
+}
+
 impl Inner {
     /// Plans an operation on `key`.
     pub(super) fn plan(
@@ -77,6 +89,9 @@ impl Inner {
         started: Mono,
         timeout: Duration,
     ) -> Result<Plan, OpError> {
+        if purpose == Purpose::Write {
+            must_be_storable(key)?;
+        }
         let token = token_in(table.id, key);
         let state = self.cluster.state();
         let partition = state.ring().partition_of(token);

@@ -27,7 +27,7 @@ use futures_util::stream::FuturesUnordered;
 
 use crate::coordinator::failure::{Cause, Failure, Failures, causes};
 use crate::coordinator::heal::heal_if_damaged;
-use crate::coordinator::plan::{Plan, Purpose};
+use crate::coordinator::plan::{Plan, Purpose, must_be_storable};
 use crate::coordinator::read::Stop;
 use crate::coordinator::{Fate, Inner, OpError, Receipts, ReplicaReceipt, RowsOp};
 use crate::env::BoxFuture;
@@ -65,6 +65,7 @@ pub(super) async fn write(
     if op.rows.is_empty() {
         return Ok(());
     }
+    op.rows.iter().try_for_each(|(key, _)| must_be_storable(key))?;
     let written = Written {
         table: op.table.clone(),
         rows: stored(inner, &op.table, &op.rows),

@@ -182,8 +182,8 @@ impl KeyRange {
 ///
 /// sled writes an index page of some 300 keys as one log item, and an item above 4 MiB leaves the
 /// log for a side file that no sync covers; 12,000 B keeps every page below that. (fjall could
-/// take 65,535.) A partition key above about 11,900 B, less where it has zero bytes, is refused
-/// with [`StorageError::TooLarge`] for this reason.
+/// take 65,535.) Longer partition keys are refused before they come here, for this reason
+/// ([`crate::types::MAX_STORED_KEY_BYTES`]).
 pub const MAX_STORAGE_KEY_BYTES: usize = 12_000;
 
 /// Largest value, in bytes.

@@ -323,6 +323,8 @@ pub fn parse_row(bytes: &[u8]) -> Result<RowKey, StorageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::MAX_STORAGE_KEY_BYTES;
+    use crate::types::MAX_STORED_KEY_BYTES;
 
     #[test]
     fn rows_sort_by_token_then_key_and_read_back() {
@@ -398,6 +400,25 @@ mod tests {
         assert!(greatest.start < last && last < greatest.end.unwrap());
         assert_eq!(parse_index(&index_build_row(table, index)).unwrap(), (table, index));
         assert!(parse_index(&rows[0][..12]).is_err() && parse_index_row(&rows[0][..20]).is_err());
+    }
+
+    /// A row whose key was taken must not fail for want of room for its hint or its index entry.
+    #[test]
+    fn whatever_names_the_longest_key_that_is_storable_fits() {
+        for byte in [0u8, b'k'] {
+            let most = MAX_STORED_KEY_BYTES / if byte == 0 { 2 } else { 1 };
+            let key = |len| Key::new(vec![byte; len]).unwrap();
+            assert!(key(most).is_storable() && !key(most + 1).is_storable());
+            let (table, token, key) = (TableId(1), Token(1), key(most));
+            let term = IndexTerm { index: IndexId(1), hash: 1 };
+            for row in [
+                row(Kind::Record, table, token, &key, b""),
+                hint_row(NodeId(1), table, token, &key),
+                index_row(table, term, token, &key),
+            ] {
+                assert!(row.len() <= MAX_STORAGE_KEY_BYTES, "{} bytes", row.len());
+            }
+        }
     }
 
     #[test]

@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 /// limit). The HTTP door's limit is configured and lower.
 pub const MAX_KEY_BYTES: usize = 65_535;
 
+/// The most bytes of a key that can be stored, a zero byte counted twice (it is escaped): what a
+/// storage key may have, less what the longest of those that name a key (a hint's, an index
+/// entry's) has besides it. `storage::keys` has the test.
+pub const MAX_STORED_KEY_BYTES: usize = 11_969;
+
 /// A key that is empty or too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a key has 1 to {max} bytes, this one has {got}")]
@@ -63,6 +68,13 @@ impl Key {
         let (len, rest) = self.0.split_first_chunk::<2>()?;
         let len = usize::from(u16::from_be_bytes(*len));
         if len == 0 { None } else { rest.split_at_checked(len) }
+    }
+
+    /// True if something can be stored under it: see [`MAX_STORED_KEY_BYTES`].
+    #[must_use]
+    pub fn is_storable(&self) -> bool {
+        let zeros = self.0.iter().filter(|byte| **byte == 0).count();
+        self.0.len() + zeros <= MAX_STORED_KEY_BYTES
     }
 
     /// The bytes.

@@ -16,6 +16,6 @@ pub use ids::{
     ActorId, Ballot, Dot, Epoch, Generation, Incarnation, IndexId, IndexTerm, NodeId, OpId,
     ParseIdError, TableId, VoterId,
 };
-pub use key::{Key, KeyError, MAX_KEY_BYTES};
+pub use key::{Key, KeyError, MAX_KEY_BYTES, MAX_STORED_KEY_BYTES};
 pub use time::{Hlc, Mono, WallMicros};
 pub use token::{PartitionId, Token};

@@ -49,7 +49,7 @@ use futures_util::future::join_all;
 use tokio::sync::{Notify, oneshot};
 
 use crate::causality::Context;
-use crate::coordinator::plan::Plan;
+use crate::coordinator::plan::{Plan, must_be_storable};
 use crate::coordinator::{
     Condition, ConditionalOp, ConditionalOutcome, Inner, OpError, ReadOp, ReadOutcome, Receipt,
     WriteOp, WriteOutcome, write,
@@ -309,6 +309,7 @@ pub(super) async fn write_rows(
             "a conditional write may name {max} rows at most, and this one names {got}"
         )));
     }
+    op.rows.iter().try_for_each(must_be_storable)?;
     let (started, now) = (inner.env.mono(), inner.env.wall());
     let errand = Errand { table: &op.table, key: &op.head, timeout: op.timeout, started };
     let ask = Ask::Rows { rows: op.rows.clone(), judge: op.judge.clone() };
