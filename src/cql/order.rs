@@ -9,6 +9,7 @@
 //! 02 empty value   03 value   (01 null, inside tuples)
 //! whole numbers   sign bit turned round       floats    sign bit, or all bits if negative
 //! text, blob      00 → 00 FF, ended by 00 00  collections   elements with marks, ended by 00
+//!                                             tuples        so too, less the nulls at their end
 //! uuid            version, time or bytes      varint    sign, length, magnitude
 //! decimal         sign, exponent, digits (zeros at the end of the digits are lost)
 //! ```
@@ -156,8 +157,12 @@ fn put_body(out: &mut Vec<u8>, kind: &CqlType, bytes: &[u8]) {
         | CqlType::Tuple(_)
         | CqlType::Udt(_)
         | CqlType::Vector(..) => {
-            let parts = kind.parts();
-            for (at, item) in items(kind, bytes).into_iter().enumerate() {
+            let (parts, mut items) = (kind.parts(), items(kind, bytes));
+            // Values that are equal have one form: a type may have got fields since one was written.
+            while items.last() == Some(&None) {
+                items.pop();
+            }
+            for (at, item) in items.into_iter().enumerate() {
                 put_marked(out, parts[at % parts.len()], item);
             }
             out.push(0);
@@ -264,6 +269,7 @@ fn read_items(cursor: &mut Cursor<'_>, kind: &CqlType) -> Option<Vec<u8>> {
         CqlType::Map(..) => value::collection(&whole()?, 2),
         CqlType::Vector(inner, _) => vector_bytes(inner, &whole()?),
         _ => {
+            items.resize(parts.len(), None);
             let mut out = Vec::new();
             items.iter().for_each(|item| value::put_field(&mut out, item.as_deref()));
             out

@@ -295,6 +295,23 @@ mod properties {
             }
         }
 
+        /// A type gets a field, and what was written before is still equal to itself.
+        #[test]
+        fn a_value_keeps_its_key_when_its_type_gets_a_field(
+            (kind, a, _) in pair(),
+            more in kind(),
+            descending: bool,
+        ) {
+            let mut bytes = Vec::new();
+            value::put_field(&mut bytes, Some(&a));
+            let (old, new) = (vec![kind.clone()], vec![kind, more]);
+            let (old, new) = (CqlType::Tuple(old.into()), CqlType::Tuple(new.into()));
+            let before = key(&old, descending, &bytes);
+            prop_assert_eq!(&before, &key(&new, descending, &bytes));
+            value::put_field(&mut bytes, None);
+            prop_assert_eq!(&before, &key(&new, descending, &bytes));
+        }
+
         #[test]
         fn any_bytes_at_all_are_judged_without_a_panic(kind in kind(), bytes: Vec<u8>) {
             if value::validate(&kind, &bytes).is_ok() {

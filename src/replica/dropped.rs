@@ -81,10 +81,21 @@ impl Replica {
         if !is_dropped(state, table) {
             return Ok(None);
         }
+        self.delete_some(KINDS.map(|kind| keys::table_rows(kind, table)))
+    }
+
+    /// Deletes the first [`MAX_ROWS`] keys of these ranges; `None`: there are none. Blocks on the
+    /// disk.
+    ///
+    /// # Errors
+    /// A [`Refusal`]; nothing was deleted.
+    pub(super) fn delete_some(
+        &self,
+        ranges: impl IntoIterator<Item = KeyRange>,
+    ) -> Result<Option<CommitTicket>, Refusal> {
         let mut batch = Batch::new();
         let mut rows = 0;
-        for kind in KINDS {
-            let range = keys::table_rows(kind, table);
+        for range in ranges {
             let mut visit = |row: &[u8], _: Result<&[u8], StorageError>| {
                 if rows >= MAX_ROWS {
                     return ControlFlow::Break(());

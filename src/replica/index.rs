@@ -44,11 +44,9 @@ use crate::types::{IndexId, IndexTerm, Key, TableId, Token};
 /// Rows of one step of a build.
 const STEP_ROWS: usize = 256;
 
-/// Entries of one batch that deletes them.
-const MAX_DELETED: usize = 512;
-
-/// Format of [`Progress`].
-const FORMAT: u8 = 1;
+/// Format of [`Progress`]. What was built under an earlier one is built anew: it had other hashes of
+/// tuples that end in nulls.
+const FORMAT: u8 = 2;
 
 type IndexAt = (TableId, IndexId);
 type Position = (Token, Key);
@@ -348,24 +346,8 @@ impl Replica {
         if !is_dropped(state, at) || self.indexes_of(at.0).contains(&at.1) {
             return Ok(None);
         }
-        let mut batch = Batch::new();
-        let mut rows = 0;
-        for kind in [Kind::Index, Kind::IndexBuild] {
-            let range = keys::index_keys(kind, at.0, at.1);
-            let mut visit = |row: &[u8], _: Result<&[u8], StorageError>| {
-                if rows >= MAX_DELETED {
-                    return ControlFlow::Break(());
-                }
-                rows += 1;
-                batch.delete(Bytes::copy_from_slice(row));
-                ControlFlow::Continue(())
-            };
-            self.engine.scan(&range, &mut visit).map_err(|e| self.refuse_storage(&e))?;
-        }
-        if rows == 0 {
-            return Ok(None);
-        }
-        self.committer.submit(batch).map(Some).map_err(|error| refuse_submit(&error))
+        let kinds = [Kind::Index, Kind::IndexBuild];
+        self.delete_some(kinds.map(|kind| keys::index_keys(kind, at.0, at.1)))
     }
 
     fn indexes_of(&self, table: TableId) -> Vec<IndexId> {

@@ -601,6 +601,20 @@ fn alter_type(
     let mut new = (*expected).clone();
     match alteration {
         AlterType::Add(fields) => {
+            // The bytes of a partition key are its identity: a field more would make them others.
+            let in_key = |table: &&Arc<Table>| {
+                let key = table.rows.iter().flat_map(|schema| schema.partition_key());
+                key.into_iter().any(|column| column.kind.mentions(keyspace, name))
+            };
+            let tables = state.tables().values().filter(in_key);
+            let tables: Vec<_> = tables.map(|table| table.name.table.as_str()).collect();
+            if !tables.is_empty() {
+                return Err(CqlError::invalid(format!(
+                    "Cannot add new field to user type {keyspace}.{name} as the type is being used \
+                     in partition key by the following tables: {}",
+                    tables.join(", ")
+                )));
+            }
             new.fields = typed_fields(state, keyspace, &new.fields, fields)?;
         }
         AlterType::Rename(all) => {

@@ -208,3 +208,22 @@ async fn filtering_reads_all_rows_while_an_index_is_being_built() {
     shown.sort();
     assert_eq!(shown, found);
 }
+
+/// An entry and a clustering key are made from a value, and found again by one that is equal: also
+/// when its type has got a field since.
+#[tokio::test]
+async fn a_type_that_gets_a_field_hides_no_row() {
+    let client = Client::new().await;
+    client.run("CREATE TYPE u (a int)").await;
+    client.run("CREATE TABLE t (p int, c frozen<u>, v int, PRIMARY KEY (p, c))").await;
+    client.run("CREATE TABLE k (p frozen<u> PRIMARY KEY, v int)").await;
+    client.run("INSERT INTO t (p, c, v) VALUES (1, {a: 1}, 1)").await;
+    let refused = client.refused("ALTER TYPE u ADD b int").await;
+    assert_eq!(refused, INVALID, "it is in a partition key");
+    client.run("DROP TABLE k").await;
+    client.run("ALTER TYPE u ADD b int").await;
+    assert_eq!(client.sorted("SELECT v FROM t WHERE p = 1 AND c = {a: 1}").await, [1]);
+    client.run("INSERT INTO t (p, c, v) VALUES (1, {a: 1}, 2)").await;
+    client.run("INSERT INTO t (p, c, v) VALUES (1, {a: 1, b: 0}, 3)").await;
+    assert_eq!(client.sorted("SELECT v FROM t WHERE p = 1").await, [2, 3]);
+}
