@@ -20,21 +20,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::binary::{self, SealError};
 use crate::causality::Context;
-use crate::coordinator::plan::Purpose;
+use crate::coordinator::plan::{Purpose, must_be_storable};
 use crate::coordinator::rows::{self, Written};
 use crate::coordinator::{
     BatchError, BatchOp, Condition, Inner, OpError, ReadOp, WriteAction, WriteOp, WriteOutcome,
     read, write,
 };
-use crate::meta::{Table, TableName};
+use crate::meta::{ClusterState, Table, TableName};
 use crate::record::Record;
-use crate::types::{Consistency, Key, OpId, TableId, WallMicros};
+use crate::types::{Consistency, Key, Mono, OpId, TableId, WallMicros};
 
 /// The form of a record.
 const FORMAT: u8 = 1;
 
-/// The most bytes of rows in one batch: it is kept whole under one key.
+/// The most bytes of rows and their keys in one batch: it is kept whole under one key.
 const MAX_BYTES: usize = 1 << 20;
+
+/// Partitions of a batch that are written at once. A batch may have some ten thousand, and its
+/// coordinator's queues room for fewer.
+const AT_ONCE: usize = 256;
 
 /// The table in which batches are kept while they are under way.
 #[must_use]
@@ -62,6 +66,19 @@ struct Part {
     rows: Vec<(Key, Bytes)>,
 }
 
+impl Part {
+    /// Its table; `None`: that was dropped.
+    ///
+    /// # Errors
+    /// [`OpError::NoSuchTable`], if this node has not heard yet that it was created.
+    fn table_in<'a>(&self, state: &'a ClusterState) -> Result<Option<&'a Arc<Table>>, OpError> {
+        match state.table(self.table) {
+            None if self.table.entry() > state.epoch().0 => Err(OpError::NoSuchTable),
+            table => Ok(table),
+        }
+    }
+}
+
 /// Writes a batch for a client.
 pub(super) async fn write(inner: &Arc<Inner>, op: BatchOp) -> Result<(), BatchError> {
     let kept = Kept(op.parts.iter().map(|(table, rows)| part(inner, table, rows)).collect());
@@ -73,26 +90,35 @@ pub(super) async fn write(inner: &Arc<Inner>, op: BatchOp) -> Result<(), BatchEr
     let put = WriteAction::Put { body, content_type: None, meta: Vec::new(), ttl: None };
     let outcome = note(inner, &op.log, &key, put, None, op.timeout).await;
     let context = outcome.map_err(BatchError::NotKept)?.context;
-    let parts = kept.0.iter().zip(&op.parts);
-    let sent = parts.map(|(part, (table, _))| spread(inner, table, part, op.level, op.timeout));
-    let results = join_all(sent).await;
-    let (parts, mut done, mut first) = (results.len(), 0, None);
-    for result in results {
-        match result {
-            Ok(()) => done += 1,
-            Err(error) => first = first.or(Some(error)),
+    let parts: Vec<_> = kept.0.iter().zip(&op.parts).collect();
+    let time = (inner.env.mono(), op.timeout);
+    let (mut done, mut first) = (0, None);
+    for some in parts.chunks(AT_ONCE) {
+        let sent = some.iter().map(|(part, (table, _))| spread(inner, table, part, op.level, time));
+        for result in join_all(sent).await {
+            match result {
+                Ok(()) => done += 1,
+                Err(error) => first = first.or(Some(error)),
+            }
         }
     }
     if let Some(error) = first {
-        return Err(BatchError::Late { done, parts, level: op.level, why: error.to_string() });
+        let (parts, why) = (parts.len(), error.to_string());
+        return Err(BatchError::Late { done, parts, level: op.level, why });
     }
+    forget(inner, &op, &key, &context);
+    Ok(())
+}
+
+/// Has a batch's record deleted, later.
+fn forget(inner: &Arc<Inner>, op: &BatchOp, key: &Key, context: &Context) {
     let (own, log, timeout) = (inner.clone(), op.log.clone(), op.timeout);
+    let (key, context) = (key.clone(), Some(context.clone()));
     inner.env.spawn("forget-batch", async move {
         // If it fails, the batch is written once more.
-        let forgotten = note(&own, &log, &key, WriteAction::Delete, Some(context), timeout).await;
+        let forgotten = note(&own, &log, &key, WriteAction::Delete, context, timeout).await;
         tracing::trace!(ok = forgotten.is_ok(), "a batch is written");
     });
-    Ok(())
 }
 
 fn part(inner: &Inner, table: &Table, rows: &[(Key, Record)]) -> Part {
@@ -104,8 +130,10 @@ fn check(inner: &Arc<Inner>, op: &BatchOp, kept: &Kept) -> Result<(), OpError> {
     if matches!(op.level, Consistency::Serial | Consistency::LocalSerial) {
         return Err(OpError::BadLevel(format!("{} is not a level for writes", op.level)));
     }
-    let bytes: usize =
-        kept.0.iter().flat_map(|part| &part.rows).map(|(_, record)| record.len()).sum();
+    let rows = || kept.0.iter().flat_map(|part| &part.rows);
+    // Whatever cannot be written ever would stand on record for ever, and be in the way of purges.
+    rows().try_for_each(|(key, _)| must_be_storable(key))?;
+    let bytes: usize = rows().map(|(key, record)| key.as_bytes().len() + record.len()).sum();
     if bytes > MAX_BYTES {
         return Err(OpError::Invalid(format!(
             "Batch too large: {bytes} bytes of rows in a logged batch, {MAX_BYTES} are allowed; use \
@@ -150,13 +178,13 @@ async fn spread(
     table: &Arc<Table>,
     part: &Part,
     level: Consistency,
-    timeout: Duration,
+    (started, timeout): (Mono, Duration),
 ) -> Result<(), OpError> {
     let written = Written {
         table: table.clone(),
         rows: part.rows.clone(),
         level,
-        started: inner.env.mono(),
+        started,
         timeout,
         holder: None,
         generation: None,
@@ -166,7 +194,8 @@ async fn spread(
 }
 
 /// Writes what stands on record under `key` to quorums, and deletes the record. `false`: it is
-/// deleted already. Parts of tables that have been dropped meanwhile are left out.
+/// deleted already. Parts of tables that have been dropped meanwhile are left out. `timeout` is for
+/// each step of it.
 ///
 /// # Errors
 /// The first of its parts'; the record stays, and the next attempt may do better.
@@ -184,11 +213,18 @@ pub(super) async fn resume(
     let Some(version) = view.versions.first() else { return Ok(false) };
     let kept: Result<Kept, SealError> = binary::unpack("a batch", FORMAT, &version.value.body);
     let kept = kept.map_err(|error| OpError::Invalid(error.to_string()))?;
-    let state = inner.cluster.state();
-    let parts = kept.0.iter().filter_map(|part| Some((state.table(part.table)?, part)));
-    let sent = parts.map(|(table, part)| spread(inner, table, part, level, timeout));
-    for result in join_all(sent).await {
-        result?;
+    let (state, mut parts) = (inner.cluster.state(), Vec::with_capacity(kept.0.len()));
+    for part in &kept.0 {
+        if let Some(table) = part.table_in(&state)? {
+            parts.push((table, part));
+        }
+    }
+    for some in parts.chunks(AT_ONCE) {
+        let time = (inner.env.mono(), timeout);
+        let sent = some.iter().map(|(table, part)| spread(inner, table, part, level, time));
+        for result in join_all(sent).await {
+            result?;
+        }
     }
     note(inner, log, &key, WriteAction::Delete, Some(view.context.clone()), timeout).await?;
     Ok(true)

@@ -1,7 +1,7 @@
 //! Going on with logged batches that nobody has finished (see [`crate::coordinator::log_table`]).
 //!
-//! Each node looks now and then through the records of batches that it holds. One that was there
-//! at the last look too has been left: whoever coordinated it has stopped, or too few replicas
+//! Each node goes now and then through the records of batches that it holds. One that was there
+//! in the round before too has been left: whoever coordinated it has stopped, or too few replicas
 //! answered. The first live replica of the record goes on with it. If two do, or if its
 //! coordinator is only slow, rows are written twice, which changes nothing more.
 
@@ -17,13 +17,17 @@ use crate::env::Env;
 use crate::replica::Replica;
 use crate::types::Key;
 
-/// Between two looks.
+/// Between two rounds through all records.
 const PACE: Duration = Duration::from_secs(10);
 
-/// The most records of one look; the next one goes on from there.
-const MAX_RECORDS: usize = 4_096;
+/// The most records of one look; the next one goes on from there. Records of batches that are done
+/// are among them until they are purged: a busy node may have millions, as long as another is away.
+const MAX_RECORDS: usize = 1_024;
 
-/// Time for one batch.
+/// Between two looks of a round: others use the disk too.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Time for one step of a batch.
 const TIME: Duration = Duration::from_secs(5);
 
 /// Looks for ever.
@@ -36,7 +40,7 @@ pub(super) async fn run(
     let (mut seen, mut now_seen) = (BTreeSet::<Key>::new(), BTreeSet::new());
     let mut after: Option<Bytes> = None;
     loop {
-        env.sleep(PACE).await;
+        env.sleep(if after.is_some() { PAUSE } else { PACE }).await;
         let state = cluster.state();
         let Some(table) = state.table_named(&log_table()) else { continue };
         let (reader, log, from, now) = (replica.clone(), table.id, after.take(), env.wall());
@@ -53,8 +57,10 @@ pub(super) async fn run(
             let replicas = coordinator.locate(table, key).replicas;
             let first = replicas.into_iter().find(|&node| cluster.is_live(node));
             if seen.contains(key) && first == Some(cluster.me()) {
-                let done = coordinator.resume_batch(table, key, TIME).await;
-                tracing::debug!(?done, "went on with a batch");
+                match coordinator.resume_batch(table, key, TIME).await {
+                    Ok(resumed) => tracing::debug!(resumed, "went on with a batch"),
+                    Err(error) => tracing::warn!(%error, "a batch cannot be finished yet"),
+                }
             }
         }
         now_seen.extend(page.keys);

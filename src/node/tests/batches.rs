@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::town::{ABC, Fate, SECOND, Slot, Town, id};
-use crate::coordinator::{BatchError, BatchOp, OpError, ReadOp, RowsOp, log_table};
-use crate::meta::Table;
+use super::town::{ABC, Fate, SECOND, Slot, Town, Write, id};
+use crate::coordinator::{
+    BatchError, BatchOp, OpError, PartitionRows, ReadOp, RowsOp, WriteAction, log_table,
+};
+use crate::meta::{Command, Table, TableName};
 use crate::net::Request;
 use crate::record::{Cell, Column, Content, Record, Row};
-use crate::types::{Consistency, Key};
+use crate::types::{Consistency, Key, TableId};
 
 const COLUMN: u16 = 7;
 
@@ -42,7 +44,29 @@ fn is_write(request: &Request) -> bool {
     matches!(request, Request::Mint(_) | Request::Apply(_) | Request::ApplyRows(_))
 }
 
+/// Whether it is about rows of a table.
+fn is_row(request: &Request, rows: TableId) -> bool {
+    match request {
+        Request::Apply(apply) => apply.table == rows,
+        Request::ApplyRows(apply) => apply.table == rows,
+        _ => false,
+    }
+}
+
 impl Scene {
+    /// Begins a batch of these parts, at `name`.
+    fn begin_parts(
+        &self,
+        name: &str,
+        parts: Vec<PartitionRows>,
+        level: Consistency,
+        timeout: Duration,
+    ) -> Slot<Result<(), BatchError>> {
+        let op = BatchOp { log: self.log.clone(), parts, level, timeout };
+        let coordinator = self.town.coordinator(name);
+        self.town.begin(name, async move { coordinator.write_batch(op).await })
+    }
+
     /// Begins to write `text` in both partitions, at `name`.
     fn begin(
         &self,
@@ -52,10 +76,21 @@ impl Scene {
         level: Consistency,
     ) -> Slot<Result<(), BatchError>> {
         let part = |partition| (self.rows.clone(), vec![(key(partition), record(text, stamp))]);
-        let parts = vec![part("p"), part("q")];
-        let op = BatchOp { log: self.log.clone(), parts, level, timeout: 2 * SECOND };
-        let coordinator = self.town.coordinator(name);
-        self.town.begin(name, async move { coordinator.write_batch(op).await })
+        self.begin_parts(name, vec![part("p"), part("q")], level, 2 * SECOND)
+    }
+
+    fn append(&mut self, command: Command) {
+        let life = self.town.life("a");
+        let (cluster, deadline) = (life.node.cluster().clone(), life.env.mono() + 10 * SECOND);
+        let slot = self.town.begin("a", async move { cluster.append(command, deadline).await });
+        self.town.wait(&slot).expect("a majority is there");
+    }
+
+    /// How many batches are on record at `name`, written or not.
+    fn on_record(&self, name: &str) -> usize {
+        let (life, log) = (self.town.life(name), self.log.id);
+        let page = life.node.replica().batches(log, None, usize::MAX, life.env.wall());
+        page.unwrap().keys.len()
     }
 
     /// What a quorum read through `name` shows in both partitions.
@@ -128,13 +163,8 @@ fn a_batch_whose_coordinator_dies_at_any_step_is_written_whole_or_not_at_all() {
 fn a_batch_that_is_late_is_written_by_others_and_takes_nothing_back_that_is_newer() {
     let mut scene = scene(720);
     let rows = scene.rows.id;
-    let is_row = move |request: &Request| match request {
-        Request::Apply(apply) => apply.table == rows,
-        Request::ApplyRows(apply) => apply.table == rows,
-        _ => false,
-    };
     scene.town.script.add(Fate::LoseRequest, u32::MAX, move |from, _, request| {
-        from == id("a") && is_row(request)
+        from == id("a") && is_row(request, rows)
     });
     let slot = scene.begin("a", "old", 5, Consistency::Quorum);
     let told = scene.town.wait(&slot).unwrap_err();
@@ -180,14 +210,88 @@ fn a_batch_that_cannot_be_written_is_not_put_on_record() {
         row.write(COLUMN, Cell { stamp: 1, content });
         row
     });
-    let op = BatchOp {
-        log: scene.log.clone(),
-        parts: vec![(scene.rows.clone(), vec![(key("p"), big)])],
-        level: Consistency::Quorum,
-        timeout: SECOND,
-    };
-    let coordinator = scene.town.coordinator("a");
-    let slot = scene.town.begin("a", async move { coordinator.write_batch(op).await });
+    let parts = vec![(scene.rows.clone(), vec![(key("p"), big)])];
+    let slot = scene.begin_parts("a", parts, Consistency::Quorum, SECOND);
     let told = scene.town.wait(&slot).unwrap_err();
     assert!(told.to_string().contains("Batch too large"), "{told}");
+    // Nor what no replica could ever take: it would be tried for ever.
+    let long = Key::of_row(b"p", &[b'c'; 12_000]).unwrap();
+    let parts = ["q", "r"].map(|p| (scene.rows.clone(), vec![(key(p), record("x", 1))]));
+    let mut parts = parts.to_vec();
+    parts[1].1.push((long, record("x", 1)));
+    let slot = scene.begin_parts("a", parts, Consistency::Quorum, SECOND);
+    let told = scene.town.wait(&slot).unwrap_err();
+    assert!(matches!(told, BatchError::NotKept(OpError::Invalid(_))), "{told:?}");
+    assert_eq!(ABC.map(|name| scene.on_record(name)), [0; 3]);
+}
+
+/// The coordinator's queues have room for fewer, and so had those of whoever went on with it: it
+/// stood on record for ever.
+#[test]
+fn a_batch_of_many_partitions_is_written() {
+    let mut scene = scene(740);
+    let part = |n: u32| {
+        let key = Key::of_row(&n.to_be_bytes(), b"").unwrap();
+        (scene.rows.clone(), vec![(key, record("x", 1))])
+    };
+    let parts: Vec<_> = (0..20_000).map(part).collect();
+    let slot = scene.begin_parts("a", parts, Consistency::Quorum, 30 * SECOND);
+    assert_eq!(scene.town.wait(&slot), Ok(()));
+    scene.town.run(5 * SECOND);
+    assert_eq!(ABC.map(|name| scene.on_record(name)), [0; 3]);
+}
+
+/// Records of batches that are done stay for some time, and must not be in the way of one that is
+/// not. (Here they cannot even be read, and stay for good.)
+#[test]
+fn a_batch_that_was_left_is_found_among_many() {
+    let mut scene = scene(750);
+    let put = |scene: &Scene, n: u32| {
+        let body = Bytes::from_static(b"no batch");
+        let put = WriteAction::Put { body, content_type: None, meta: Vec::new(), ttl: None };
+        let how = Write::at(Consistency::Quorum);
+        scene.town.begin_write("b", &scene.log, &format!("{n:016}"), put, how)
+    };
+    for some in 0..12 {
+        let slots: Vec<_> = (some * 500..(some + 1) * 500).map(|n| put(&scene, n)).collect();
+        for slot in &slots {
+            let _ = scene.town.wait(slot);
+        }
+    }
+    assert!(scene.on_record("c") > 4_000);
+    let rows = scene.rows.id;
+    scene.town.script.add(Fate::LoseRequest, u32::MAX, move |from, _, request| {
+        from == id("a") && is_row(request, rows)
+    });
+    let slot = scene.begin("a", "left", 5, Consistency::Quorum);
+    assert!(scene.town.wait(&slot).is_err());
+    scene.town.kill("a");
+    scene.town.script.clear();
+    scene.town.run(50 * SECOND);
+    assert_eq!(scene.shown("c"), ["left", "left"]);
+}
+
+/// What becomes of a batch if one of its tables is dropped before it is written: the rest of it.
+#[test]
+fn a_batch_goes_on_without_the_rows_of_a_table_that_was_dropped() {
+    let mut scene = scene(760);
+    let name: TableName = "ks.other".parse().unwrap();
+    let schema = scene.rows.rows.clone().unwrap();
+    scene.append(Command::CreateRows { name: name.clone(), schema });
+    let other = scene.town.life("a").node.cluster().state().table_named(&name).unwrap().clone();
+    let (rows, dropped) = (scene.rows.id, other.id);
+    scene.town.script.add(Fate::LoseRequest, u32::MAX, move |from, _, request| {
+        from == id("a") && (is_row(request, rows) || is_row(request, dropped))
+    });
+    let parts = vec![
+        (scene.rows.clone(), vec![(key("p"), record("kept", 5))]),
+        (other, vec![(key("q"), record("gone", 5))]),
+    ];
+    let slot = scene.begin_parts("a", parts, Consistency::Quorum, 2 * SECOND);
+    assert!(matches!(scene.town.wait(&slot), Err(BatchError::Late { .. })));
+    scene.append(Command::DropTable { id: dropped });
+    scene.town.script.clear();
+    scene.town.run(60 * SECOND);
+    assert_eq!(scene.shown("c"), ["kept", ""]);
+    assert_eq!(ABC.map(|name| scene.on_record(name)), [0; 3]);
 }
