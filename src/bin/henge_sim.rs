@@ -176,6 +176,12 @@ const PLANTS: &[(&str, &[Check])] = &[
     ("P35", &[Check::W6]),
     ("P36", &[Check::W9, Check::I22]),
     ("P37", &[Check::W1]),
+    ("P40", &[Check::W19]),
+    ("P41", &[Check::W19]),
+    ("P42", &[Check::W19]),
+    ("P43", &[Check::W19]),
+    ("P44", &[Check::W20]),
+    ("P45", &[Check::W20]),
 ];
 
 fn seed_range(text: &str) -> Result<std::ops::Range<u64>, String> {

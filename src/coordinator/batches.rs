@@ -27,6 +27,7 @@ use crate::coordinator::{
     read, write,
 };
 use crate::meta::{ClusterState, Table, TableName};
+use crate::plants::{Plant, planted};
 use crate::record::Record;
 use crate::types::{Consistency, Key, Mono, OpId, TableId, WallMicros};
 
@@ -90,6 +91,9 @@ pub(super) async fn write(inner: &Arc<Inner>, op: BatchOp) -> Result<(), BatchEr
     let put = WriteAction::Put { body, content_type: None, meta: Vec::new(), ttl: None };
     let outcome = note(inner, &op.log, &key, put, None, op.timeout).await;
     let context = outcome.map_err(BatchError::NotKept)?.context;
+    if planted(Plant::P44) {
+        forget(inner, &op, &key, &context);
+    }
     let parts: Vec<_> = kept.0.iter().zip(&op.parts).collect();
     let time = (inner.env.mono(), op.timeout);
     let (mut done, mut first) = (0, None);

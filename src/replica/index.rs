@@ -33,6 +33,7 @@ use crate::cql::schema::Schema;
 use crate::meta::ClusterState;
 use crate::net::messages::PageRequest;
 use crate::net::{Refusal, Response};
+use crate::plants::{Plant, planted};
 use crate::record::{self, Record, RecordKind};
 use crate::replica::page::{MAX_PAGE_BYTES, MAX_PAGE_ROWS, TokenSpan};
 use crate::replica::update::refuse_submit;
@@ -120,7 +121,7 @@ impl Before {
         let after = record.map(|record| terms_of(&self.schema, &at.key, record));
         let after = after.unwrap_or_default();
         let entry = |term| keys::index_row(at.table, term, at.token, &at.key);
-        for term in self.terms.difference(&after) {
+        for term in self.terms.difference(&after).filter(|_| !planted(Plant::P40)) {
             batch.delete(entry(*term));
         }
         for term in after.difference(&self.terms) {
@@ -257,6 +258,9 @@ impl Replica {
             })
             .map_err(|error| self.refuse_storage(&error))?;
         let mut step = Step { tickets: Vec::new(), next: None, damaged: 0 };
+        if planted(Plant::P42) {
+            return Ok(step);
+        }
         let Some(schema) = self.indexes.schema(at.0) else { return Ok(step) };
         for row in &rows {
             let parsed = keys::parse_row(row).map_err(|error| self.refuse_storage(&error))?;

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use crate::meta::Table;
 use crate::net::messages::ApplyRows;
 use crate::net::{Refusal, Response};
+use crate::plants::{Plant, planted};
 use crate::record::Record;
 use crate::replica::trees::LeafChange;
 use crate::replica::update::{MAX_RECORD_BYTES, Stop, Terms, answer, leaf_change, refuse_submit};
@@ -85,7 +86,7 @@ impl Replica {
         let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation: None, pace };
         let mut overlay = self.lock(first.shard);
         let (mut changed, mut under_way) = (Vec::new(), false);
-        let mut batch = Batch::new();
+        let (mut batch, mut apart) = (Batch::new(), Batch::new());
         for (place, record) in incoming {
             self.judge_generation(place, generation)?;
             let newest = overlay.newest(&place.row, self.committer.acked_seq());
@@ -113,7 +114,8 @@ impl Replica {
             let change = leaf_change(place, old, &own, &bytes);
             batch.put(place.row.clone(), bytes.clone());
             if let Some(indexed) = indexed {
-                indexed.change(&mut batch, Some(&own));
+                let batch = if planted(Plant::P41) { &mut apart } else { &mut batch };
+                indexed.change(batch, Some(&own));
             }
             changed.push(Changed { row: place.row.clone(), bytes, base, change });
         }
@@ -131,6 +133,9 @@ impl Replica {
         let (tree, through) = (first.leaf.tree, (&self.committer, pace));
         let ticket = self.trees.stage_many(tree, changed.len(), batch, through);
         let ticket = ticket.map_err(|e| refuse_submit(&e))?;
+        if !apart.is_empty() {
+            let _ = self.committer.submit_at(Pace::Lazily, apart);
+        }
         for row in changed {
             overlay.stage(row.row, ticket.seq, Some(row.bytes), row.base, row.change);
         }

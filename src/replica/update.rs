@@ -124,7 +124,7 @@ impl Replica {
                 let change = leaf_change(place, old, &record, &bytes);
                 let mut batch = Batch::new();
                 batch.put(place.row.clone(), bytes.clone());
-                if let Some(indexed) = indexed {
+                if let Some(indexed) = indexed.filter(|_| !planted(Plant::P43)) {
                     indexed.change(&mut batch, Some(&record));
                 }
                 let ticket = self.trees.stage(place.leaf, batch, (&self.committer, terms.pace));

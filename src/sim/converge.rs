@@ -1,18 +1,22 @@
 //! Whether the replicas have come together: W12 (all copies equal, byte for byte, and no hint
-//! left), and I14 (hash trees say what the data says). Looks into every disk; asks no node
+//! left), I14 (hash trees say what the data says), W19 (indexes are built, and hold the entries of
+//! the rows) and W20 (no logged batch is left on record). Looks into every disk; asks no node
 //! anything, so that nothing is repaired by looking.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use crate::coordinator::log_table;
+use crate::cql::index;
 use crate::merkle::{self, Cut, GROUPS, Leaf, Tree};
-use crate::record;
+use crate::record::{self, Record};
 use crate::sim::check::Check;
 use crate::sim::cluster::{Life, SimCluster};
 use crate::sim::handoff;
+use crate::sim::plan::{Fault, PlannedFault};
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Engine as _, KeyRange, StorageError};
 use crate::types::{Digest, Key, PartitionId, TableId};
@@ -49,6 +53,13 @@ pub fn apart(cluster: &SimCluster) -> Option<(Check, String)> {
         .map(|what| (Check::W12, what))
         .or_else(|| handoff::pending(cluster).map(|what| (Check::W12, what)))
         .or_else(|| held.iter().find_map(tree_differs).map(|what| (Check::I14, what)))
+        .or_else(|| held.iter().find_map(batch_left).map(|what| (Check::W20, what)))
+        .or_else(|| {
+            let rots = |fault: &PlannedFault| matches!(fault.fault, Fault::Rot { .. });
+            let rots = cluster.plan().faults.iter().any(rots);
+            let what = held.iter().find_map(|held| index_differs(held, rots));
+            what.map(|what| (Check::W19, what))
+        })
 }
 
 fn rows(life: &Life) -> Result<Rows, StorageError> {
@@ -152,4 +163,58 @@ fn tree_differs(held: &Held) -> Option<String> {
         }
     }
     None
+}
+
+/// A logged batch that is on record at a node.
+fn batch_left(held: &Held) -> Option<String> {
+    let (state, now) = (held.life.node.cluster().state(), held.life.env.wall());
+    let log = state.table_named(&log_table())?.id;
+    let is_left = |(key, stored): (&Bytes, &Stored)| {
+        let row = keys::parse_row(key).ok().filter(|row| row.table == log)?;
+        let record = Record::decode(stored.as_ref()?, &record::address(log, &row.key)).ok()?;
+        (!record.view(now).versions.is_empty()).then_some(())
+    };
+    let left = held.rows.iter().filter_map(is_left).count();
+    (left > 0).then(|| format!("{left} logged batches are on record at node {}", held.number))
+}
+
+/// What is wrong with the indexes of a node. Where values have rotted, entries of what nobody could
+/// read any more may be left.
+fn index_differs(held: &Held, rots: bool) -> Option<String> {
+    let (node, state) = (&held.life.node, held.life.node.cluster().state());
+    let mut expected = BTreeSet::new();
+    for table in state.tables().values() {
+        let Some(schema) = table.rows.as_ref() else { continue };
+        let unbuilt = schema.indexes().iter().find(|i| !node.replica().has_built(table.id, i.id));
+        if let Some(index) = unbuilt {
+            return Some(format!("node {} has not built {}", held.number, index.name));
+        }
+    }
+    for (key, stored) in &held.rows {
+        let (Ok(row), Some(stored)) = (keys::parse_row(key), stored) else { continue };
+        let Some(schema) = state.table(row.table).and_then(|table| table.rows.as_ref()) else {
+            continue;
+        };
+        let record = Record::decode(stored, &record::address(row.table, &row.key)).ok();
+        let Some(cells) = record.as_ref().and_then(Record::row) else { continue };
+        let terms = index::terms(schema, &row.key, cells).into_iter();
+        expected.extend(terms.map(|term| keys::index_row(row.table, term, row.token, &row.key)));
+    }
+    let mut found = BTreeSet::new();
+    let entries = KeyRange::prefix(&[Kind::Index as u8]);
+    let scanned = held.life.engine.scan(&entries, &mut |entry, _| {
+        found.insert(Bytes::copy_from_slice(entry));
+        ControlFlow::Continue(())
+    });
+    if let Err(error) = scanned {
+        return Some(format!("node {} cannot be read: {error}", held.number));
+    }
+    let (missing, more) =
+        (expected.difference(&found).count(), found.difference(&expected).count());
+    (missing > 0 || (more > 0 && !rots)).then(|| {
+        format!(
+            "node {} lacks {missing} entries of indexes, and has {more} of nothing",
+            held.number
+        )
+    })
 }

@@ -62,6 +62,10 @@ pub enum Check {
     W11,
     /// A row is torn, or one of its cells is not the greatest write's.
     W14,
+    /// An index does not show what reads of the rows show, or its entries are not those of the rows.
+    W19,
+    /// Of a logged batch a part was written and the rest was not, or never will be.
+    W20,
     /// Replicas did not become equal after faults had stopped, without any client request.
     W12,
     /// An acknowledged write is not durable on as many replicas as counted.
@@ -114,7 +118,7 @@ pub enum Check {
 
 impl Check {
     /// All of them.
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::W1,
         Self::I6,
         Self::I7,
@@ -132,6 +136,8 @@ impl Check {
         Self::W11,
         Self::W12,
         Self::W14,
+        Self::W19,
+        Self::W20,
         Self::I1,
         Self::I2,
         Self::I3,
@@ -176,6 +182,8 @@ impl Check {
             Self::W11 => "W11",
             Self::W12 => "W12",
             Self::W14 => "W14",
+            Self::W19 => "W19",
+            Self::W20 => "W20",
             Self::I1 => "I1",
             Self::I2 => "I2",
             Self::I3 => "I3",

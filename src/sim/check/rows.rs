@@ -11,6 +11,8 @@ use std::collections::BTreeSet;
 use crate::sim::check::{Check, Violation};
 use crate::sim::rows::{Cell, ELEMENTS, Effect, Fate, Increment, Read, RowLog, ShownRow, Write};
 
+mod search;
+
 /// How long after its end a value may still be shown: clocks are set wrong and run fast.
 const SLACK_S: u64 = 30;
 
@@ -71,6 +73,8 @@ fn cells_of(row: Option<i32>) -> Vec<Place> {
 
 struct Judge<'a> {
     read: &'a Read,
+    /// Names what an index has shown, in place of what a read has.
+    by_index: bool,
     /// What it may know.
     may: Vec<&'a Write>,
     /// What it must know, as numbers of `may`.
@@ -80,6 +84,21 @@ struct Judge<'a> {
 
 /// Which rows were shown with which values, before.
 type Seen = BTreeSet<(Option<i32>, i32)>;
+
+/// That a read has shown a value in a row.
+struct Sighting {
+    ended: u64,
+    partition: i32,
+    row: Option<i32>,
+    value: i32,
+}
+
+/// What had been shown before a read began.
+fn seen_before(read: &Read, sightings: &[Sighting]) -> Seen {
+    let earlier =
+        sightings.iter().filter(|s| s.partition == read.partition && s.ended < read.begun);
+    earlier.map(|sighting| (sighting.row, sighting.value)).collect()
+}
 
 /// W6: what a counter shows lies between the sum of what was acknowledged before and the sum of what
 /// may have been counted.
@@ -108,11 +127,28 @@ fn counters(log: &RowLog) -> Vec<Violation> {
 #[must_use]
 pub fn check(log: &RowLog) -> Vec<Violation> {
     let mut found = counters(log);
-    for (at, read) in log.reads.iter().enumerate() {
-        let earlier = log.reads[..at]
-            .iter()
-            .filter(|e| e.partition == read.partition && e.ended < read.begun);
-        let seen: Seen = earlier.flat_map(shown_by).collect();
+    let sightings = search::sightings(log);
+    for read in &log.reads {
+        found.extend(Judge::new(log, read, false).judged(&sightings));
+    }
+    found.extend(search::check(log, &sightings));
+    found
+}
+
+/// The values in a row.
+fn shown_in(c: i32, row: &ShownRow) -> impl Iterator<Item = (Option<i32>, i32)> {
+    let cells = cells_of(Some(c)).into_iter();
+    cells.filter_map(|(at, cell)| Some((at, shown_at(Some(row), cell)?.abs())))
+}
+
+/// The values in each row of a read.
+fn shown_by(read: &Read) -> impl Iterator<Item = (Option<i32>, i32)> {
+    let rows = read.rows.iter().flat_map(|(c, row)| shown_in(*c, row));
+    rows.chain(read.statics.flatten().map(|value| (None, value)))
+}
+
+impl<'a> Judge<'a> {
+    fn new(log: &'a RowLog, read: &'a Read, by_index: bool) -> Self {
         let may = |write: &&Write| {
             write.partition == read.partition
                 && write.fate != Fate::NotApplied
@@ -122,38 +158,32 @@ pub fn check(log: &RowLog) -> Vec<Violation> {
         let acknowledged =
             |write: &Write| write.fate == Fate::Acknowledged && write.ended < read.begun;
         let must = (0..may.len()).filter(|&n| acknowledged(may[n])).collect();
-        let mut judge = Judge { read, may, must, found: Vec::new() };
-        judge.all(&seen);
-        found.extend(judge.found);
+        Self { read, by_index, may, must, found: Vec::new() }
     }
-    found
-}
 
-/// The values in each row of a read.
-fn shown_by(read: &Read) -> impl Iterator<Item = (Option<i32>, i32)> {
-    let rows = read.rows.iter().flat_map(|(c, row)| {
-        let cells = cells_of(Some(*c)).into_iter();
-        cells.filter_map(|(at, cell)| Some((at, shown_at(Some(row), cell)?.abs())))
-    });
-    rows.chain(read.statics.flatten().map(|value| (None, value)))
-}
+    fn judged(mut self, sightings: &[Sighting]) -> Vec<Violation> {
+        self.all(&seen_before(self.read, sightings));
+        self.found
+    }
 
-impl Judge<'_> {
     fn breach(&mut self, check: Check, what: String) {
+        let (check, what) = match self.by_index {
+            true => (Check::W19, format!("{what}, by an index")),
+            false => (check, what),
+        };
         let key = format!("cells {}", self.read.partition);
         self.found.push(Violation { check, key, what, operations: Vec::new() });
     }
 
+    /// Of what may be known, the writes of these values.
+    fn writers(&self, seen: &Seen, row: Option<i32>, whole: bool) -> BTreeSet<usize> {
+        let values: BTreeSet<i32> =
+            seen.iter().filter(|(own, _)| whole || *own == row).map(|(_, value)| *value).collect();
+        (0..self.may.len()).filter(|&n| values.contains(&self.may[n].value)).collect()
+    }
+
     fn all(&mut self, seen: &Seen) {
         let here: Seen = shown_by(self.read).collect();
-        let writers = |seen: &Seen, row: Option<i32>, whole: bool| -> BTreeSet<usize> {
-            let values: BTreeSet<i32> = seen
-                .iter()
-                .filter(|(own, _)| whole || *own == row)
-                .map(|(_, value)| *value)
-                .collect();
-            (0..self.may.len()).filter(|&n| values.contains(&self.may[n].value)).collect()
-        };
         let rows = (self.read.from..self.read.to).map(Some);
         let head = self.read.statics.map(|_| None);
         let places: Vec<Option<i32>> = rows.chain(head).collect();
@@ -161,8 +191,8 @@ impl Judge<'_> {
         let must: Vec<BTreeSet<usize>> = places
             .iter()
             .map(|&row| {
-                let mut must = writers(seen, row, false);
-                must.extend(writers(&here, row, self.read.last));
+                let mut must = self.writers(seen, row, false);
+                must.extend(self.writers(&here, row, self.read.last));
                 must.extend(&self.must);
                 must
             })

@@ -11,13 +11,21 @@
 //! between all that was acknowledged and all that was sent.
 //!
 //! A write of cells without an answer is sent again as it was: same stamp, same cells.
+//!
+//! Two columns of `cells` are indexed: `a` from the beginning, the values of `m` by an index that is
+//! dropped and made anew in the run. What an index finds is judged like any read, and what it does
+//! not find must not have to be there.
+//!
+//! `twins` is written by logged batches: some rows in as many partitions, which have one number of
+//! their own, and nothing else ever happens to them. In the end all of a batch are there or none.
 
 mod draw;
 mod rower;
+mod search;
 
 pub use rower::{create_tables, finale, run};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Partitions of `cells`.
 pub const PARTITIONS: i32 = 3;
@@ -142,6 +150,66 @@ pub struct Read {
     pub rows: BTreeMap<i32, ShownRow>,
 }
 
+/// Which rows of `cells` an index is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Wanted {
+    /// Those with this value in column a.
+    A(i32),
+    /// Those with this value in their map.
+    M(i32),
+}
+
+/// What an index has found at a quorum.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Search {
+    /// What it was asked for.
+    pub wanted: Wanted,
+    /// Place of its beginning.
+    pub begun: u64,
+    /// Place of its end.
+    pub ended: u64,
+    /// Virtual nanoseconds at its beginning.
+    pub begun_at: u64,
+    /// It came when all had settled.
+    pub last: bool,
+    /// The rows, by partition and c.
+    pub rows: BTreeMap<(i32, i32), ShownRow>,
+    /// Some row was shown more than once.
+    pub twice: bool,
+}
+
+/// A logged batch of rows of `twins`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Twins {
+    /// The number that its rows hold; unique in the run.
+    pub number: i32,
+    /// Its partitions.
+    pub partitions: BTreeSet<i32>,
+    /// Place of its beginning.
+    pub begun: u64,
+    /// Place of its end.
+    pub ended: u64,
+    /// How it ended; `Unknown` until then.
+    pub fate: Fate,
+}
+
+/// A read at a quorum of the rows of `twins` that hold a number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TwinsRead {
+    /// The number.
+    pub number: i32,
+    /// An index was asked; else the whole table was read.
+    pub by_index: bool,
+    /// Place of its beginning.
+    pub begun: u64,
+    /// Place of its end.
+    pub ended: u64,
+    /// It came when all had settled.
+    pub last: bool,
+    /// The partitions shown.
+    pub partitions: BTreeSet<i32>,
+}
+
 /// An increment of a counter.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Increment {
@@ -181,6 +249,12 @@ pub struct RowLog {
     pub increments: Vec<Increment>,
     /// In order of their ends.
     pub counts: Vec<CountRead>,
+    /// In order of their ends.
+    pub searches: Vec<Search>,
+    /// In order of their beginnings.
+    pub twins: Vec<Twins>,
+    /// In order of their ends.
+    pub twins_reads: Vec<TwinsRead>,
     marks: u64,
     values: i32,
 }
@@ -201,20 +275,28 @@ impl RowLog {
     /// Operations so far.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.writes.len() + self.reads.len() + self.increments.len() + self.counts.len()
+        let written = self.writes.len() + self.increments.len() + self.twins.len();
+        written + self.shown()
     }
 
-    /// Operations that succeeded. (Of reads, only those are here.)
+    /// Reads that succeeded: no others are here.
+    fn shown(&self) -> usize {
+        self.reads.len() + self.counts.len() + self.searches.len() + self.twins_reads.len()
+    }
+
+    /// Operations that succeeded.
     #[must_use]
     pub fn succeeded(&self) -> usize {
-        self.with_fate(Fate::Acknowledged) + self.reads.len() + self.counts.len()
+        self.with_fate(Fate::Acknowledged) + self.shown()
     }
 
-    /// Writes and increments that ended like this.
+    /// Writes, increments and logged batches that ended like this.
     #[must_use]
     pub fn with_fate(&self, fate: Fate) -> usize {
-        self.writes.iter().filter(|write| write.fate == fate).count()
-            + self.increments.iter().filter(|increment| increment.fate == fate).count()
+        let writes = self.writes.iter().map(|write| write.fate);
+        let increments = self.increments.iter().map(|increment| increment.fate);
+        let twins = self.twins.iter().map(|twins| twins.fate);
+        writes.chain(increments).chain(twins).filter(|own| *own == fate).count()
     }
 
     /// True of a log of nothing.

@@ -13,13 +13,14 @@ use crate::server::cql::direct::{self, PageOfRows, Reply, Terms};
 use crate::sim::client::{Answer, Bench, Client, HangUp};
 use crate::sim::history::{Action, Mark, Operation, Outcome, Shown, Workload, WriteId};
 use crate::sim::rows::draw::draw;
+use crate::sim::rows::search;
 use crate::sim::rows::{
-    COUNTERS, CountRead, Fate, Increment, PARTITIONS, ROWS, Read, ShownRow, Write,
+    COUNTERS, CountRead, Fate, Increment, PARTITIONS, ROWS, Read, ShownRow, Wanted, Write,
 };
 use crate::types::Consistency;
 
 /// What a client does before it is done.
-const TURNS: u32 = 45;
+const TURNS: u32 = 60;
 /// How often it sends a write.
 const ATTEMPTS: u32 = 3;
 /// Partitions of `pairs` with one row each, and then those with two.
@@ -29,7 +30,7 @@ const DUOS: i32 = 2;
 /// A client.
 pub struct Rower {
     client: Client,
-    bench: Arc<Bench>,
+    pub(super) bench: Arc<Bench>,
     env: Env,
     number: u32,
     generation: u32,
@@ -38,8 +39,8 @@ pub struct Rower {
 }
 
 /// Rows of `pairs` that are written together.
-#[derive(Clone, Copy)]
-struct Pair {
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair {
     partition: i32,
     rows: i32,
 }
@@ -102,14 +103,17 @@ impl Pair {
 }
 
 /// What is read when all has settled.
-#[derive(Clone, Copy)]
-enum Last {
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Last {
     Cells(i32),
     Pair(Pair),
     Count(i32),
+    Search(Wanted),
+    AllTwins,
+    Twins(i32),
 }
 
-fn int(bytes: Option<&Bytes>) -> Option<i32> {
+pub(super) fn int(bytes: Option<&Bytes>) -> Option<i32> {
     bytes.and_then(|bytes| <[u8; 4]>::try_from(&bytes[..]).ok()).map(i32::from_be_bytes)
 }
 
@@ -123,6 +127,12 @@ fn map(bytes: Option<&Bytes>) -> BTreeMap<i32, i32> {
         .collect();
     // Count, then (4, key, 4, value).
     words.get(1..).unwrap_or_default().chunks_exact(4).map(|entry| (entry[1], entry[3])).collect()
+}
+
+/// The columns a, b and m of a row.
+pub(super) fn shown_row(page: &PageOfRows, row: &[Option<Bytes>]) -> ShownRow {
+    let column = |name| page.value(row, name);
+    ShownRow { a: int(column("a")), b: int(column("b")), m: map(column("m")) }
 }
 
 /// What a pair holds: one value, nothing, or what nobody has written.
@@ -143,12 +153,23 @@ fn shown_pair(page: &PageOfRows, pair: Pair) -> Vec<Shown> {
     }
 }
 
+/// How a write that is sent once has ended.
+pub(super) fn fate_of(answer: &Answer<Reply>) -> Fate {
+    match answer {
+        Answer::Got(Ok(Reply::Done | Reply::Rows(_))) => Fate::Acknowledged,
+        Answer::Got(Ok(Reply::Failed { not_applied: true, .. })) | Answer::Refused => {
+            Fate::NotApplied
+        }
+        Answer::Got(_) | Answer::Silence => Fate::Unknown,
+    }
+}
+
 /// Runs client `number`.
 pub async fn run(bench: Arc<Bench>, env: Env, number: u32) {
     let mut rower = Rower::new(bench, env, number);
     for _ in 0..TURNS {
         rower.env.sleep(Duration::from_millis(rower.below(500))).await;
-        match rower.below(10) {
+        match rower.below(14) {
             0..=3 => rower.write().await,
             4 => rower.increment().await,
             5 => {
@@ -160,6 +181,10 @@ pub async fn run(bench: Arc<Bench>, env: Env, number: u32) {
                 let partition = rower.partition();
                 rower.read(partition, from, ROWS, false).await;
             }
+            8 => rower.search_for_some().await,
+            9 => rower.write_twins().await,
+            10 => rower.search_for_twins().await,
+            11 if rower.below(4) == 0 => rower.make_index_anew().await,
             _ => rower.pair().await,
         }
     }
@@ -185,6 +210,7 @@ pub async fn finale(bench: Arc<Bench>, env: Env, number: u32) -> Vec<String> {
             unread.push(pair.key());
         }
     }
+    unread.extend(rower.last_searches().await);
     unread
 }
 
@@ -202,6 +228,10 @@ pub async fn create_tables(node: Node, replication: u8, grace_s: u64) -> Result<
              WITH gc_grace_seconds = {grace_s}"
         ),
         "CREATE TABLE IF NOT EXISTS w.counts (k int PRIMARY KEY, n counter)".to_owned(),
+        "CREATE TABLE IF NOT EXISTS w.twins (p int PRIMARY KEY, v int)".to_owned(),
+        "CREATE INDEX IF NOT EXISTS twins_v ON w.twins (v)".to_owned(),
+        "CREATE INDEX IF NOT EXISTS cells_a ON w.cells (a)".to_owned(),
+        search::MAP_INDEX.to_owned(),
     ] {
         let terms = Terms::at(Consistency::Quorum);
         let store = Arc::new(NodeStore::new(node.clone()));
@@ -218,7 +248,7 @@ impl Rower {
         Self { client, bench, env, number, generation: 0, held: BTreeMap::new() }
     }
 
-    fn below(&self, bound: u64) -> u64 {
+    pub(super) fn below(&self, bound: u64) -> u64 {
         self.env.random_below("rower", bound)
     }
 
@@ -226,20 +256,23 @@ impl Rower {
         i32::try_from(self.below(PARTITIONS.unsigned_abs().into())).unwrap_or(0)
     }
 
-    fn node(&self) -> u32 {
+    pub(super) fn node(&self) -> u32 {
         u32::try_from(self.below(self.bench.cluster.plan().nodes.into())).unwrap_or(0)
     }
 
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         self.bench.cluster.world().now()
     }
 
-    async fn insist(&mut self, what: Last) -> bool {
+    pub(super) async fn insist(&mut self, what: Last) -> bool {
         for _ in 0..20 {
             let read = match what {
                 Last::Cells(partition) => self.read(partition, 0, ROWS, true).await,
                 Last::Count(key) => self.read_count(key).await,
                 Last::Pair(pair) => self.look(pair, true).await,
+                Last::Search(wanted) => self.search(wanted, true).await,
+                Last::AllTwins => self.read_twins().await,
+                Last::Twins(number) => self.search_twins(number, true).await,
             };
             if read {
                 return true;
@@ -249,7 +282,13 @@ impl Rower {
         false
     }
 
-    async fn execute(&self, node: u32, text: String, terms: Terms, calls: u32) -> Answer<Reply> {
+    pub(super) async fn execute(
+        &self,
+        node: u32,
+        text: String,
+        terms: Terms,
+        calls: u32,
+    ) -> Answer<Reply> {
         let limit = Duration::from_millis(self.bench.cluster.plan().timeout_ms);
         let handler = move |node: Node| async move {
             let store = Arc::new(NodeStore::with_limit(node, limit));
@@ -306,33 +345,39 @@ impl Rower {
         (write.ended, write.ended_at, write.fate) = (ended, now, fate);
     }
 
+    /// All pages of a SELECT at a quorum, through one node; `None`: it could not be answered.
+    pub(super) async fn pages(&self, text: String) -> Option<Vec<PageOfRows>> {
+        let node = self.node();
+        let page_size = (self.below(2) == 0).then(|| 1 + self.below(3) as u32);
+        let mut terms = Terms { page_size, ..Terms::at(Consistency::Quorum) };
+        let mut pages = Vec::new();
+        loop {
+            let answer = self.execute(node, text.clone(), terms.clone(), 4).await;
+            let Answer::Got(Ok(Reply::Rows(page))) = answer else { return None };
+            terms.paging_state.clone_from(&page.paging_state);
+            pages.push(page);
+            if terms.paging_state.is_none() {
+                return Some(pages);
+            }
+        }
+    }
+
     /// Reads a slice of `cells`, page by page, through one node.
     async fn read(&mut self, partition: i32, from: i32, to: i32, last: bool) -> bool {
-        let node = self.node();
         let (begun, begun_at) = (self.bench.rows().mark(), self.now());
         let whole = from == 0 && to == ROWS;
         let slice = if whole { String::new() } else { format!(" AND c >= {from} AND c < {to}") };
         let text = format!("SELECT c, s, a, b, m FROM w.cells WHERE p = {partition}{slice}");
-        let page_size = (self.below(2) == 0).then(|| 1 + self.below(3) as u32);
-        let mut terms = Terms { page_size, ..Terms::at(Consistency::Quorum) };
+        let Some(pages) = self.pages(text).await else { return false };
         let (mut rows, mut statics) = (BTreeMap::new(), whole.then_some(None));
-        loop {
-            let page = match self.execute(node, text.clone(), terms.clone(), 4).await {
-                Answer::Got(Ok(Reply::Rows(page))) => page,
-                _ => return false,
-            };
+        for page in &pages {
             for row in &page.rows {
                 // Pages are read at different times; the first one tells of the static column.
                 if rows.is_empty() {
                     statics = Some(int(page.value(row, "s")));
                 }
                 let Some(c) = int(page.value(row, "c")) else { continue };
-                let (a, b) = (int(page.value(row, "a")), int(page.value(row, "b")));
-                rows.insert(c, ShownRow { a, b, m: map(page.value(row, "m")) });
-            }
-            terms.paging_state = page.paging_state;
-            if terms.paging_state.is_none() {
-                break;
+                rows.insert(c, shown_row(page, row));
             }
         }
         let mut log = self.bench.rows();
@@ -354,13 +399,7 @@ impl Rower {
         };
         let text = format!("UPDATE w.counts SET n = n + {add} WHERE k = {key}");
         let terms = Terms::at(Consistency::Quorum);
-        let fate = match self.execute(self.node(), text, terms, 1).await {
-            Answer::Got(Ok(Reply::Done | Reply::Rows(_))) => Fate::Acknowledged,
-            Answer::Got(Ok(Reply::Failed { not_applied: true, .. })) | Answer::Refused => {
-                Fate::NotApplied
-            }
-            Answer::Got(_) | Answer::Silence => Fate::Unknown,
-        };
+        let fate = fate_of(&self.execute(self.node(), text, terms, 1).await);
         let mut log = self.bench.rows();
         let ended = log.mark();
         let increment = &mut log.increments[number];
