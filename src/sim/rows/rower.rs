@@ -232,6 +232,7 @@ pub async fn create_tables(node: Node, replication: u8, grace_s: u64) -> Result<
         "CREATE INDEX IF NOT EXISTS twins_v ON w.twins (v)".to_owned(),
         "CREATE INDEX IF NOT EXISTS cells_a ON w.cells (a)".to_owned(),
         search::MAP_INDEX.to_owned(),
+        search::FIRST_BATCH.to_owned(),
     ] {
         let terms = Terms::at(Consistency::Quorum);
         let store = Arc::new(NodeStore::new(node.clone()));

@@ -10,6 +10,13 @@ use crate::types::Consistency;
 /// The index that comes and goes.
 pub(super) const MAP_INDEX: &str = "CREATE INDEX IF NOT EXISTS cells_m ON w.cells (values(m))";
 
+/// The table of batches is made by the first one: while the cluster is whole, like the others.
+pub(super) const FIRST_BATCH: &str = "BEGIN BATCH DELETE FROM w.twins WHERE p = -1; \
+    DELETE FROM w.twins WHERE p = -2; APPLY BATCH";
+
+/// A change of the schema has a limit of its own: ten seconds, and so of the shortest requests…
+const CHANGE_LIMITS: u32 = 25;
+
 /// Of so many of the latest writes one is searched for: others are written over.
 const LATEST: usize = 24;
 
@@ -57,7 +64,7 @@ impl Rower {
     pub(super) async fn make_index_anew(&mut self) {
         for text in ["DROP INDEX IF EXISTS w.cells_m", MAP_INDEX] {
             let terms = Terms::at(Consistency::Quorum);
-            let _ = self.execute(self.node(), text.to_owned(), terms, 1).await;
+            let _ = self.execute(self.node(), text.to_owned(), terms, CHANGE_LIMITS).await;
         }
     }
 
@@ -78,8 +85,8 @@ impl Rower {
         let inserts: String = partitions.into_iter().map(insert).collect();
         let text = format!("BEGIN BATCH {inserts} APPLY BATCH");
         let terms = Terms::at(Consistency::Quorum);
-        // One limit for the table of batches, one for the record, one for the rows.
-        let fate = fate_of(&self.execute(self.node(), text, terms, 3).await);
+        // One limit for the record, one for the rows.
+        let fate = fate_of(&self.execute(self.node(), text, terms, 2).await);
         let mut log = self.bench.rows();
         let ended = log.mark();
         let twins = &mut log.twins[at];
@@ -134,7 +141,7 @@ impl Rower {
     pub(super) async fn last_searches(&mut self) -> Vec<String> {
         // It may be the drop that came last.
         let terms = Terms::at(Consistency::Quorum);
-        let _ = self.execute(self.node(), MAP_INDEX.to_owned(), terms, 4).await;
+        let _ = self.execute(self.node(), MAP_INDEX.to_owned(), terms, CHANGE_LIMITS).await;
         let (wanted, twins) = {
             let log = self.bench.rows();
             let latest = log.writes.iter().rev().take(2).map(|write| Wanted::A(write.value));
