@@ -116,6 +116,7 @@ impl Backend for Constant {
         &self,
         _: TableName,
         _: TableSettings,
+        _: Option<String>,
     ) -> BoxFuture<'_, Result<Creation, OpError>> {
         Box::pin(async { Err(OpError::NoSuchTable) })
     }

@@ -109,6 +109,10 @@ impl Failure {
         };
         let hint = match problem.map(|problem| problem.name.as_str()) {
             Some("bucket-not-found") => Some("create it with `henge buckets create NAME`"),
+            Some("unauthenticated") => Some(
+                "say who you are: --user ROLE with --password-file FILE, or HENGE_USER and \
+                 HENGE_PASSWORD",
+            ),
             _ => hint,
         };
         let document = problem.map(|problem| problem.document.clone()).filter(|d| !d.is_null());

@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cql::lexer::{Kind, tokens};
+use crate::cql::lexer::{Kind, Token, tokens};
 
 /// What a role may do with a resource. In Cassandra's order, by which lists are sorted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -211,8 +211,15 @@ pub fn masked(text: &str) -> Cow<'_, str> {
         let behind = &tokens[at + 1..];
         let equals = matches!(behind.first(), Some(next) if next.kind == Kind::Sign("="));
         let value = behind.get(usize::from(equals));
+        // What was meant as one need not be a literal: many write it in the wrong quotes, or in
+        // none. (A word that follows at once is a column's next one.)
+        let is_meant = |value: &&Token| match &value.kind {
+            Kind::Sign(_) | Kind::Question | Kind::End => false,
+            Kind::Word { quoted, .. } => *quoted || equals,
+            _ => true,
+        };
         if is_password(&token.kind)
-            && let Some(value) = value.filter(|value| matches!(value.kind, Kind::Text(_)))
+            && let Some(value) = value.filter(is_meant)
         {
             let after = behind.get(usize::from(equals) + 1).map_or(text.len(), |next| next.at);
             out.push_str(&text[shown..value.at]);
@@ -250,6 +257,14 @@ mod tests {
                 "ALTER ROLE a WITH HASHED PASSWORD='***' ; SELECT 1",
             ),
             ("ALTER ROLE a WITH PASSWORD = 'open", "ALTER ROLE a WITH password ***"),
+            ("CREATE ROLE a WITH PASSWORD = \"x\"", "CREATE ROLE a WITH PASSWORD = '***'"),
+            ("ALTER USER a WITH PASSWORD \"x\"", "ALTER USER a WITH PASSWORD '***'"),
+            (
+                "ALTER ROLE a WITH PASSWORD = x AND LOGIN = true",
+                "ALTER ROLE a WITH PASSWORD = '***' AND LOGIN = true",
+            ),
+            ("ALTER ROLE a WITH PASSWORD = 12", "ALTER ROLE a WITH PASSWORD = '***'"),
+            ("SELECT k FROM t WHERE password = ?", "SELECT k FROM t WHERE password = ?"),
             ("SELECT password FROM t WHERE k = 'x'", "SELECT password FROM t WHERE k = 'x'"),
             ("SELECT * FROM t", "SELECT * FROM t"),
         ] {

@@ -146,6 +146,10 @@ pub(super) fn check(command: &Command) -> Result<(), NotDone> {
             }
         }
         Command::Role(change) => roles::check(change),
+        Command::Owned { made, by } => {
+            roles::check_name(by)?;
+            check(&made.command())
+        }
         Command::AlterKeyspace { .. }
         | Command::DropIndex { .. }
         | Command::Truncate { .. }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::cql::index::IndexPart;
+use crate::cql::roles::Resource;
 use crate::cql::schema::Schema;
 use crate::cql::types::UdtType;
 use crate::meta::{Keyspace, RoleChange, TableName, TableSettings};
@@ -169,6 +170,66 @@ pub enum Command {
     },
     /// A change of who may log in, and what each may do.
     Role(RoleChange),
+    /// Something new, and all rights on it for the role that makes it: at once, so that nobody is
+    /// left with a table of their own that they may not use.
+    Owned {
+        /// What.
+        made: Made,
+        /// Who makes it. A role that is gone by then, or has no room for it, goes without.
+        by: String,
+    },
+}
+
+impl Command {
+    /// The same on behalf of the role `by`, where there is one, and if it makes something that can
+    /// be somebody's own.
+    #[must_use]
+    pub fn owned(self, by: Option<String>) -> Self {
+        let Some(by) = by else { return self };
+        let made = match self {
+            Self::CreateKeyspace(keyspace) => Made::Keyspace(keyspace),
+            Self::CreateTable { name, settings } => Made::Table { name, settings },
+            Self::CreateRows { name, schema } => Made::Rows { name, schema },
+            other => return other,
+        };
+        Self::Owned { made, by }
+    }
+}
+
+/// What can be somebody's own: as the commands of these names make it.
+// No command within a command: a peer could nest them deeper than the stack.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "as of the commands")]
+pub enum Made {
+    /// [`Command::CreateKeyspace`].
+    Keyspace(Arc<Keyspace>),
+    /// [`Command::CreateTable`].
+    Table { name: TableName, settings: TableSettings },
+    /// [`Command::CreateRows`].
+    Rows { name: TableName, schema: Arc<Schema> },
+}
+
+impl Made {
+    /// What it is to those who grant.
+    #[must_use]
+    pub fn resource(&self) -> Resource {
+        match self {
+            Self::Keyspace(keyspace) => Resource::Keyspace(keyspace.name.clone()),
+            Self::Table { name, .. } | Self::Rows { name, .. } => {
+                Resource::table(&name.keyspace, &name.table)
+            }
+        }
+    }
+
+    /// The command that makes it nobody's.
+    pub(super) fn command(&self) -> Command {
+        match self.clone() {
+            Self::Keyspace(keyspace) => Command::CreateKeyspace(keyspace),
+            Self::Table { name, settings } => Command::CreateTable { name, settings },
+            Self::Rows { name, schema } => Command::CreateRows { name, schema },
+        }
+    }
 }
 
 /// A command with the id under which its proposer will look for it.

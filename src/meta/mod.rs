@@ -15,6 +15,8 @@
 
 mod bounds;
 mod command;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod keyspace;
 #[cfg(test)]
 mod properties;
@@ -22,7 +24,7 @@ mod roles;
 mod state;
 mod table;
 
-pub use command::{Command, Founder, LogEntry, NotDone, Verdict};
+pub use command::{Command, Founder, LogEntry, Made, NotDone, Verdict};
 pub use keyspace::Keyspace;
 pub use roles::{Role, RoleChange, Roles, is_hash};
 pub use state::{ClusterState, MemberState};

@@ -67,6 +67,8 @@ fn command() -> impl Strategy<Value = Command> {
     let name = prop_oneof![Just("t"), Just("u"), Just("k.v")].prop_map(|n| n.parse().unwrap());
     let create = (name, settings.clone())
         .prop_map(|(name, settings)| Command::CreateTable { name, settings });
+    let owned = (create.clone(), prop::sample::select(vec!["a", "b"]))
+        .prop_map(|(create, by)| create.owned(Some(by.to_owned())));
     let alter = (1u32..20, 1u64..20, settings).prop_map(|(id, expected, settings)| {
         Command::AlterTable { id: TableId(id), expected: Epoch(expected), settings }
     });
@@ -88,7 +90,7 @@ fn command() -> impl Strategy<Value = Command> {
             })
         },
     );
-    prop_oneof![4 => role, 1 => Just(found()), 5 => started, 3 => refilled, 6 => create, 3 => alter, 4 => drop]
+    prop_oneof![2 => owned, 4 => role, 1 => Just(found()), 5 => started, 3 => refilled, 6 => create, 3 => alter, 4 => drop]
 }
 
 fn unfounded() -> ClusterState {
@@ -162,6 +164,16 @@ proptest! {
                     prop_assert!(state.roles().get(group).is_some(), "{group} is gone");
                     let above = state.roles().all_of(group);
                     prop_assert!(!above.contains_key(name), "a circle");
+                }
+                for on in role.grants.keys() {
+                    let is_there = match on {
+                        Resource::Role(name) => state.roles().get(name).is_some(),
+                        Resource::Table(keyspace, table) => {
+                            state.table_of(keyspace, table).is_some()
+                        }
+                        _ => true,
+                    };
+                    prop_assert!(is_there, "{name} has rights on {on}, which is gone");
                 }
             }
             for table in state.tables().values() {
@@ -243,6 +255,8 @@ fn the_stored_form_of_every_command_is_what_it_was() {
             permissions: Permissions::of(&[Permission::Select]),
             on: Resource::Role("b".to_owned()),
         }),
+        Command::CreateTable { name: "k.v".parse().unwrap(), settings: TableSettings::bucket(3) }
+            .owned(Some("a".to_owned())),
     ];
     let digests: Vec<String> = commands
         .into_iter()
@@ -266,6 +280,7 @@ fn the_stored_form_of_every_command_is_what_it_was() {
         "16 aa2ecdc7f7b157f5",
         "20 ed288c6b5de2fda8",
         "18 9425ab04162a4564",
+        "31 aa85bd22338c38c8",
     ];
     assert_eq!(digests, expected);
 }

@@ -220,9 +220,7 @@ impl Roles {
                 };
                 self.0.insert(name.clone(), Arc::new(role));
                 if let Some(by) = by {
-                    let on = Resource::Role(name.clone());
-                    // Who has no room for it goes without.
-                    let _ = self.grant(by, on.applicable(), &on);
+                    self.own(by, &Resource::Role(name.clone()));
                 }
                 Ok(())
             }
@@ -287,6 +285,12 @@ impl Roles {
                 Ok(())
             }
         }
+    }
+
+    /// Gives whoever has made something all rights on it.
+    pub(super) fn own(&mut self, name: &str, made: &Resource) {
+        // Who has no room for it goes without.
+        let _ = self.grant(name, made.applicable(), made);
     }
 
     fn grant(
@@ -358,16 +362,21 @@ pub(super) fn check(change: &RoleChange) -> Result<(), NotDone> {
             (name, None)
         }
     };
-    if !(1..=MAX_NAME_BYTES).contains(&name.len()) {
-        let len = name.len();
-        return Err(out_of_bounds(format!(
-            "a role's name of {len} bytes, 1 to {MAX_NAME_BYTES} are allowed"
-        )));
-    }
+    check_name(name)?;
     if password.is_some_and(|password| !is_hash(&password.0)) {
         return Err(out_of_bounds("a password's hash that is none".to_owned()));
     }
     Ok(())
+}
+
+/// What a role may be called.
+pub(super) fn check_name(name: &str) -> Result<(), NotDone> {
+    match name.len() {
+        1..=MAX_NAME_BYTES => Ok(()),
+        len => Err(out_of_bounds(format!(
+            "a role's name of {len} bytes, 1 to {MAX_NAME_BYTES} are allowed"
+        ))),
+    }
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use crate::cql::schema::Schema;
 use crate::cql::types::UdtType;
 use crate::meta::keyspace::MAX_KEYSPACES;
 use crate::meta::{
-    Command, Founder, LogEntry, NotDone, Table, TableName, TableSettings, Verdict, bounds,
+    Command, ConflictMode, Founder, Keyspace, LogEntry, NotDone, RoleChange, Roles,
+    SYSTEM_KEYSPACE, Table, TableName, TableSettings, Verdict, bounds,
 };
-use crate::meta::{ConflictMode, Keyspace, Roles};
 use crate::ring::{Member, RingSnapshot, claim};
 use crate::types::{ActorId, Addresses, Epoch, Incarnation, IndexId, NodeId, TableId, VoterId};
 
@@ -222,14 +222,15 @@ impl ClusterState {
     /// Applies the next entry. Deterministic: equal states and equal entries give equal results.
     pub fn apply(&mut self, entry: &LogEntry) -> Verdict {
         self.epoch = self.epoch.next();
-        let done = bounds::check(&entry.command).and_then(|()| self.carry_out(entry));
+        let LogEntry { id, command } = entry;
+        let done = bounds::check(command).and_then(|()| self.carry_out(*id, command));
         done.unwrap_or_else(Verdict::NotDone)
     }
 
-    fn carry_out(&mut self, entry: &LogEntry) -> Result<Verdict, NotDone> {
-        match &entry.command {
+    fn carry_out(&mut self, entry: u128, command: &Command) -> Result<Verdict, NotDone> {
+        match command {
             Command::Found { cluster, secret, q, founders } => {
-                self.found(entry.id, cluster, *secret, *q, founders)
+                self.found(entry, cluster, *secret, *q, founders)
             }
             Command::Nothing => Ok(Verdict::Done),
             _ if !self.is_founded() => Err(NotDone::NotFounded),
@@ -254,7 +255,15 @@ impl ClusterState {
                 }
                 Ok(verdict)
             }
+            Command::Owned { made, by } => {
+                let verdict = self.carry_out(entry, &made.command())?;
+                Arc::make_mut(&mut self.roles).own(by, &made.resource());
+                Ok(verdict)
+            }
             Command::Role(change) => {
+                if let RoleChange::Grant { on, .. } = change {
+                    self.must_exist(on)?;
+                }
                 Arc::make_mut(&mut self.roles).apply(change, self.epoch).map(|()| Verdict::Done)
             }
             Command::CreateKeyspace(_)
@@ -268,7 +277,7 @@ impl ClusterState {
             | Command::DropType { .. }
             | Command::CreateIndex { .. }
             | Command::DropIndex { .. } => {
-                let verdict = schema::carry_out(self, &entry.command)?;
+                let verdict = schema::carry_out(self, command)?;
                 self.schema_version = self.epoch;
                 Ok(verdict)
             }
@@ -412,6 +421,28 @@ impl ClusterState {
         table.version = self.epoch;
         self.schema_version = self.epoch;
         Ok(Verdict::Done)
+    }
+
+    /// Refuses what was dropped while its grant was under way: else what comes after it under its
+    /// name would have that. (What the nodes keep for themselves is made when it is used.)
+    fn must_exist(&self, on: &Resource) -> Result<(), NotDone> {
+        let of_nodes =
+            |keyspace: &str| keyspace == SYSTEM_KEYSPACE || keyspace.starts_with("system");
+        let (exists, why) = match on {
+            Resource::AllKeyspaces | Resource::AllRoles => return Ok(()),
+            Resource::Keyspace(name) => {
+                let known = self.keyspaces.contains_key(name) || self.names.contains_key(name);
+                (known || of_nodes(name), NotDone::NoSuchKeyspace)
+            }
+            Resource::Table(keyspace, table) => {
+                let known = self.table_of(keyspace, table).is_some();
+                (known || of_nodes(keyspace), NotDone::NoSuchTable)
+            }
+            Resource::Role(name) => {
+                (self.roles.get(name).is_some(), NotDone::NoSuchRole(name.clone()))
+            }
+        };
+        if exists { Ok(()) } else { Err(why) }
     }
 
     /// Rights on what was dropped do not come back with another one of its name.
@@ -608,46 +639,19 @@ mod schema {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn founder(name: &str) -> Founder {
-        let id = NodeId::derive("c", name);
-        Founder {
-            member: Member {
-                id,
-                name: name.to_owned(),
-                datacenter: "dc1".to_owned(),
-                rack: "r1".to_owned(),
-                capacity: 1,
-            },
-            addresses: Addresses::default(),
-            voter: VoterId(id.0 as u64),
-            actor: ActorId(id.0 as u64),
-            incarnation: Incarnation(1),
-            nonce: 7,
-        }
-    }
-
-    fn found() -> Command {
-        Command::Found {
-            cluster: "c".to_owned(),
-            secret: [3; 32],
-            q: 16,
-            founders: vec![founder("n1"), founder("n2"), founder("n3")],
-        }
-    }
-
-    fn apply(state: &mut ClusterState, command: Command) -> Verdict {
-        state.apply(&LogEntry { id: u128::from(state.epoch().0) + 100, command })
-    }
+    use crate::cql::roles::Permission;
+    use crate::meta::fixture::{self, apply, founder};
 
     fn unfounded() -> ClusterState {
         ClusterState::unfounded(founder("n1").member)
     }
 
     fn founded() -> ClusterState {
-        let mut state = unfounded();
-        assert_eq!(apply(&mut state, found()), Verdict::Done);
-        state
+        fixture::founded(&["n1", "n2", "n3"])
+    }
+
+    fn found() -> Command {
+        fixture::found(&["n1", "n2", "n3"])
     }
 
     fn create() -> Command {
@@ -674,6 +678,70 @@ mod tests {
         assert_eq!(apply(&mut state, found()), Verdict::NotDone(NotDone::AlreadyFounded));
         assert_eq!(state.cluster_id(), id);
         assert_eq!(state.epoch(), Epoch(2), "a refusal takes its place in the log");
+    }
+
+    #[test]
+    fn what_somebody_makes_is_theirs_with_the_entry_that_makes_it() {
+        let may = |state: &ClusterState, table: &str| {
+            state.roles().may("eve", Permission::Select, &Resource::table("cart", table))
+        };
+        let role = |name: &str| {
+            Command::Role(RoleChange::Create {
+                name: name.to_owned(),
+                superuser: false,
+                login: true,
+                password: None,
+                by: None,
+            })
+        };
+        let mut state = founded();
+        apply(&mut state, role("eve"));
+        let own = create().owned(Some("eve".to_owned()));
+        let Verdict::Created(id) = apply(&mut state, own.clone()) else { panic!("not created") };
+        assert!(may(&state, "kv"));
+        let again = apply(&mut state, create().owned(Some("bob".to_owned())));
+        assert!(matches!(again, Verdict::NotDone(NotDone::TableExists { .. })), "{again:?}");
+        assert_eq!(apply(&mut state, Command::DropTable { id }), Verdict::Done);
+        assert!(matches!(apply(&mut state, create()), Verdict::Created(_)));
+        assert!(!may(&state, "kv"), "another one of that name");
+        let keyspace = fixture::create_keyspace("shop").owned(Some("eve".to_owned()));
+        assert_eq!(apply(&mut state, keyspace), Verdict::Done);
+        assert!(state.roles().may("eve", Permission::Drop, &Resource::table("shop", "any")));
+        let nobody = fixture::create_keyspace("more").owned(Some("carl".to_owned()));
+        assert_eq!(apply(&mut state, nobody), Verdict::Done, "its maker is gone");
+        let long = fixture::create_keyspace("k").owned(Some("x".repeat(1000)));
+        let verdict = apply(&mut state, long);
+        assert!(matches!(verdict, Verdict::NotDone(NotDone::OutOfBounds(_))), "{verdict:?}");
+    }
+
+    /// It was dropped while the statement was on its way.
+    #[test]
+    fn nothing_is_granted_on_what_is_gone() {
+        let mut state = founded();
+        let Verdict::Created(id) = apply(&mut state, create()) else { panic!("not created") };
+        let role = RoleChange::Create {
+            name: "eve".to_owned(),
+            superuser: false,
+            login: true,
+            password: None,
+            by: None,
+        };
+        apply(&mut state, Command::Role(role));
+        let grant = |on: Resource| {
+            let (name, permissions) = ("eve".to_owned(), on.applicable());
+            Command::Role(RoleChange::Grant { name, permissions, on })
+        };
+        let table = Resource::table("cart", "kv");
+        assert_eq!(apply(&mut state, grant(table.clone())), Verdict::Done);
+        apply(&mut state, Command::DropTable { id });
+        for gone in [table, Resource::Keyspace("cart".to_owned()), Resource::Role("bob".to_owned())]
+        {
+            let verdict = apply(&mut state, grant(gone.clone()));
+            assert!(matches!(verdict, Verdict::NotDone(_)), "{gone}: {verdict:?}");
+        }
+        for kept in [Resource::table("henge", "locks"), Resource::table("system", "local")] {
+            assert_eq!(apply(&mut state, grant(kept)), Verdict::Done, "made when it is used");
+        }
     }
 
     #[test]

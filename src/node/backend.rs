@@ -10,18 +10,14 @@ use crate::coordinator::{
     Fate, LeaseOp, LeaseOutcome, ListOp, ListPage, OpError, PartitionDigest, ReadOp, ReadOutcome,
     Told, Whereabouts, WriteOp, WriteOutcome,
 };
-use crate::cql::roles::Resource;
 use crate::env::BoxFuture;
 use crate::gossip::Liveness;
-use crate::meta::{
-    ClusterState, Command, NotDone, RoleChange, Table, TableName, TableSettings, Verdict,
-};
+use crate::meta::{ClusterState, Command, NotDone, Table, TableName, TableSettings, Verdict};
 use crate::net::Refusal;
 use crate::node::{Node, NodeStore};
 use crate::overload::{Busy, Place};
 use crate::repair::Apart;
 use crate::repair::purge::Blocked;
-use crate::server::Principal;
 use crate::server::auth::Gate;
 use crate::server::cql;
 use crate::server::http::backend::{
@@ -260,20 +256,6 @@ impl Backend for NodeBackend {
         Some(self.state())
     }
 
-    fn own(&self, owner: Principal, name: TableName) -> BoxFuture<'_, Result<(), OpError>> {
-        Box::pin(async move {
-            let Some(role) = owner.name() else { return Ok(()) };
-            // It has all rights as it is.
-            if owner.is_superuser(&self.state()) {
-                return Ok(());
-            }
-            let on = Resource::Table(name.keyspace, name.table);
-            let (name, permissions) = (role.to_owned(), on.applicable());
-            let grant = RoleChange::Grant { name, permissions, on };
-            NodeBackend::append(self, Command::Role(grant)).await.map(drop)
-        })
-    }
-
     fn cql(&self) -> Option<Arc<dyn cql::Store>> {
         Some(Arc::new(NodeStore::new(self.node.clone())))
     }
@@ -335,6 +317,7 @@ impl Backend for NodeBackend {
         &self,
         name: TableName,
         settings: TableSettings,
+        owner: Option<String>,
     ) -> BoxFuture<'_, Result<Creation, OpError>> {
         Box::pin(async move {
             if let Some(table) = self.state().table_named(&name) {
@@ -344,7 +327,7 @@ impl Backend for NodeBackend {
                 return Ok(Creation::Exists(table.clone()));
             }
             let command = Command::CreateTable { name: name.clone(), settings };
-            let verdict = self.append(command).await?;
+            let verdict = self.append(command.owned(owner)).await?;
             let table = |id| self.state().table(id).cloned().ok_or(OpError::NoSuchTable);
             match verdict {
                 Verdict::Created(id) => Ok(Creation::Created(table(id)?)),

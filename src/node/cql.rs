@@ -51,7 +51,7 @@ impl NodeStore {
     async fn batch_log(&self) -> Result<Arc<Table>, OpError> {
         let nodes = self.backend.node_count() as usize;
         let settings = TableSettings { grace_s: BATCH_GRACE_S, ..TableSettings::bucket(nodes) };
-        match self.backend.create_table(log_table(), settings).await? {
+        match self.backend.create_table(log_table(), settings, None).await? {
             Creation::Created(table) | Creation::Exists(table) => Ok(table),
         }
     }

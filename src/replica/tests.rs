@@ -8,26 +8,23 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::cql::index::{IndexPart, hash_of};
-use crate::cql::schema::{Role, Schema};
 use crate::cql::types::CqlType;
 use crate::env::{HlcClock, tokio_env};
-use crate::meta::{
-    ClusterState, Command, ConflictMode, Founder, Keyspace, LogEntry, Table, TableName,
-    TableSettings, Verdict,
-};
+use crate::meta::fixture::{apply, founded, with_rows};
+use crate::meta::{ClusterState, Command, ConflictMode, Table, TableSettings, Verdict};
 use crate::net::messages::{Action, Apply, ApplyRows, Mint, Minted, PageRequest, Read, Want};
 use crate::net::{NodeStamps, Refusal, Response};
 use crate::record::{self, Cell, Content, Record, RecordKind, Row};
 use crate::replica::{Actor, Identity, Opening, Progress, Replica, TokenSpan};
-use crate::ring::{Member, token_of};
+use crate::ring::token_of;
 use crate::storage::keys;
 use crate::storage::{
     Batch, Committer, CommitterOptions, Engine, EngineStats, KeyRange, MemEngine, ScanVisitor,
     StorageError,
 };
 use crate::types::{
-    ActorId, Addresses, Epoch, Generation, Hlc, Incarnation, IndexId, IndexTerm, Key, Mono, NodeId,
-    OpId, PartitionId, TableId, Token, VoterId, WallMicros,
+    Epoch, Generation, Hlc, IndexId, IndexTerm, Key, Mono, OpId, PartitionId, TableId, Token,
+    WallMicros,
 };
 
 #[derive(Default)]
@@ -415,42 +412,9 @@ async fn rule06_a_row_under_way_is_found_by_what_readers_see_of_it() {
 
 /// A cluster of one with a table (k, v) and an index of v.
 fn indexed() -> (ClusterState, Table, IndexId) {
-    let member = Member {
-        id: NodeId::derive("c", "n"),
-        name: "n".to_owned(),
-        datacenter: "dc1".to_owned(),
-        rack: "r1".to_owned(),
-        capacity: 1,
-    };
-    let founder = Founder {
-        member: member.clone(),
-        addresses: Addresses::default(),
-        voter: VoterId(1),
-        actor: ActorId(1),
-        incarnation: Incarnation(1),
-        nonce: 1,
-    };
-    let columns = vec![
-        ("k".to_owned(), CqlType::Text, Role::Partition(0)),
-        ("v".to_owned(), CqlType::Int, Role::Regular),
-    ];
-    let name = TableName { keyspace: "ks".to_owned(), table: "t".to_owned() };
-    let keyspace = Keyspace {
-        name: "ks".to_owned(),
-        replication: TableSettings::bucket(1).replication,
-        durable_writes: true,
-        types: std::collections::BTreeMap::new(),
-    };
-    let mut state = ClusterState::unfounded(member);
-    let apply = |state: &mut ClusterState, command| {
-        state.apply(&LogEntry { id: u128::from(state.epoch().0) + 1, command })
-    };
-    let (cluster, founders) = ("c".to_owned(), vec![founder]);
-    apply(&mut state, Command::Found { cluster, secret: [1; 32], q: 8, founders });
-    apply(&mut state, Command::CreateKeyspace(Arc::new(keyspace)));
-    let schema = Arc::new(Schema::new(columns, [7; 16]));
-    let created = apply(&mut state, Command::CreateRows { name, schema });
-    let Verdict::Created(table) = created else { panic!("{created:?}") };
+    let mut state = founded(&["n"]);
+    let columns = [("k", CqlType::Text), ("v", CqlType::Int)];
+    let table = with_rows(&mut state, ("ks", "t"), &columns);
     let create = Command::CreateIndex {
         table,
         expected: state.epoch(),

@@ -307,6 +307,17 @@ async fn bodies_beyond_the_memory_for_them_are_refused_at_once() {
     assert_eq!(w.put("/v1/kv/b/2", &[], vec![1; 1000]).await.status, 201, "it came back");
 }
 
+/// Any page may have a browser POST to any address, 127.0.0.1 too, without asking.
+#[tokio::test]
+async fn a_page_of_another_site_writes_nothing() {
+    let w = World::with_bucket().await;
+    let from = |site| [("sec-fetch-site", site)];
+    w.post("/v1/kv/b", &from("cross-site"), "x").await.refused("forbidden");
+    assert_eq!(w.fake.writes.load(Ordering::SeqCst), 0);
+    assert_eq!(w.post("/v1/kv/b", &from("same-origin"), "x").await.status, 201);
+    assert_eq!(w.get("/v1/buckets/b", &from("cross-site")).await.status, 200, "a link to it");
+}
+
 #[tokio::test]
 async fn a_door_that_shuts_takes_nothing_new() {
     let w = World::with_bucket().await;

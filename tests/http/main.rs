@@ -7,5 +7,6 @@ mod errors;
 mod keys;
 mod locks;
 mod many;
+mod roles;
 mod support;
 mod wire;

@@ -61,65 +61,18 @@ pub(super) fn drop(
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::binary;
     use crate::cql::index::IndexPart;
-    use crate::cql::schema::{Role, Schema};
     use crate::cql::types::CqlType;
-    use crate::meta::{Command, Keyspace, LogEntry, TableName};
-    use crate::ring::{Member, Replication};
-    use crate::types::{ActorId, Addresses, Incarnation, NodeId, VoterId};
-
-    /// Applies the command as a node does that has read it from the log.
-    fn apply(state: &mut ClusterState, command: Command) -> Verdict {
-        let entry = LogEntry { id: u128::from(state.epoch().0) + 1, command };
-        state.apply(&binary::decode(&binary::body(&entry)).unwrap())
-    }
+    use crate::meta::Command;
+    use crate::meta::fixture::{apply, founded, with_rows};
 
     /// A cluster with the table `shop.t (k, v, w)`.
     fn state() -> (ClusterState, TableId) {
-        let member = Member {
-            id: NodeId::derive("c", "n1"),
-            name: "n1".to_owned(),
-            datacenter: "dc1".to_owned(),
-            rack: "r1".to_owned(),
-            capacity: 1,
-        };
-        let founder = crate::meta::Founder {
-            member: member.clone(),
-            addresses: Addresses::default(),
-            voter: VoterId(1),
-            actor: ActorId(1),
-            incarnation: Incarnation(1),
-            nonce: 1,
-        };
-        let mut state = ClusterState::unfounded(member);
-        let found = Command::Found {
-            cluster: "c".to_owned(),
-            secret: [1; 32],
-            q: 8,
-            founders: vec![founder],
-        };
-        assert_eq!(apply(&mut state, found), Verdict::Done);
-        let keyspace = Keyspace {
-            name: "shop".to_owned(),
-            replication: Replication::Simple { factor: 1 },
-            durable_writes: true,
-            types: BTreeMap::new(),
-        };
-        assert_eq!(apply(&mut state, Command::CreateKeyspace(Arc::new(keyspace))), Verdict::Done);
-        let columns = vec![
-            ("k".to_owned(), CqlType::Int, Role::Partition(0)),
-            ("v".to_owned(), CqlType::Int, Role::Regular),
-            ("w".to_owned(), CqlType::Int, Role::Regular),
-        ];
-        let name = TableName { keyspace: "shop".to_owned(), table: "t".to_owned() };
-        let schema = Arc::new(Schema::new(columns, [7; 16]));
-        let created = apply(&mut state, Command::CreateRows { name, schema });
-        let Verdict::Created(id) = created else { panic!("{created:?}") };
-        (state, id)
+        let mut state = founded(&["n1"]);
+        let columns = ["k", "v", "w"].map(|name| (name, CqlType::Int));
+        let table = with_rows(&mut state, ("shop", "t"), &columns);
+        (state, table)
     }
 
     fn names(state: &ClusterState, table: TableId) -> Vec<String> {

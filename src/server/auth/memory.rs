@@ -1,7 +1,7 @@
 //! What is remembered of logins: which passwords were right, and who guesses.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::types::{Epoch, Mono};
@@ -59,8 +59,9 @@ impl Memory {
         self.right.insert(name.to_owned(), (since, digest));
     }
 
-    fn key(from: Option<IpAddr>) -> IpAddr {
-        from.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    /// True if an address has guesses left; none is taken.
+    pub(super) fn has_guesses(&mut self, from: Option<IpAddr>, now: Mono) -> bool {
+        self.guesses.get_mut(&source(from)).is_none_or(|own| own.settle(now) < GUESSES)
     }
 
     /// Takes one of an address's guesses; false: it has none left.
@@ -71,7 +72,7 @@ impl Memory {
                 self.guesses.pop_first();
             }
         }
-        let own = self.guesses.entry(Self::key(from)).or_insert(Guesses { used: 0, at: now });
+        let own = self.guesses.entry(source(from)).or_insert(Guesses { used: 0, at: now });
         if own.settle(now) >= GUESSES {
             return false;
         }
@@ -81,9 +82,19 @@ impl Memory {
 
     /// It was no guess.
     pub(super) fn guessed(&mut self, from: Option<IpAddr>) {
-        if let Some(own) = self.guesses.get_mut(&Self::key(from)) {
+        if let Some(own) = self.guesses.get_mut(&source(from)) {
             own.used = own.used.saturating_sub(1);
         }
+    }
+}
+
+/// Where guesses are counted. Of IPv6 it is the network: who has one address there mostly has all
+/// 2^64 of them.
+fn source(from: Option<IpAddr>) -> IpAddr {
+    match from.map(|address| address.to_canonical()) {
+        None => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Some(IpAddr::V6(address)) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        Some(address) => address,
     }
 }
 
@@ -114,9 +125,25 @@ mod tests {
         assert!(memory.may_guess(None, second(2)) && !memory.may_guess(None, second(2)));
         memory.guessed(None);
         assert!(memory.may_guess(None, second(2)), "the last one was right");
+        assert!(!memory.has_guesses(None, second(2)) && memory.has_guesses(None, second(3)));
         for _ in 0..GUESSES {
             assert!(memory.may_guess(None, second(100)));
         }
+    }
+
+    #[test]
+    fn all_addresses_of_one_network_guess_together() {
+        let mut memory = Memory::new(|| 7);
+        let mut guess = |from: &str| memory.may_guess(from.parse().ok(), Mono(1));
+        for n in 0..GUESSES {
+            assert!(guess(&format!("2001:db8::{n:x}")));
+        }
+        assert!(!guess("2001:db8::ffff"));
+        assert!(guess("2001:db8:0:1::1"), "another network");
+        for n in 0..GUESSES {
+            assert!(guess(if n % 2 == 0 { "10.0.0.1" } else { "::ffff:10.0.0.1" }));
+        }
+        assert!(!guess("10.0.0.1") && guess("10.0.0.2"));
     }
 
     #[test]

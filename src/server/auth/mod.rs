@@ -19,11 +19,11 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::cql::roles::{Permission, Resource, Secret};
 use crate::env::Env;
-use crate::meta::ClusterState;
+use crate::meta::{ClusterState, Role};
 use crate::types::Epoch;
 use memory::Memory;
 pub use password::{MAX_PASSWORD_BYTES, random as random_password};
@@ -89,6 +89,14 @@ impl Principal {
         }
     }
 
+    /// The role that is to have all rights on what it makes. None: a superuser has them anyway, as
+    /// has everybody where nobody is asked.
+    #[must_use]
+    pub fn owner(&self, state: &ClusterState) -> Option<String> {
+        let name = self.name().filter(|_| !self.is_superuser(state));
+        name.map(str::to_owned)
+    }
+
     /// True unless it is a role that would have to log in again.
     #[must_use]
     pub fn is_current(&self, state: &ClusterState) -> bool {
@@ -147,7 +155,7 @@ pub struct Access {
 struct Keeper {
     env: Env,
     memory: Mutex<Memory>,
-    places: Semaphore,
+    places: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
 
@@ -162,15 +170,72 @@ impl Keeper {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Computes something with a hash, when it is its turn.
+    /// Waits for a place among those that compute.
+    async fn turn(&self) -> Result<OwnedSemaphorePermit, NoEntry> {
+        let _waiting = Waiting::begin(&self.waiting).ok_or(NoEntry::Busy)?;
+        self.places.clone().acquire_owned().await.map_err(|_| NoEntry::Busy)
+    }
+
+    /// Computes something with a hash, at this place: held until it is done, also if nobody waits
+    /// for that any more.
     async fn compute<T: Send + 'static>(
         &self,
+        place: OwnedSemaphorePermit,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, NoEntry> {
-        let _waiting = Waiting::begin(&self.waiting).ok_or(NoEntry::Busy)?;
-        let _place = self.places.acquire().await.map_err(|_| NoEntry::Busy)?;
+        let work = move || {
+            let _place = place;
+            work()
+        };
         self.env.blocking("password", work).await.ok_or(NoEntry::Busy)
     }
+
+    /// True if this is known to be the password of `name` since then.
+    fn is_known(&self, name: &str, since: Epoch, digest: &blake3::Hash) -> bool {
+        self.memory().is_known(name, since, digest)
+    }
+
+    /// Finds out by the hash whether a password is right.
+    async fn is_right(
+        &self,
+        from: Option<IpAddr>,
+        (name, role): (&str, Option<&Arc<Role>>),
+        password: &str,
+    ) -> Result<bool, NoEntry> {
+        let since = since(role);
+        let digest = self.memory().digest(name, password);
+        if self.is_known(name, since, &digest) {
+            return Ok(true);
+        }
+        // Who has none left does not keep others waiting.
+        if !self.memory().has_guesses(from, self.env.mono()) {
+            return Err(NoEntry::TooMany);
+        }
+        let place = self.turn().await?;
+        // A pool of connections comes all at once: what the first one has shown holds for all.
+        if self.is_known(name, since, &digest) {
+            return Ok(true);
+        }
+        // Given back if the password is right.
+        if !self.memory().may_guess(from, self.env.mono()) {
+            return Err(NoEntry::TooMany);
+        }
+        let hash = role.and_then(|role| role.password.clone());
+        let given = Secret(password.to_owned());
+        // As long for a name that there is not, so that nobody learns which there are.
+        let right = self.compute(place, move || password::is_right(&given, hash.as_ref())).await?;
+        if right {
+            let mut memory = self.memory();
+            memory.guessed(from);
+            memory.remember(name, since, digest);
+        }
+        Ok(right)
+    }
+}
+
+/// What a login counts from; of a name that there is not, from no entry.
+fn since(role: Option<&Arc<Role>>) -> Epoch {
+    role.map_or(Epoch(0), |role| role.since)
 }
 
 /// One of those who wait.
@@ -201,7 +266,7 @@ impl Gate {
     #[must_use]
     pub fn closed(env: Env) -> Self {
         let memory = Mutex::new(Memory::new(|| env.random("password-memory")));
-        let (places, waiting) = (Semaphore::new(HASHES), AtomicUsize::new(0));
+        let (places, waiting) = (Arc::new(Semaphore::new(HASHES)), AtomicUsize::new(0));
         Self(Some(Arc::new(Keeper { env, memory, places, waiting })))
     }
 
@@ -224,31 +289,14 @@ impl Gate {
     ) -> Result<Principal, NoEntry> {
         let Some(keeper) = &self.0 else { return Ok(Principal::Anonymous) };
         let role = state.roles().get(name);
-        let since = role.map_or(Epoch(0), |role| role.since);
-        let digest = keeper.memory().digest(name, password);
-        let known = keeper.memory().is_known(name, since, &digest);
-        if !known {
-            let now = keeper.env.mono();
-            // Given back if the password is right.
-            if !keeper.memory().may_guess(from, now) {
-                return Err(NoEntry::TooMany);
-            }
-            let hash = role.and_then(|role| role.password.clone());
-            let given = Secret(password.to_owned());
-            // As long for a name that there is not, so that nobody learns which there are.
-            let right = keeper.compute(move || password::is_right(&given, hash.as_ref())).await?;
-            if !right {
-                return Err(NoEntry::Wrong);
-            }
-            let mut memory = keeper.memory();
-            memory.guessed(from);
-            memory.remember(name, since, digest);
+        if !keeper.is_right(from, (name, role), password).await? {
+            return Err(NoEntry::Wrong);
         }
         let role = role.ok_or(NoEntry::Wrong)?;
         if !role.login {
             return Err(NoEntry::NoLogin);
         }
-        Ok(Principal::Role(Arc::new(Login { name: name.to_owned(), since })))
+        Ok(Principal::Role(Arc::new(Login { name: name.to_owned(), since: role.since })))
     }
 
     /// The hash of a new password.
@@ -259,8 +307,11 @@ impl Gate {
         password::check(&password).map_err(Denied)?;
         let Some(keeper) = &self.0 else { return Err(Denied(ANONYMOUS.to_owned())) };
         let salt = [keeper.env.random("salt"), keeper.env.random("salt")];
-        let hashed = keeper.compute(move || password::hash(&password, salt)).await;
-        hashed.map_err(|busy| Denied(busy.to_string()))?.map_err(Denied)
+        let hashed = async {
+            let place = keeper.turn().await?;
+            keeper.compute(place, move || password::hash(&password, salt)).await
+        };
+        hashed.await.map_err(|busy: NoEntry| Denied(busy.to_string()))?.map_err(Denied)
     }
 
     /// Lets `principal` do something with `resource`, or says why not.
@@ -337,38 +388,18 @@ mod tests {
     use super::*;
     use crate::cql::roles::Permissions;
     use crate::env::tokio_env;
-    use crate::meta::{Command, Founder, LogEntry, RoleChange, Verdict};
-    use crate::ring::Member;
-    use crate::types::{ActorId, Addresses, Incarnation, NodeId, VoterId};
+    use crate::meta::fixture::{apply, create_keyspace, founded};
+    use crate::meta::{Command, RoleChange, Verdict};
 
     struct Cluster(ClusterState);
 
     impl Cluster {
         fn new() -> Self {
-            let member = Member {
-                id: NodeId::derive("c", "n1"),
-                name: "n1".to_owned(),
-                datacenter: "dc1".to_owned(),
-                rack: "r1".to_owned(),
-                capacity: 1,
-            };
-            let founder = Founder {
-                member: member.clone(),
-                addresses: Addresses::default(),
-                voter: VoterId(1),
-                actor: ActorId(1),
-                incarnation: Incarnation(1),
-                nonce: 1,
-            };
-            let mut this = Self(ClusterState::unfounded(member));
-            let (cluster, secret) = ("c".to_owned(), [1; 32]);
-            this.apply(Command::Found { cluster, secret, q: 1, founders: vec![founder] });
-            this
+            Self(founded(&["n1"]))
         }
 
         fn apply(&mut self, command: Command) {
-            let entry = LogEntry { id: u128::from(self.0.epoch().0) + 1, command };
-            assert_eq!(self.0.apply(&entry), Verdict::Done);
+            assert_eq!(apply(&mut self.0, command), Verdict::Done);
         }
 
         async fn role(&mut self, gate: &Gate, name: &str, password: &str) {
@@ -426,6 +457,7 @@ mod tests {
         assert!(may(&cluster, &eve, ("system", "local")));
         assert!(!may(&cluster, &Principal::Anonymous, ("system", "local")));
         assert!(may(&cluster, &Principal::Node, table));
+        cluster.apply(create_keyspace("shop"));
         cluster.apply(Command::Role(RoleChange::Grant {
             name: "eve".to_owned(),
             permissions: Permissions::of(&[Permission::Select]),
@@ -436,6 +468,19 @@ mod tests {
         assert!(
             open.permit_table(&cluster.0, &Principal::Anonymous, Permission::Drop, table).is_ok()
         );
+    }
+
+    /// An application starts again, with a pool of connections.
+    #[tokio::test]
+    async fn many_who_are_right_at_once_are_no_guessers() {
+        let (gate, mut cluster) = (Gate::closed(tokio_env()), Cluster::new());
+        cluster.role(&gate, "eve", "apple").await;
+        let from = Some(IpAddr::from([10, 0, 0, 1]));
+        let logins =
+            (0..3 * memory::GUESSES).map(|_| gate.log_in(&cluster.0, from, "eve", "apple"));
+        for answer in futures_util::future::join_all(logins).await {
+            assert!(answer.is_ok(), "{answer:?}");
+        }
     }
 
     #[tokio::test]

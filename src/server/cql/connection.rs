@@ -18,7 +18,7 @@ use crate::server::cql::CqlService;
 use crate::server::cql::auth;
 use crate::server::cql::error::{BAD_CREDENTIALS, CqlError, INVALID, OVERLOADED, PROTOCOL};
 use crate::server::cql::events::{Event, Interests};
-use crate::server::cql::frame::{Frame, MAX_BODY, Version, flag};
+use crate::server::cql::frame::{Frame, Version, flag};
 use crate::server::cql::inbox::{Inbox, Incoming, Refusal};
 use crate::server::cql::inline::Inline;
 use crate::server::cql::outbox::{Framing, NoMemory, Outbox, Parcel, UnderWay};
@@ -27,6 +27,10 @@ use crate::server::cql::request::{self, Request};
 use crate::server::cql::response::{Answer, Reply};
 use crate::server::cql::segment::Coding;
 use crate::server::cql::service::{Origin, Session, Wanted};
+
+/// How long a client may take to start up, and to say who it is where it is asked: until then it
+/// holds one of the places for connections, and nobody knows for whom.
+const START_UP: Duration = Duration::from_secs(30);
 
 /// Requests under way on one connection.
 const MAX_IN_FLIGHT: usize = 2_048;
@@ -137,11 +141,22 @@ impl Connection {
 
 impl Serving {
     async fn serve(&mut self, inbox: &mut Inbox, inline: &mut Inline) {
-        loop {
+        let env = self.connection.env.clone();
+        let started = env.timeout(START_UP, self.take_all(inbox, inline, true)).await;
+        if matches!(started, Ok(Next::Go)) {
+            inbox.let_in();
+            self.take_all(inbox, inline, false).await;
+        }
+    }
+
+    /// Takes what comes to the connection's end, or (`Go`), if it is only `starting`, until the
+    /// client has been let in.
+    async fn take_all(&mut self, inbox: &mut Inbox, inline: &mut Inline, starting: bool) -> Next {
+        while !(starting && self.stage == Stage::Open) {
             match inline.tend(inbox.next()).await {
                 Incoming::Frame(frame, held) => {
                     if self.take(inbox, inline, frame, held).await == Next::Close {
-                        return;
+                        return Next::Close;
                     }
                 }
                 Incoming::Refused { stream, why } => self.refused(stream, why).await,
@@ -153,12 +168,17 @@ impl Serving {
                         "Invalid or unsupported protocol version ({version}); supported versions \
                          are (4/v4, 5/v5)"
                     );
-                    return self.refuse(stream, &message).await;
+                    self.refuse(stream, &message).await;
+                    return Next::Close;
                 }
-                Incoming::Broken(Some(bad)) => return self.refuse(0, &bad.to_string()).await,
-                Incoming::Broken(None) | Incoming::End => return,
+                Incoming::Broken(Some(bad)) => {
+                    self.refuse(0, &bad.to_string()).await;
+                    return Next::Close;
+                }
+                Incoming::Broken(None) | Incoming::End => return Next::Close,
             }
         }
+        Next::Go
     }
 
     async fn send(&self, stream: i16, reply: Reply) {
@@ -171,11 +191,9 @@ impl Serving {
 
     async fn refused(&self, stream: i16, why: Refusal) {
         let error = match why {
-            Refusal::TooLong(len) => CqlError::new(
+            Refusal::TooLong { len, max } => CqlError::new(
                 INVALID,
-                format!(
-                    "Request is too big: length {len} exceeds maximum allowed length {MAX_BODY}"
-                ),
+                format!("Request is too big: length {len} exceeds maximum allowed length {max}"),
             ),
             Refusal::NoMemory => CqlError::new(
                 OVERLOADED,
@@ -289,8 +307,7 @@ impl Serving {
 
     /// False once whoever has logged in is nobody any more.
     fn is_known(&self) -> bool {
-        let service = &self.connection.service;
-        !service.gate().is_closed() || self.session.principal().is_current(&service.store().state())
+        is_known(&self.connection.service, &self.session)
     }
 
     /// Begins a request in a task of its own.
@@ -396,15 +413,21 @@ impl Serving {
             let events = self.connection.events.subscribe();
             let (outbox, agreed) = (self.outbox.clone(), self.agreed);
             let mut over = self.over.subscribe();
+            let (service, session) = (self.connection.service.clone(), self.session.clone());
+            let may_hear = move || is_known(&service, &session);
             self.connection.env.spawn("cql-register", async move {
                 tokio::select! {
                     biased;
                     _ = over.changed() => {}
-                    () = interests.tell(events, &outbox, agreed.version, agreed.framing) => {}
+                    () = interests.tell(events, &outbox, (agreed.version, agreed.framing), may_hear) => {}
                 }
             });
         }
     }
+}
+
+fn is_known(service: &CqlService, session: &Session) -> bool {
+    !service.gate().is_closed() || session.principal().is_current(&service.store().state())
 }
 
 async fn send(outbox: &Outbox, agreed: Agreed, stream: i16, reply: &Reply) {

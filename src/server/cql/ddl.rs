@@ -34,11 +34,12 @@ fn change(change: &'static str, target: &'static str, keyspace: &str, name: &str
     SchemaChange { change, target, keyspace: keyspace.to_owned(), name: name.to_owned() }
 }
 
-/// Runs a statement that changes the schema.
+/// Runs a statement that changes the schema. `owner`: gets all rights on what it makes.
 pub(super) async fn run(
     store: &dyn Store,
     keyspace: Option<&str>,
     statement: &Statement,
+    owner: Option<String>,
 ) -> Result<Answer, CqlError> {
     for _ in 0..MAX_TRIES {
         let state = store.state();
@@ -46,7 +47,7 @@ pub(super) async fn run(
             Plan::Nothing => return Ok(Answer::Void),
             Plan::Do(command, change) => (command, change),
         };
-        let verdict = store.append(*command).await;
+        let verdict = store.append(command.owned(owner.clone())).await;
         let verdict = verdict.map_err(|error| CqlError::of_operation(&error, Some("SIMPLE")))?;
         match verdict {
             Verdict::Done | Verdict::Created(_) => return Ok(Answer::SchemaChange(change)),

@@ -216,8 +216,7 @@ pub async fn execute(store: Arc<dyn Store>, text: String, terms: Terms) -> Reply
         Ok(place) => place,
         Err(error) => return failed(&error),
     };
-    let Access { gate, principal } = terms.access.clone();
-    let (service, session) = (CqlService::new(store).with_gate(gate), Session::of(principal));
+    let (service, session) = behind(store, terms.access.clone());
     let mut values = Vec::new();
     if !terms.values.is_empty() {
         let bound = service
@@ -244,14 +243,25 @@ pub async fn execute(store: Arc<dyn Store>, text: String, terms: Terms) -> Reply
     reply_of(service.answer_untraced(&session, request).await)
 }
 
+/// A door for one request on somebody's behalf.
+fn behind(store: Arc<dyn Store>, Access { gate, principal }: Access) -> (CqlService, Session) {
+    (CqlService::new(store).with_gate(gate), Session::of(principal))
+}
+
 /// Executes a statement that writes one row and says no condition, if there is that row; and, if
 /// tags are given, if it has one of them ([`PageOfRows::tag`]).
-pub async fn write_row_if(store: Arc<dyn Store>, text: &str, tags: Option<Vec<u128>>) -> Reply {
+pub async fn write_row_if(
+    store: Arc<dyn Store>,
+    access: Access,
+    text: &str,
+    tags: Option<Vec<u128>>,
+) -> Reply {
     let _place = match enter(&*store) {
         Ok(place) => place,
         Err(error) => return failed(&error),
     };
-    reply_of(CqlService::new(store).write_row_if(text, If::of_row(tags)).await)
+    let (service, session) = behind(store, access);
+    reply_of(service.write_row_if(&session, text, If::of_row(tags)).await)
 }
 
 /// A place among what is under way, held until the answer is there. Nobody waits for one here: HTTP

@@ -357,7 +357,7 @@ mod tests {
     #[tokio::test]
     async fn version_5_is_told_which_replicas_failed_and_why() {
         let store = MemStore::new(tokio_env(), 9042);
-        let (known, gone) = (store.members()[0].id, NodeId::derive("mem", "gone"));
+        let (known, gone) = (store.members()[0].id, NodeId::derive("c", "gone"));
         let error = |who| OpError::TooFewReplicas {
             level: Consistency::Quorum,
             required: 2,

@@ -87,13 +87,13 @@ impl Interests {
         first.then_some(*self)
     }
 
-    /// Tells a client until its connection ends.
+    /// Tells a client until its connection ends, or it may not hear any more.
     pub(super) async fn tell(
         self,
         mut events: broadcast::Receiver<Event>,
         outbox: &Outbox,
-        version: Version,
-        framing: Framing,
+        (version, framing): (Version, Framing),
+        may_hear: impl Fn() -> bool,
     ) {
         loop {
             let event = tokio::select! {
@@ -102,6 +102,7 @@ impl Interests {
                 event = events.recv() => event,
             };
             match event {
+                Ok(_) if !may_hear() => return,
                 Ok(event) if self.kinds[event.kind()] => {
                     // Without memory it is missed, as if the connection had been lost.
                     if let Ok(parcel) = outbox.parcel(event.encode(version), framing) {

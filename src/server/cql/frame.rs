@@ -26,6 +26,9 @@ impl Version {
 /// The most bytes of a request's body.
 pub(super) const MAX_BODY: usize = 16 << 20;
 
+/// The same of a client that has not been let in yet: what it may say is short.
+const MAX_FIRST_BODY: usize = 64 << 10;
+
 /// A body longer than this is not even passed over: the connection is closed.
 const MAX_SKIPPED: usize = 256 << 20;
 
@@ -93,6 +96,8 @@ pub(super) enum Decoded {
 pub(super) struct Decoder {
     /// The connection's version, once it has one.
     version: Option<Version>,
+    /// The client has been let in.
+    is_in: bool,
     /// Bytes of a body that are still to be passed over.
     skip: usize,
 }
@@ -101,6 +106,16 @@ impl Decoder {
     /// From now on frames of another version are refused.
     pub(super) fn settle(&mut self, version: Version) {
         self.version = Some(version);
+    }
+
+    /// From now on frames may be as long as any.
+    pub(super) fn let_in(&mut self) {
+        self.is_in = true;
+    }
+
+    /// The most bytes of a body.
+    pub(super) fn max_body(&self) -> usize {
+        if self.is_in { MAX_BODY } else { MAX_FIRST_BODY }
     }
 
     /// Takes the next frame off the front of `input`. Reserves nothing by a length that was only
@@ -132,7 +147,7 @@ impl Decoder {
         if len > MAX_SKIPPED {
             return Decoded::Hopeless;
         }
-        if len > MAX_BODY {
+        if len > self.max_body() {
             input.advance(HEADER);
             self.skip = len;
             return Decoded::TooLong { stream, len };

@@ -16,7 +16,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use crate::env::Env;
 use crate::server::budget::{Budget, Share};
 use crate::server::cql::compress;
-use crate::server::cql::frame::{Decoded, Decoder, Frame, MAX_BODY, Version, flag};
+use crate::server::cql::frame::{Decoded, Decoder, Frame, Version, flag};
 use crate::server::cql::segment::{self, BadSegment, Coding};
 
 /// Bytes that are read at a time.
@@ -28,7 +28,7 @@ const FREE: usize = 2 * READ;
 /// How long a frame waits for memory.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a client may pause within a frame, and before it has started up.
+/// How long a client may pause within a frame.
 const PAUSE: Duration = Duration::from_secs(30);
 
 /// What comes of reading.
@@ -50,7 +50,7 @@ pub(super) enum Incoming {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// So many bytes are too many.
-    TooLong(usize),
+    TooLong { len: usize, max: usize },
     /// The node has no memory for it.
     NoMemory,
     /// It is said to be compressed and is not, or not as was agreed.
@@ -72,7 +72,6 @@ pub(super) struct Inbox {
     inflates: bool,
     /// For what the buffers hold.
     memory: Share,
-    started: bool,
 }
 
 impl Inbox {
@@ -86,14 +85,18 @@ impl Inbox {
             segments: None,
             inflates: false,
             memory: Share::none(node),
-            started: false,
         }
     }
 
     /// The connection has started up: as `version`, with `segments` or with compressed bodies.
     pub(super) fn settle(&mut self, version: Version, segments: Option<Coding>, inflates: bool) {
         self.decoder.settle(version);
-        (self.segments, self.inflates, self.started) = (segments, inflates, true);
+        (self.segments, self.inflates) = (segments, inflates);
+    }
+
+    /// The client has said all that it had to say first.
+    pub(super) fn let_in(&mut self) {
+        self.decoder.let_in();
     }
 
     /// The next thing that the client has sent. Not to be cancelled and then called again.
@@ -103,7 +106,8 @@ impl Inbox {
             match self.decoder.next(input) {
                 Decoded::Frame(frame) => return self.open(frame).await,
                 Decoded::TooLong { stream, len } => {
-                    return Incoming::Refused { stream, why: Refusal::TooLong(len) };
+                    let max = self.decoder.max_body();
+                    return Incoming::Refused { stream, why: Refusal::TooLong { len, max } };
                 }
                 Decoded::OtherVersion { version, stream } => {
                     return Incoming::OtherVersion { version, stream };
@@ -164,7 +168,7 @@ impl Inbox {
     /// Reads what is there. False: there will be no more.
     async fn read(&mut self) -> bool {
         let within = !self.raw.is_empty() || !self.joined.is_empty();
-        let patience = (within || !self.started).then_some(PAUSE);
+        let patience = within.then_some(PAUSE);
         self.raw.reserve(READ);
         let mut window = (&mut self.raw).limit(READ);
         // Unlike `try_read`, this knows from a short read that the socket is empty, and does not
@@ -188,8 +192,8 @@ impl Inbox {
         if frame.flags & flag::COMPRESSED != 0 {
             let announced = compress::announced(&frame.body).filter(|_| self.inflates);
             match announced {
-                Some((raw_len, _)) if raw_len > MAX_BODY => {
-                    return refused(Refusal::TooLong(raw_len));
+                Some((len, _)) if len > self.decoder.max_body() => {
+                    return refused(Refusal::TooLong { len, max: self.decoder.max_body() });
                 }
                 Some((raw_len, _)) => len = len.max(raw_len),
                 None => return refused(Refusal::Compression),

@@ -16,7 +16,7 @@ use crate::cql::types::CqlType;
 use crate::meta::{ClusterState, Command, NotDone, Role, RoleChange, Verdict, is_hash};
 use crate::server::auth::{Gate, Principal};
 use crate::server::cql::error::{CqlError, SERVER, UNAUTHORIZED};
-use crate::server::cql::response::{Answer, ColumnSpec, Metadata, Rows, SchemaChange};
+use crate::server::cql::response::{Answer, ColumnSpec, Metadata, Rows};
 use crate::server::cql::statement::has_keyspace;
 use crate::server::cql::store::Store;
 use crate::server::cql::system::{self, Named};
@@ -38,34 +38,6 @@ fn denied(why: impl Into<String>) -> CqlError {
 
 fn missing(name: &str) -> CqlError {
     CqlError::invalid(format!("{name} doesn't exist"))
-}
-
-async fn append(store: &dyn Store, change: RoleChange) -> Result<(), CqlError> {
-    let verdict = store.append(Command::Role(change)).await;
-    match verdict.map_err(|error| CqlError::of_operation(&error, Some("SIMPLE")))? {
-        Verdict::Done => Ok(()),
-        Verdict::NotDone(why) => Err(CqlError::invalid(why.to_string())),
-        Verdict::Created(_) => Err(CqlError::new(SERVER, "a change of roles made a table")),
-    }
-}
-
-/// Gives whoever has made a keyspace or a table all rights on it. A superuser has them anyway.
-pub(super) async fn own(
-    store: &dyn Store,
-    principal: &Principal,
-    change: &SchemaChange,
-) -> Result<(), CqlError> {
-    let on = match (change.change, change.target) {
-        ("CREATED", "KEYSPACE") => Resource::Keyspace(change.keyspace.clone()),
-        ("CREATED", "TABLE") => Resource::table(&change.keyspace, &change.name),
-        _ => return Ok(()),
-    };
-    let Some(name) = principal.name() else { return Ok(()) };
-    if principal.is_superuser(&store.state()) {
-        return Ok(());
-    }
-    let permissions = on.applicable();
-    append(store, RoleChange::Grant { name: name.to_owned(), permissions, on }).await
 }
 
 impl Ask<'_> {
@@ -135,8 +107,16 @@ impl<'a> Judge<'a> {
         self.state.roles().get(name).ok_or_else(|| missing(name))
     }
 
+    async fn append(&self, change: RoleChange) -> Result<Verdict, CqlError> {
+        let verdict = self.ask.store.append(Command::Role(change)).await;
+        verdict.map_err(|error| CqlError::of_operation(&error, Some("SIMPLE")))
+    }
+
     async fn done(&self, change: RoleChange) -> Result<Answer, CqlError> {
-        append(self.ask.store, change).await.map(|()| Answer::Void)
+        match self.append(change).await? {
+            Verdict::NotDone(why) => Err(CqlError::invalid(why.to_string())),
+            Verdict::Done | Verdict::Created(_) => Ok(Answer::Void),
+        }
     }
 
     /// The hash of the password that is given, if one is.
@@ -180,8 +160,7 @@ impl<'a> Judge<'a> {
             password: self.hash(options).await?,
             by: (!self.am_super()).then(|| self.me.to_owned()),
         };
-        let verdict = self.ask.store.append(Command::Role(change)).await;
-        match verdict.map_err(|error| CqlError::of_operation(&error, Some("SIMPLE")))? {
+        match self.append(change).await? {
             Verdict::NotDone(NotDone::RoleExists(_)) if if_not_exists => Ok(Answer::Void),
             Verdict::NotDone(why) => Err(CqlError::invalid(why.to_string())),
             Verdict::Done | Verdict::Created(_) => Ok(Answer::Void),

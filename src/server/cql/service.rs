@@ -489,13 +489,7 @@ impl CqlService {
                 }
                 Ok(answer)
             }
-            other => {
-                let answer = ddl::run(&*self.store, keyspace, other).await?;
-                if let Answer::SchemaChange(change) = &answer {
-                    roles::own(&*self.store, &principal, change).await?;
-                }
-                Ok(answer)
-            }
+            other => ddl::run(&*self.store, keyspace, other, principal.owner(&state)).await,
         }
     }
 
@@ -546,16 +540,22 @@ impl CqlService {
     }
 
     /// Carries out a statement that writes one row, if `condition` holds of that row.
-    pub(super) async fn write_row_if(&self, text: &str, condition: If) -> Answer {
+    pub(super) async fn write_row_if(
+        &self,
+        session: &Session,
+        text: &str,
+        condition: If,
+    ) -> Answer {
         let done = async {
-            let ready = self.make_ready(&Session::default(), None, text)?;
-            let Work::Modify(target, modify) = &ready.work else {
+            let mut ready = self.make_ready(session, None, text)?;
+            let Work::Modify(target, modify) = &mut ready.work else {
                 return Err(CqlError::invalid("only a write of one row has such a condition"));
             };
-            let modify = modify.clone().only_if(&target.schema, condition);
-            let write = self.write_of(&modify.map_err(CqlError::invalid)?, Vec::new(), None);
-            let all = Conditional::new(vec![(target.clone(), write)], false)?;
-            self.write_if(all, Consistency::Serial).await
+            let conditional = modify.clone().only_if(&target.schema, condition);
+            *modify = conditional.map_err(CqlError::invalid)?;
+            let write = (target.clone(), self.write_of(modify, Vec::new(), None));
+            self.permit(session, &ready)?;
+            self.write_if(Conditional::new(vec![write], false)?, Consistency::Serial).await
         };
         done.await.unwrap_or_else(Answer::Error)
     }

@@ -15,7 +15,6 @@ use crate::coordinator::{
 use crate::env::BoxFuture;
 use crate::meta::{ClusterState, Table, TableName, TableSettings};
 use crate::overload::{Busy, Place};
-use crate::server::Principal;
 use crate::server::auth::Gate;
 use crate::server::cql;
 use crate::types::{Key, OpId, PartitionId};
@@ -248,10 +247,12 @@ pub trait Backend: Send + Sync + 'static {
         partition: PartitionId,
     ) -> BoxFuture<'_, Result<PartitionDigest, OpError>>;
     /// Makes a table, unless one of that name exists. Completes when every live node knows it.
+    /// `owner`: the role that gets all rights on it.
     fn create_table(
         &self,
         name: TableName,
         settings: TableSettings,
+        owner: Option<String>,
     ) -> BoxFuture<'_, Result<Creation, OpError>>;
     /// Changes a table's settings, made from those of `table`, unless somebody has changed them
     /// since. Completes when every live node knows them.
@@ -274,10 +275,6 @@ pub trait Backend: Send + Sync + 'static {
     /// gate it has to be there.
     fn agreed(&self) -> Option<Arc<ClusterState>> {
         None
-    }
-    /// Gives whoever has made a bucket all rights on it.
-    fn own(&self, _owner: Principal, _table: TableName) -> BoxFuture<'_, Result<(), OpError>> {
-        Box::pin(std::future::ready(Ok(())))
     }
     /// Members of the cluster.
     fn node_count(&self) -> u32;

@@ -179,15 +179,15 @@ pub(super) async fn put(inner: Arc<Inner>, parts: Parts, mut body: Body) -> Answ
                 "a name begins with a letter and has up to 48 of a-z, 0-9 and _",
             )
         })?;
-    let owner = Principal::of(&parts);
-    inner.permit_keyspace(owner, Permission::Create, &table_name.keyspace)?;
+    let principal = Principal::of(&parts);
+    inner.permit_keyspace(principal, Permission::Create, &table_name.keyspace)?;
     let members = members(&inner, &parts, &mut body).await?;
     let nodes = inner.backend.node_count();
     let usual = TableSettings::bucket(nodes as usize);
     let wanted = apply(&usual, &members, Some(nodes))?;
-    match inner.backend.create_table(table_name, wanted.clone()).await? {
+    let owner = inner.backend.agreed().and_then(|state| principal.owner(&state));
+    match inner.backend.create_table(table_name, wanted.clone(), owner).await? {
         Creation::Created(table) => {
-            inner.backend.own(owner.clone(), table.name.clone()).await?;
             let mut response = json_answer(StatusCode::CREATED, &shown(&table))?;
             if let Ok(location) = HeaderValue::from_str(&format!("/v1/buckets/{name}")) {
                 response.headers_mut().insert(header::LOCATION, location);

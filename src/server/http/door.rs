@@ -240,7 +240,7 @@ impl Door {
         const ALL: &str = "/v1/kv/{bucket}";
         const BATCH: &str = "/v1/kv/{bucket}/batch";
         if let Some(KvPath::Bucket(bucket) | KvPath::Key(bucket, _)) = path
-            && let Some(rows) = rows::find(inner, bucket)
+            && let Some(rows) = rows::find(inner, parts, bucket)
         {
             let (key, template) = match path {
                 Some(KvPath::Key(_, key)) => (Some(key), ONE),
@@ -350,6 +350,11 @@ impl Inner {
                     self.limits.max_header_bytes
                 ),
             ));
+        }
+        if identity::is_of_another_site(request.method(), headers) {
+            let why =
+                "a browser has sent this for a page of another site: nothing is written for one";
+            return refuse(Problem::new(Kind::Forbidden, why));
         }
         if matches!(path, "/healthz" | "/readyz" | "/metrics") {
             return Ok(Places::default());

@@ -186,6 +186,8 @@ enum Told {
     Leader(u64),
     Vacant(u64),
     Unavailable,
+    /// That it may not watch any more: the last thing that it is told.
+    Forbidden,
 }
 
 /// A stream of changes. It ends with its reader, or with the node; it is a request under way all the
@@ -206,7 +208,7 @@ fn watch(inner: Arc<Inner>, errand: Errand) -> Response<DoorBody> {
             };
             if let Some(news) = news {
                 quiet = 0;
-                if sender.send(news).await.is_err() {
+                if sender.send(news).await.is_err() || told == Some(Told::Forbidden) {
                     return;
                 }
             }
@@ -234,7 +236,8 @@ fn event(looked: Result<(State, WallMicros), Problem>) -> (Told, String) {
         },
         Err(problem) => {
             let data = serde_json::to_string(&problem.json(false)).unwrap_or_default();
-            (Told::Unavailable, "unavailable", None, data)
+            let told = if problem.status() == 403 { Told::Forbidden } else { Told::Unavailable };
+            (told, "unavailable", None, data)
         }
     };
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();

@@ -1,6 +1,6 @@
 //! Who sends a request: `Authorization: Basic`, where the node asks for it.
 
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -9,6 +9,7 @@ use crate::meta::Table;
 use crate::server::Principal;
 use crate::server::auth::{Denied, NoEntry};
 use crate::server::http::door::{Door, Inner};
+use crate::server::http::kv::is_write;
 use crate::server::http::problem::{Kind, Problem};
 
 /// The longest credentials that are looked at, in base64.
@@ -91,7 +92,8 @@ impl Door {
             && !is_judged(path)
             && !principal.is_superuser(&state)
         {
-            return Err(Denied(format!("{path} is for superusers")).into());
+            let path: String = path.chars().take(128).collect();
+            return Err(Denied(format!("what is at {path}, if anything, is for superusers")).into());
         }
         entered.map_err(|why| {
             if why == NoEntry::Wrong {
@@ -168,6 +170,13 @@ impl Inner {
 /// True of a request with a condition on what stands there.
 pub(super) fn has_condition(headers: &HeaderMap) -> bool {
     headers.contains_key(header::IF_MATCH) || headers.contains_key(header::IF_NONE_MATCH)
+}
+
+/// True of a write that a browser sends for a page of another site. Such a POST needs nobody's leave
+/// to be sent, not even to a node that only this machine can reach, and takes along a name and a
+/// password that were typed for the node's own pages.
+pub(super) fn is_of_another_site(method: &Method, headers: &HeaderMap) -> bool {
+    is_write(method) && headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
 }
 
 #[cfg(test)]

@@ -69,6 +69,8 @@ struct Wanted {
     op: ListOp,
     /// Keys still to be given; `None`: all.
     left: Option<u64>,
+    /// On whose behalf.
+    principal: Principal,
 }
 
 /// List the keys of a bucket.
@@ -114,7 +116,8 @@ pub(super) async fn list(inner: &Arc<Inner>, parts: &Parts, bucket: &str) -> Ans
         table,
     };
     if stream {
-        lines(inner, Wanted { op, left: limit }).await
+        let principal = Principal::of(parts).clone();
+        lines(inner, Wanted { op, left: limit, principal }).await
     } else {
         page(inner, op, limit.unwrap_or(u64::from(PAGE_KEYS))).await
     }
@@ -195,6 +198,8 @@ impl Wanted {
     /// The lines of the next page.
     async fn fetch(&mut self, inner: &Inner) -> Result<Bytes, Problem> {
         const ATTEMPTS: u32 = 3;
+        // A stream may outlast the right to it.
+        inner.permit(&self.principal, Permission::Select, &self.op.table)?;
         let left = self.left.unwrap_or(u64::MAX).min(u64::from(STREAM_KEYS));
         self.op.limit = u32::try_from(left).unwrap_or(STREAM_KEYS);
         let mut attempt = 1;

@@ -155,7 +155,7 @@ impl Family {
         let nodes = inner.backend.node_count() as usize;
         let settings =
             TableSettings { conflict: ConflictMode::Strong, ..TableSettings::bucket(nodes) };
-        match inner.backend.create_table(self.table(), settings).await? {
+        match inner.backend.create_table(self.table(), settings, None).await? {
             Creation::Created(table) | Creation::Exists(table) => Ok(table),
         }
     }

@@ -30,6 +30,7 @@ use crate::cql::schema::{Column, Schema};
 use crate::cql::types::{CqlType, quote};
 use crate::meta::Table;
 use crate::server::Principal;
+use crate::server::auth::Access;
 use crate::server::cql::Store;
 use crate::server::cql::direct::{self, APPLIED, PageOfRows, Terms};
 use crate::server::http::body::{DoorBody, Reading};
@@ -48,20 +49,22 @@ type Answer = Result<Response<DoorBody>, Problem>;
 /// Rows of an answer, unless the client asks for fewer.
 const MAX_ROWS: u64 = 1_000;
 
-/// A table of rows, and the store that runs its statements.
+/// A table of rows, the store that runs its statements, and on whose behalf it does.
 pub(super) struct RowsTable {
     table: Arc<Table>,
     schema: Arc<Schema>,
     store: Arc<dyn Store>,
+    access: Access,
 }
 
 /// The table of rows that a bucket's name names, if it does.
-pub(super) fn find(inner: &Inner, bucket: &str) -> Option<RowsTable> {
+pub(super) fn find(inner: &Inner, parts: &Parts, bucket: &str) -> Option<RowsTable> {
     let (keyspace, name) = bucket.split_once('.')?;
     let store = inner.backend.cql()?;
     let table = store.state().table_of(keyspace, name)?.clone();
     let schema = table.rows.clone()?;
-    Some(RowsTable { table, schema, store })
+    let access = Access { gate: inner.gate.clone(), principal: Principal::of(parts).clone() };
+    Some(RowsTable { table, schema, store, access })
 }
 
 /// Answers a request about a key, or, without one, about the whole table.
@@ -72,7 +75,8 @@ pub(super) async fn answer(
     rows: &RowsTable,
     key: Option<&str>,
 ) -> Answer {
-    let (principal, shows) = (Principal::of(parts), has_condition(&parts.headers));
+    let (principal, shows) = (&rows.access.principal, has_condition(&parts.headers));
+    // Before a body is read; the statement is judged once more when it runs.
     match parts.method {
         Method::GET | Method::HEAD => {
             inner.permit(principal, Permission::Select, &rows.table)?;
@@ -95,6 +99,10 @@ impl RowsTable {
         format!("{}.{}", quote(&self.table.name.keyspace), quote(&self.table.name.table))
     }
 
+    fn terms(&self, level: Consistency) -> Terms {
+        Terms { access: self.access.clone(), ..Terms::at(level) }
+    }
+
     async fn run(&self, text: String, terms: Terms) -> Result<PageOfRows, Problem> {
         cql::answered(direct::execute(self.store.clone(), text, terms).await)
     }
@@ -114,7 +122,7 @@ impl RowsTable {
             }
             // The statement says what is to be absent.
             Condition::None | Condition::Absent => {
-                return judged(&self.run(text, Terms::at(level)).await?);
+                return judged(&self.run(text, self.terms(level)).await?);
             }
             Condition::Differs(_) => {
                 return Err(Problem::new(
@@ -123,7 +131,8 @@ impl RowsTable {
                 ));
             }
         };
-        judged(&cql::answered(direct::write_row_if(self.store.clone(), &text, tags).await)?)
+        let (store, access) = (self.store.clone(), self.access.clone());
+        judged(&cql::answered(direct::write_row_if(store, access, &text, tags).await)?)
     }
 
     async fn get(&self, parts: &Parts, key: Option<&str>) -> Answer {
@@ -135,7 +144,7 @@ impl RowsTable {
         let terms = Terms {
             page_size: u32::try_from(limit).ok(),
             paging_state: start.transpose().map_err(|_| bad_start())?,
-            ..Terms::at(options::level(&params, &self.table, Side::Read)?)
+            ..self.terms(options::level(&params, &self.table, Side::Read)?)
         };
         let restriction = match key {
             Some(key) => format!(" WHERE {}", self.restriction(key)?.join(" AND ")),

@@ -14,12 +14,13 @@ use henge::coordinator::{
     ReadOutcome, Receipt, Told, Whereabouts, WriteAction, WriteOp, WriteOutcome,
 };
 use henge::env::{BoxFuture, Env, tokio_env};
-use henge::meta::{ConflictMode, Table, TableName, TableSettings};
+use henge::meta::{ClusterState, ConflictMode, Table, TableName, TableSettings};
 use henge::metrics::Registry;
 use henge::overload::{Busy, Gate, Place, Settings};
 use henge::recipes::{Change, State};
 use henge::record::{Action, Mint, Mutation, OpMemory, Record, RecordKind, Value};
 use henge::ring::token_of;
+use henge::server::auth;
 use henge::server::http::backend::{
     Alteration, ClusterView, Creation, LoadView, NodeView, NotReady, PartitionView, RepairView,
     RingView,
@@ -57,6 +58,10 @@ pub struct Fake {
     pub writes: AtomicU64,
     /// Settings that somebody else gives a table just before the next changes of it.
     pub others_changes: Mutex<VecDeque<TableSettings>>,
+    /// Who is let in.
+    pub entrance: auth::Gate,
+    /// What the cluster has agreed on; each page of a listing goes on to the next of them.
+    pub agreed: Mutex<VecDeque<Arc<ClusterState>>>,
 }
 
 impl Fake {
@@ -82,6 +87,8 @@ impl Fake {
             page_keys: AtomicU32::new(u32::MAX),
             writes: AtomicU64::new(0),
             others_changes: Mutex::default(),
+            entrance: auth::Gate::open(),
+            agreed: Mutex::default(),
         }
     }
 
@@ -236,6 +243,10 @@ impl Fake {
 
     fn do_list(&self, op: &ListOp) -> Result<ListPage, OpError> {
         self.failure()?;
+        let mut agreed = self.agreed.lock().unwrap();
+        if agreed.len() > 1 {
+            agreed.pop_front();
+        }
         let now = self.env.wall();
         let most = op.limit.min(self.page_keys.load(Ordering::SeqCst)) as usize;
         let rows = self.rows.lock().unwrap();
@@ -347,6 +358,7 @@ impl Backend for Fake {
         &self,
         name: TableName,
         settings: TableSettings,
+        _: Option<String>,
     ) -> BoxFuture<'_, Result<Creation, OpError>> {
         Box::pin(async move {
             self.failure()?;
@@ -393,6 +405,14 @@ impl Backend for Fake {
             self.tables.lock().unwrap().remove(&table.name);
             Ok(())
         })
+    }
+
+    fn gate(&self) -> auth::Gate {
+        self.entrance.clone()
+    }
+
+    fn agreed(&self) -> Option<Arc<ClusterState>> {
+        self.agreed.lock().unwrap().front().cloned()
     }
 
     fn node_count(&self) -> u32 {

@@ -33,6 +33,8 @@ pub(super) struct Source {
     columns: Vec<CqlColumn>,
     /// For each column its place in the file.
     places: Vec<usize>,
+    /// Values that a row has.
+    width: usize,
     null: String,
     left: u64,
     /// Rows read.
@@ -62,6 +64,7 @@ impl Source {
             .buffer_capacity(1 << 16)
             .from_reader(inside);
         let mut places: Vec<usize> = (0..columns.len()).collect();
+        let mut width = columns.len();
         if options.header {
             let head = rows.headers().map_err(|error| error.to_string())?.clone();
             // A file may name its columns in another order, and have more of them.
@@ -74,9 +77,11 @@ impl Source {
                 })
             };
             places = columns.iter().map(find).collect::<Result<_, _>>()?;
+            width = head.len();
         }
         let left = options.rows.unwrap_or(u64::MAX);
-        let mut source = Self { rows, columns, places, null: options.null.clone(), left, count: 0 };
+        let null = options.null.clone();
+        let mut source = Self { rows, columns, places, width, null, left, count: 0 };
         for _ in 0..options.skip {
             if !source.skip()? {
                 break;
@@ -137,13 +142,9 @@ impl Source {
     }
 
     fn row(&self, fields: &csv::StringRecord) -> Result<CqlRow, String> {
-        let needed = self.places.iter().max().map_or(0, |last| last + 1);
-        if fields.len() < needed {
-            return Err(format!("{} values where {needed} are needed", fields.len()));
-        }
-        // Without a head nobody can tell which of too many are meant.
-        if fields.len() > needed && !self.rows.has_headers() {
-            return Err(format!("{} values where {needed} are needed", fields.len()));
+        // A comma that should have been in quotes moves all that comes after it.
+        if fields.len() != self.width {
+            return Err(format!("{} values where {} are needed", fields.len(), self.width));
         }
         let mut row = Vec::with_capacity(self.columns.len());
         for (column, place) in self.columns.iter().zip(&self.places) {

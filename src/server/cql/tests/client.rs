@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::mem::MemStore;
 use crate::cql::roles::Secret;
-use crate::env::tokio_env;
+use crate::env::{Env, tokio_env};
 use crate::meta::{Command, RoleChange, Verdict};
 use crate::server::auth::Gate;
 use crate::server::budget::Budget;
@@ -40,10 +40,19 @@ impl Server {
 
     /// One behind `gate`. `role`: made beforehand, by its name and password, as a superuser.
     pub(super) async fn start_for(memory: usize, gate: Gate, role: Option<(&str, &str)>) -> Self {
+        Self::start_in(tokio_env(), memory, gate, role).await
+    }
+
+    /// The same in another world.
+    pub(super) async fn start_in(
+        env: Env,
+        memory: usize,
+        gate: Gate,
+        role: Option<(&str, &str)>,
+    ) -> Self {
         let loopback = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
         let listener = CqlListener::bind(loopback).await.unwrap();
         let address = listener.local_address().unwrap();
-        let env = tokio_env();
         let store = MemStore::new(env.clone(), address.port());
         if let Some((name, password)) = role {
             let made = RoleChange::Create {
@@ -191,6 +200,13 @@ impl Client {
         let answered = self.next().await.expect("an answer");
         assert_eq!(answered.stream, stream);
         answered
+    }
+
+    /// Says who it is.
+    pub(super) async fn log_in(&mut self, name: &str, password: &str) -> Answered {
+        let mut body = Writer::default();
+        body.bytes(Some(format!("\0{name}\0{password}").as_bytes()));
+        self.ask(opcode::AUTH_RESPONSE, &body.0).await
     }
 
     pub(super) async fn start(&mut self, lz4: bool) -> Answered {

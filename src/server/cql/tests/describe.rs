@@ -97,7 +97,7 @@ async fn each_form_of_describe_shows_what_it_names() {
     assert_eq!(client.statements("DESCRIBE TYPE zip").await, keyspace[1..2]);
     assert_eq!(client.statements("DESCRIBE zip").await, keyspace[1..2]);
     let cluster = client.show("DESCRIBE CLUSTER").await;
-    assert!(cluster[0].starts_with("mem Murmur3Partitioner "), "{cluster:?}");
+    assert!(cluster[0].starts_with("c Murmur3Partitioner "), "{cluster:?}");
     assert!(cluster[0].contains("'9223372036854775807': ['"), "{cluster:?}");
 }
 

@@ -329,7 +329,7 @@ async fn drivers_find_the_schema_in_the_tables_of_the_system() {
     let local = client
         .show("SELECT cluster_name, partitioner, data_center FROM system.local WHERE key = 'local'")
         .await;
-    assert_eq!(local, ["mem org.apache.cassandra.dht.Murmur3Partitioner dc1"]);
+    assert_eq!(local, ["c org.apache.cassandra.dht.Murmur3Partitioner dc1"]);
     assert!(client.show("SELECT * FROM system.peers_v2").await.is_empty());
 }
 

@@ -13,14 +13,13 @@ use crate::coordinator::{
 };
 use crate::cql::index::terms;
 use crate::env::{BoxFuture, Env};
-use crate::meta::{ClusterState, Command, Founder, LogEntry, Verdict};
+use crate::meta::fixture::{apply, founded};
+use crate::meta::{ClusterState, Command, Verdict};
 use crate::overload::{Gate, Settings};
 use crate::record::{Cell, Column, Content, Record, RecordKind, Row};
-use crate::ring::{Member, token_in};
+use crate::ring::token_in;
 use crate::server::cql::{PeerView, Store};
-use crate::types::{
-    ActorId, Addresses, Consistency, Incarnation, Key, NodeId, TableId, Token, VoterId, WallMicros,
-};
+use crate::types::{Consistency, Key, NodeId, TableId, Token, WallMicros};
 
 /// Rows by table and place.
 type Rows = BTreeMap<(TableId, Token, Key), Record>;
@@ -32,7 +31,6 @@ pub struct MemStore {
     port: u16,
     state: Mutex<Arc<ClusterState>>,
     rows: Mutex<Rows>,
-    entries: Mutex<u128>,
     unreachable: Mutex<Option<Vec<u8>>>,
     reads: Mutex<Vec<Consistency>>,
     codec: ContextCodec,
@@ -47,40 +45,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl MemStore {
     /// A founded cluster of one node, which serves CQL on `port`.
     pub fn new(env: Env, port: u16) -> Arc<Self> {
-        let member = Member {
-            id: NodeId::derive("mem", "n1"),
-            name: "n1".to_owned(),
-            datacenter: "dc1".to_owned(),
-            rack: "r1".to_owned(),
-            capacity: 1,
-        };
-        let founder = Founder {
-            member: member.clone(),
-            addresses: Addresses::default(),
-            voter: VoterId(1),
-            actor: ActorId(1),
-            incarnation: Incarnation(1),
-            nonce: 1,
-        };
-        let store = Self {
+        Arc::new(Self {
             env,
             port,
-            state: Mutex::new(Arc::new(ClusterState::unfounded(member))),
+            state: Mutex::new(Arc::new(founded(&["n1"]))),
             rows: Mutex::default(),
-            entries: Mutex::new(0),
             unreachable: Mutex::new(None),
             reads: Mutex::default(),
             codec: ContextCodec::new([1; 32]),
             gate: OnceLock::new(),
             builds: AtomicBool::new(false),
-        };
-        store.apply(Command::Found {
-            cluster: "mem".to_owned(),
-            secret: [1; 32],
-            q: 16,
-            founders: vec![founder],
-        });
-        Arc::new(store)
+        })
     }
 
     /// From now on no replica of a key that begins with `partition` is alive, for writes.
@@ -113,13 +88,8 @@ impl MemStore {
     }
 
     fn apply(&self, command: Command) -> Verdict {
-        let mut id = lock(&self.entries);
-        *id += 1;
         let mut state = lock(&self.state);
-        let mut next = (**state).clone();
-        let verdict = next.apply(&LogEntry { id: *id, command });
-        *state = Arc::new(next);
-        verdict
+        apply(Arc::make_mut(&mut state), command)
     }
 }
 
@@ -135,7 +105,7 @@ impl Store for MemStore {
     fn members(&self) -> Vec<PeerView> {
         let state = self.state();
         let ring = state.ring();
-        let id = NodeId::derive("mem", "n1");
+        let id = NodeId::derive("c", "n1");
         vec![PeerView {
             id,
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),

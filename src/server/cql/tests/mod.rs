@@ -43,6 +43,7 @@ fn frames_are_cut_wherever_the_bytes_are() {
 #[test]
 fn a_body_that_is_too_long_is_passed_over_and_the_next_one_read() {
     let (mut decoder, mut input) = (Decoder::default(), BytesMut::new());
+    decoder.let_in();
     let mut long = frame(4, 3, opcode::QUERY, b"");
     long[5..9].copy_from_slice(&(MAX_BODY as u32 + 1).to_be_bytes());
     input.extend_from_slice(&long);

@@ -1,17 +1,20 @@
 //! The port itself: versions, framing, memory, events, over real sockets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 
 use super::client::{Client, Server};
-use crate::env::tokio_env;
+use crate::env::{BoxFuture, Env, Runtime, tokio_env};
 use crate::server::auth::Gate;
 use crate::server::budget::Share;
 use crate::server::cql::auth::PASSWORD;
 use crate::server::cql::frame::{MAX_BODY, Version, opcode};
 use crate::server::cql::segment::{self, Coding};
 use crate::server::cql::wire::Writer;
+use crate::types::{Mono, WallMicros};
 
 const MIB: usize = 1 << 20;
 
@@ -242,8 +245,7 @@ async fn who_is_asked_says_a_name_and_a_password_before_anything_else() {
             let answered = client.ask(opcode::AUTH_RESPONSE, &token(wrong)).await;
             assert_eq!(answered.code(), 0x0100, "{wrong:?}");
         }
-        let answered = client.ask(opcode::AUTH_RESPONSE, &token(b"\0eve\0apple")).await;
-        assert_eq!(answered.opcode, opcode::AUTH_SUCCESS);
+        assert_eq!(client.log_in("eve", "apple").await.opcode, opcode::AUTH_SUCCESS);
         client.good("SELECT * FROM system.local").await;
     }
 }
@@ -255,9 +257,7 @@ async fn who_is_nobody_any_more_is_told_so_and_let_go() {
     let log_in = async |name: &str, password: &str| {
         let mut client = Client::connect(server.address, Version::V5).await;
         assert_eq!(client.start(false).await.opcode, opcode::AUTHENTICATE);
-        let mut body = Writer::default();
-        body.bytes(Some(format!("\0{name}\0{password}").as_bytes()));
-        let answered = client.ask(opcode::AUTH_RESPONSE, &body.0).await;
+        let answered = client.log_in(name, password).await;
         (client, answered)
     };
     let (mut admin, _) = log_in("admin", "apple").await;
@@ -281,6 +281,87 @@ async fn who_is_nobody_any_more_is_told_so_and_let_go() {
     }
     admin.good("ALTER ROLE admin WITH PASSWORD = 'cherry'").await;
     admin.good("SELECT * FROM system.local").await;
+}
+
+/// A world in which long waits are over once it is said so.
+struct Waits {
+    world: Env,
+    over: watch::Receiver<bool>,
+}
+
+impl Runtime for Waits {
+    fn mono(&self) -> Mono {
+        self.world.mono()
+    }
+
+    fn wall(&self) -> WallMicros {
+        self.world.wall()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        if duration < Duration::from_secs(10) {
+            return self.world.sleep(duration);
+        }
+        let mut over = self.over.clone();
+        Box::pin(async move {
+            let _ = over.wait_for(|over| *over).await;
+        })
+    }
+
+    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) {
+        self.world.spawn(name, task);
+    }
+
+    fn blocking(
+        &self,
+        name: &'static str,
+        work: Box<dyn FnOnce() + Send>,
+    ) -> BoxFuture<'static, ()> {
+        let world = self.world.clone();
+        Box::pin(async move {
+            let _ = world.blocking(name, work).await;
+        })
+    }
+
+    fn random(&self, purpose: &'static str) -> u64 {
+        self.world.random(purpose)
+    }
+}
+
+/// Places for connections are few: nobody may hold one who has not said who it is.
+#[tokio::test]
+async fn who_does_not_say_who_it_is_is_let_go() {
+    let (over, waiting) = watch::channel(false);
+    let env = Env::new(Arc::new(Waits { world: tokio_env(), over: waiting }));
+    let (gate, eve) = (Gate::closed(env.clone()), Some(("eve", "apple")));
+    let server = Server::start_in(env, 32 * MIB, gate, eve).await;
+    let mut silent = Client::connect(server.address, Version::V4).await;
+    let mut asked = Client::connect(server.address, Version::V5).await;
+    assert_eq!(asked.start(false).await.opcode, opcode::AUTHENTICATE);
+    let mut member = Client::connect(server.address, Version::V5).await;
+    assert_eq!(member.start(false).await.opcode, opcode::AUTHENTICATE);
+    assert_eq!(member.log_in("eve", "apple").await.opcode, opcode::AUTH_SUCCESS);
+    over.send(true).expect("the server listens");
+    for client in [&mut silent, &mut asked] {
+        let end = tokio_env().timeout(Duration::from_secs(60), client.next()).await;
+        assert_eq!(end.expect("the connection ends"), None);
+    }
+    member.good("SELECT * FROM system.local").await;
+}
+
+#[tokio::test]
+async fn who_has_not_said_who_it_is_has_no_more_to_say_than_that() {
+    let eve = Some(("eve", "apple"));
+    let server = Server::start_for(32 * MIB, Gate::closed(tokio_env()), eve).await;
+    for (version, lz4) in WAYS {
+        let mut client = Client::connect(server.address, version).await;
+        assert_eq!(client.start(lz4).await.opcode, opcode::AUTHENTICATE);
+        let long = client.query(&format!("SELECT '{}'", "x".repeat(70_000)));
+        let refused = client.ask(opcode::QUERY, &long).await;
+        assert!(refused.holds("exceeds maximum allowed length 65536"), "{version:?} {lz4}");
+        assert_eq!(client.log_in("eve", "apple").await.opcode, opcode::AUTH_SUCCESS);
+        assert_eq!(client.ask(opcode::QUERY, &long).await.code(), 0x2000, "read by now");
+    }
 }
 
 #[tokio::test]
@@ -362,6 +443,32 @@ async fn who_has_registered_hears_of_the_schema_on_either_version() {
         body.string_list(&["NONSENSE"]);
         assert_eq!(client.ask(opcode::REGISTER, &body.0).await.code(), 0x000A);
     }
+}
+
+#[tokio::test]
+async fn who_is_nobody_any_more_hears_of_nothing() {
+    let admin = Some(("admin", "apple"));
+    let server = Server::start_for(32 * MIB, Gate::closed(tokio_env()), admin).await;
+    let log_in = async |name: &str| {
+        let mut client = Client::connect(server.address, Version::V4).await;
+        assert_eq!(client.start(false).await.opcode, opcode::AUTHENTICATE);
+        assert_eq!(client.log_in(name, "apple").await.opcode, opcode::AUTH_SUCCESS);
+        client
+    };
+    let mut admin = log_in("admin").await;
+    admin.good("CREATE ROLE bob WITH PASSWORD = 'apple' AND LOGIN = true").await;
+    let (mut bob, mut other) = (log_in("bob").await, log_in("admin").await);
+    for client in [&mut bob, &mut other] {
+        let mut body = Writer::default();
+        body.string_list(&["SCHEMA_CHANGE"]);
+        assert_eq!(client.ask(opcode::REGISTER, &body.0).await.opcode, opcode::READY);
+    }
+    admin.good("DROP ROLE bob").await;
+    admin.good("CREATE KEYSPACE secret WITH replication = {'class': 'SimpleStrategy', 'replication_factor': 1}").await;
+    server.epochs.send_modify(|epoch| epoch.0 += 1);
+    assert!(other.next().await.expect("an event").holds("secret"));
+    let told = bob.run("SELECT * FROM system.local").await;
+    assert_eq!(told.code(), 0x0100, "{told:?}");
 }
 
 /// A driver that shuts down half-closes its connections and waits until the node has closed its end.

@@ -173,7 +173,10 @@ async fn who_makes_something_may_do_everything_with_it_and_nobody_with_what_come
     let (admin, bob) = node.with_bob().await;
     admin.run("GRANT CREATE ON KEYSPACE shop TO bob").await;
     admin.run("GRANT CREATE ON ALL ROLES TO bob").await;
+    let epoch = || node.service.store().state().epoch();
+    let before = epoch();
     bob.run("CREATE TABLE shop.own (k int PRIMARY KEY)").await;
+    assert_eq!(epoch(), before.next(), "the table and the rights on it: never one without them");
     bob.run("INSERT INTO shop.own (k) VALUES (1)").await;
     bob.run("CREATE ROLE carl").await;
     bob.run("GRANT SELECT ON shop.own TO carl").await;
