@@ -52,7 +52,8 @@ async fn with_eve(gate: &Gate) -> ClusterState {
 async fn a_stream_ends_where_the_right_to_it_ends() {
     let gate = Gate::closed(tokio_env());
     let may = with_eve(&gate).await;
-    let fake = Fake { entrance: gate, ..Fake::new() };
+    let mut fake = Fake::new();
+    fake.entrance = gate;
     fake.agreed.lock().unwrap().push_back(Arc::new(may.clone()));
     let w = World::with(fake, HttpLimits::default());
     let basic = Credentials::new("eve", "apple").basic();
