@@ -127,7 +127,8 @@ impl LeafSet {
     /// The first run of neighbours in it: first and last leaf.
     #[must_use]
     pub fn first_run(&self) -> Option<(Leaf, Leaf)> {
-        let first = Leaf::all().find(|&leaf| self.contains(leaf))?;
+        let (word, bits) = self.0.iter().enumerate().find(|(_, bits)| **bits != 0)?;
+        let first = Leaf((word * 64) as u16 + bits.trailing_zeros() as u16);
         let run = first.to(Leaf::LAST).take_while(|&leaf| self.contains(leaf));
         Some((first, run.last().unwrap_or(first)))
     }
