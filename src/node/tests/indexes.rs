@@ -15,7 +15,7 @@ use crate::net::Request;
 use crate::record::{Cell, Content, Expiry, Liveness, Record, Row, address};
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Engine as _, KeyRange};
-use crate::types::{Consistency, IndexId, IndexTerm, Key, WallMicros};
+use crate::types::{Consistency, IndexId, IndexTerm, Key, MAX_STORED_KEY_BYTES, WallMicros};
 
 /// The column `v` of the town's table.
 const COLUMN: u16 = 2;
@@ -363,5 +363,30 @@ fn an_expired_row_is_not_found_though_its_entry_stands() {
     assert_eq!(find(&mut town, "b", &table, index, 1, 100).unwrap(), BTreeSet::from([0]));
     town.run(10 * SECOND);
     assert!(find(&mut town, "b", &table, index, 1, 100).unwrap().is_empty());
+    ABC.iter().for_each(|name| audit(&town, name, &table));
+}
+
+/// Of the longest keys, hints and entries of indexes found no room: rows were taken that no index
+/// could ever be built of.
+#[test]
+fn a_key_is_refused_if_there_is_no_room_for_its_entries() {
+    let (mut town, table) = Town::with_rows(7);
+    let index = create_index(&mut town, &table, "i");
+    until_built(&mut town, &table, index);
+    let long = |len: usize| Key::of_row(b"p", &vec![2; len - 3]).unwrap();
+    // It has a zero byte, in the length of its partition key.
+    for (len, fits) in [(MAX_STORED_KEY_BYTES - 1, true), (MAX_STORED_KEY_BYTES, false)] {
+        let rows = vec![(long(len), Record::of_row(row(Some(1), 1)))];
+        let (level, timeout) = (Consistency::All, 3 * SECOND);
+        let op = RowsOp { table: table.clone(), rows, level, timeout };
+        let coordinator = town.coordinator("a");
+        let slot = town.begin("a", async move { coordinator.write_rows(op).await });
+        let told = town.wait(&slot);
+        match fits {
+            true => assert_eq!(told, Ok(()), "{len} bytes"),
+            false => assert!(matches!(told, Err(OpError::Invalid(_))), "{told:?}"),
+        }
+    }
+    assert_eq!(find(&mut town, "b", &table, index, 1, 100).unwrap(), BTreeSet::from([2]));
     ABC.iter().for_each(|name| audit(&town, name, &table));
 }
