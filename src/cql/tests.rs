@@ -305,7 +305,7 @@ mod properties {
             let mut bytes = Vec::new();
             value::put_field(&mut bytes, Some(&a));
             let (old, new) = (vec![kind.clone()], vec![kind, more]);
-            let (old, new) = (CqlType::Tuple(old.into()), CqlType::Tuple(new.into()));
+            let (old, new) = (CqlType::Tuple(old), CqlType::Tuple(new));
             let before = key(&old, descending, &bytes);
             prop_assert_eq!(&before, &key(&new, descending, &bytes));
             value::put_field(&mut bytes, None);
