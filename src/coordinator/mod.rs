@@ -90,9 +90,18 @@ pub struct CoordinatorCounters {
     pub resumed_batches: AtomicU64,
 }
 
-/// How many nodes give out stamps for rows that never meet. Each stamp is up to so many microseconds
-/// further than it had to be.
+/// How many kinds of stamps for rows there are that never meet: one of each member, up to one less
+/// than this, and one of what is decided by Paxos. A stamp is up to so many microseconds further than it
+/// had to be.
 const STAMP_SLOTS: u64 = 16;
+
+/// The slot of conditional writes. Those of one row are in order anyway: each is above what it saw.
+const DECIDED: u64 = STAMP_SLOTS - 1;
+
+/// The slot of the member that stands at `place` among all.
+fn slot_of(place: usize) -> u64 {
+    place as u64 % DECIDED
+}
 
 /// The coordinator of one node. Cheap to clone.
 #[derive(Clone)]
@@ -202,6 +211,25 @@ impl Coordinator {
         let _under_way = self.admit()?;
         self.inner.counters.reads.fetch_add(1, Ordering::Relaxed);
         read::read(&self.inner, &op).await
+    }
+
+    /// Reads a key, if this node alone can say what there is, and at once. `None`: it cannot, and
+    /// nothing was done ([`Coordinator::read`] waits for others).
+    ///
+    /// # Errors
+    /// See [`OpError`].
+    #[must_use]
+    pub fn read_at_once(&self, op: &ReadOp) -> Option<Result<ReadOutcome, OpError>> {
+        if !read::is_of_this_node(&self.inner, op) {
+            return None;
+        }
+        let _under_way = match self.admit() {
+            Ok(under_way) => under_way,
+            Err(error) => return Some(Err(error)),
+        };
+        let outcome = read::at_once(&self.inner, op)?;
+        self.inner.counters.reads.fetch_add(1, Ordering::Relaxed);
+        Some(outcome)
     }
 
     /// What its proposer has met.
@@ -429,13 +457,13 @@ impl Coordinator {
     }
 
     /// A stamp for rows, in microseconds: above every stamp that this node has given or seen, and
-    /// (among up to [`STAMP_SLOTS`] members) given by no other node. Two writes of one stamp would be
-    /// told apart cell by cell, and a row could show half of each.
+    /// (among fewer than [`STAMP_SLOTS`] members) given by no other node, nor to a conditional write.
+    /// Two writes of one stamp would be told apart cell by cell, and a row could show half of each.
     #[must_use]
     pub fn row_stamp(&self) -> u64 {
         let (state, me) = (self.inner.cluster.state(), self.inner.peers.me());
         let place = state.members().keys().position(|&node| node == me).unwrap_or(0);
-        self.inner.peers.stamps().clock.tick_in(place as u64, STAMP_SLOTS).0
+        self.inner.peers.stamps().clock.tick_in(slot_of(place), STAMP_SLOTS).0
     }
 
     /// Where a key lives, by this node's present epoch.

@@ -130,31 +130,22 @@ impl Inner {
 
         let live: Vec<NodeId> =
             replicas.iter().copied().filter(|&node| self.cluster.is_live(node)).collect();
-        let all = replicas.clone();
-        let now = self.env.mono();
-        let mut order: Vec<(bool, bool, bool, Duration, usize, NodeId)> = replicas
-            .iter()
-            .enumerate()
-            .map(|(at, &node)| {
+        let mut order = replicas.clone();
+        if order.len() > 1 {
+            let now = self.env.mono();
+            // Stable: of equals the one that the ring prefers comes first.
+            order.sort_by_cached_key(|&node| {
                 let elsewhere = ring.datacenter_of(node).unwrap_or("") != local_dc;
-                (
-                    !live.contains(&node),
-                    node != me,
-                    elsewhere,
-                    self.snitch.cost(now, node),
-                    at,
-                    node,
-                )
-            })
-            .collect();
-        order.sort_unstable();
+                (!live.contains(&node), node != me, elsewhere, self.snitch.cost(now, node))
+            });
+        }
         Ok(Plan {
             purpose,
             epoch: state.epoch(),
             table: table.clone(),
             partition,
-            replicas: all,
-            order: order.into_iter().map(|entry| entry.5).collect(),
+            replicas: replicas.clone(),
+            order,
             live,
             level,
             requirement,

@@ -16,9 +16,10 @@ mod conclude;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +38,7 @@ use crate::net::messages::{Read, Want};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::quorum::{ReplicaInfo, Requirement};
 use crate::record::{self, Record};
+use crate::ring::token_in;
 use crate::types::{Consistency, Digest, Generation, Key, Mono, NodeId};
 
 /// How long a hedge is put off that there is no room for.
@@ -52,6 +54,29 @@ pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome,
         return Box::pin(lwt::read(inner, op)).await;
     }
     plain(inner, op).await
+}
+
+/// Reads a key without waiting. `None`: what it waits for is not here; a read leaves nothing behind.
+pub(super) fn at_once(inner: &Arc<Inner>, op: &ReadOp) -> Option<Result<ReadOutcome, OpError>> {
+    let reading = pin!(plain(inner, op));
+    match reading.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(outcome) => Some(outcome),
+        Poll::Pending => None,
+    }
+}
+
+/// True when this node's copy is enough: at level ONE, or as there is no other.
+pub(super) fn is_of_this_node(inner: &Inner, op: &ReadOp) -> bool {
+    let (state, me) = (inner.cluster.state(), inner.peers.me());
+    let ring = state.ring();
+    let partition = ring.partition_of(token_in(op.table.id, &op.key));
+    let placement = ring.placement(&op.table.settings.replication);
+    let replicas = &placement.of(partition).read;
+    match op.level {
+        Consistency::Serial | Consistency::LocalSerial => false,
+        Consistency::One | Consistency::LocalOne => replicas.contains(&me),
+        _ => replicas[..] == [me],
+    }
 }
 
 /// Reads a key at a level that is a number of replicas.

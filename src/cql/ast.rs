@@ -280,9 +280,18 @@ pub struct CreateIndex {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the parts are what their names say")]
 pub enum AlterTable {
-    Add(Vec<ColumnDef>),
-    Drop(Vec<String>),
-    Rename(Vec<(String, String)>),
+    Add {
+        columns: Vec<ColumnDef>,
+        if_not_exists: bool,
+    },
+    Drop {
+        columns: Vec<String>,
+        if_exists: bool,
+    },
+    Rename {
+        names: Vec<(String, String)>,
+        if_exists: bool,
+    },
     With(Vec<(String, Property)>),
     /// `ALTER c TYPE t`: refused.
     Retype,
@@ -292,8 +301,8 @@ pub enum AlterTable {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the parts are what their names say")]
 pub enum AlterType {
-    Add(Vec<(String, RawType)>),
-    Rename(Vec<(String, String)>),
+    Add { fields: Vec<(String, RawType)>, if_not_exists: bool },
+    Rename { names: Vec<(String, String)>, if_exists: bool },
 }
 
 /// What DESCRIBE shows.

@@ -107,6 +107,17 @@ pub fn signature(name: &str, wanted: Option<&CqlType>) -> Option<(Vec<CqlType>, 
     })
 }
 
+/// True when a value of `kind` may be an argument where [`signature`] says `wanted`: dates and moments
+/// are turned into each other, and bytes are read by those functions only that are for it.
+#[must_use]
+pub fn takes(wanted: &CqlType, kind: &CqlType) -> bool {
+    match wanted {
+        CqlType::Timeuuid => matches!(kind, CqlType::Timeuuid | CqlType::Timestamp | CqlType::Date),
+        CqlType::Blob => *kind == CqlType::Blob,
+        _ => assignable(kind, wanted),
+    }
+}
+
 /// True of the function that shows a value of any type as JSON.
 #[must_use]
 pub fn is_to_json(name: &str) -> bool {
@@ -134,8 +145,12 @@ pub fn call(
         ));
     }
     let mut values = Vec::with_capacity(arguments.len());
-    for (term, kind) in arguments.iter().zip(kinds) {
-        values.push(evaluate_argument(term, kind, binds)?);
+    for (term, wanted) in arguments.iter().zip(kinds) {
+        let (kind, value) = evaluate_argument(term, wanted.clone(), binds)?;
+        if !takes(&wanted, &kind) {
+            return Err(misfit(name, &wanted, &kind));
+        }
+        values.push((kind, value));
     }
     if plain(name) == "fromjson"
         && let Some(kind) = wanted
@@ -151,6 +166,12 @@ pub fn call(
         ));
     }
     Ok((kind, result.map_or(Bound::Null, Bound::Value)))
+}
+
+/// What is said of an argument of the wrong type.
+#[must_use]
+pub fn misfit(name: &str, wanted: &CqlType, kind: &CqlType) -> String {
+    format!("Type error: a {kind} cannot be passed to function {name}, which takes a {wanted}")
 }
 
 /// The value of `kind` that a JSON text is; null of null.

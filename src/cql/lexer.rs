@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A statement that is not CQL, and where it ceases to be.
+/// A statement that is not CQL, and where it ceases to be; or that is, and is not carried out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}:{column} {message}")]
 pub struct SyntaxError {
@@ -12,6 +12,8 @@ pub struct SyntaxError {
     pub column: usize,
     /// What is wrong, and what would be valid there.
     pub message: String,
+    /// The text is CQL, but of a kind that is refused: told apart by Cassandra's clients.
+    pub is_refusal: bool,
 }
 
 /// What a token is.
@@ -74,7 +76,7 @@ pub(super) fn error_at(text: &str, at: usize, message: impl Into<String>) -> Syn
     let before = text.get(..at).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or("").chars().count();
-    SyntaxError { line, column, message: message.into() }
+    SyntaxError { line, column, message: message.into(), is_refusal: false }
 }
 
 /// Signs, longer ones first.

@@ -204,6 +204,15 @@ impl Modify {
                 let name = &schema.columns()[place].name;
                 return Err(format!("PRIMARY KEY part {name} found in SET part"));
             }
+            let whole =
+                |change: &Change| !matches!(change, Change::Element(..) | Change::Field(..));
+            let again = changes
+                .iter()
+                .any(|(other, earlier)| *other == place && (whole(&change) || whole(earlier)));
+            if again {
+                let name = &schema.columns()[place].name;
+                return Err(format!("Multiple incompatible setting of column {name}"));
+            }
             changes.push((place, change));
         }
         let wheres = Where::resolve(schema, table, &update.relations)?;
@@ -260,6 +269,11 @@ impl Modify {
             if self.using.timestamp.is_some() {
                 return Err("Cannot provide custom timestamp for conditional updates".to_owned());
             }
+            if self.wheres.has_in() {
+                return Err(
+                    "IN on the key columns is not supported with conditional updates".to_owned()
+                );
+            }
             if self.kind != Kind::Insert && self.condition.is_not_exists() {
                 return Err("IF NOT EXISTS belongs to an INSERT".to_owned());
             }
@@ -290,6 +304,7 @@ impl Modify {
             }
             return Ok(());
         }
+        self.wheres.check_partition_key(schema)?;
         if !self.wheres.names_partitions(schema) {
             let names: Vec<&str> =
                 schema.partition_key().iter().map(|column| column.name.as_str()).collect();

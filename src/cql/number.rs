@@ -179,6 +179,28 @@ pub fn parse_decimal(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// The decimal `unscaled` × 10^−`scale`.
+#[must_use]
+pub fn decimal_of(scale: i32, unscaled: i128) -> Vec<u8> {
+    let mut out = scale.to_be_bytes().to_vec();
+    out.extend_from_slice(&varint_of(unscaled));
+    out
+}
+
+/// The sum of two decimals, each a scale and an unscaled number; `None`: it has too many digits.
+#[must_use]
+pub fn add_decimals(a: (i32, i128), b: (i32, i128)) -> Option<(i32, i128)> {
+    let scale = a.0.max(b.0);
+    let at_scale = |(own, unscaled): (i32, i128)| {
+        if unscaled == 0 {
+            return Some(0);
+        }
+        let zeros = scale.checked_sub(own)?.unsigned_abs();
+        unscaled.checked_mul(10_i128.checked_pow(zeros)?)
+    };
+    Some((scale, at_scale(a)?.checked_add(at_scale(b)?)?))
+}
+
 /// A decimal as text: plain where that is short, else with an exponent.
 #[must_use]
 pub fn decimal_text(scale: i32, unscaled: &[u8]) -> String {

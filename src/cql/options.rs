@@ -60,13 +60,21 @@ pub fn simple(schema: &Schema, name: &str) -> String {
     }
     match (schema.options.get(name), known) {
         // What is shown without quotes must be readable without them.
-        (Some(given), Some((_, Form::Plain, _))) if !is_plain(given) => default.to_owned(),
+        (Some(given), Some((_, Form::Plain, _))) if !reads_plain(given) => default.to_owned(),
         (Some(given), _) => given.clone(),
         (None, _) => default.to_owned(),
     }
 }
 
-fn is_plain(text: &str) -> bool {
+/// True of an option whose value is a number or a boolean.
+#[must_use]
+pub fn is_plain(name: &str) -> bool {
+    SIMPLE.iter().any(|(own, form, _)| *own == name && *form == Form::Plain)
+}
+
+/// True of a value that is a number or a boolean.
+#[must_use]
+pub fn reads_plain(text: &str) -> bool {
     matches!(text, "true" | "false") || text.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
@@ -103,7 +111,7 @@ pub(super) fn all(schema: &Schema) -> Vec<String> {
     // Options of later releases, which this one keeps if they are given.
     for (name, value) in &schema.options {
         if !SIMPLE.iter().any(|(own, ..)| own == name) {
-            let shown = if is_plain(value) { value.clone() } else { literal(value) };
+            let shown = if reads_plain(value) { value.clone() } else { literal(value) };
             out.push((name, format!("{name} = {shown}")));
         }
     }

@@ -441,9 +441,15 @@ impl Display for Statement {
             Self::AlterTable { table, if_exists, change } => {
                 write!(f, "ALTER TABLE {}{table} ", exists(*if_exists))?;
                 match change {
-                    AlterTable::Add(columns) => write!(f, "ADD ({})", join(columns, ", ")),
-                    AlterTable::Drop(columns) => write!(f, "DROP ({})", names(columns)),
-                    AlterTable::Rename(all) => write!(f, "RENAME {}", renames(all)),
+                    AlterTable::Add { columns, if_not_exists } => {
+                        write!(f, "ADD {}({})", absent(*if_not_exists), join(columns, ", "))
+                    }
+                    AlterTable::Drop { columns, if_exists } => {
+                        write!(f, "DROP {}({})", exists(*if_exists), names(columns))
+                    }
+                    AlterTable::Rename { names, if_exists } => {
+                        write!(f, "RENAME {}{}", exists(*if_exists), renames(names))
+                    }
                     AlterTable::With(given) => {
                         write!(f, "WITH {}", properties(given).join(" AND "))
                     }
@@ -459,8 +465,12 @@ impl Display for Statement {
             Self::AlterType { name, if_exists, change } => {
                 write!(f, "ALTER TYPE {}{name} ", exists(*if_exists))?;
                 match change {
-                    AlterType::Add(given) => write!(f, "ADD {}", fields(given)),
-                    AlterType::Rename(all) => write!(f, "RENAME {}", renames(all)),
+                    AlterType::Add { fields: given, if_not_exists } => {
+                        write!(f, "ADD {}{}", absent(*if_not_exists), fields(given))
+                    }
+                    AlterType::Rename { names, if_exists } => {
+                        write!(f, "RENAME {}{}", exists(*if_exists), renames(names))
+                    }
                 }
             }
             Self::DropType { name, if_exists } => {

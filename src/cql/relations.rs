@@ -114,11 +114,6 @@ impl Where {
                     ));
                 }
                 let equal = *operator == Operator::Equal;
-                if matches!(column.role, Role::Partition(_)) && !equal {
-                    let token_only = "Only EQ and IN relation are supported on the partition key \
-                                      (unless you use the token() function)";
-                    return Err(token_only.to_owned());
-                }
                 let again = self.restrictions.iter().filter(|other| match other {
                     Restriction::Compare { place: at, operator, .. } => {
                         at == place && (equal || *operator == Operator::Equal)
@@ -245,6 +240,25 @@ impl Where {
         (0..count).map(marker_of).collect()
     }
 
+    /// Refuses slices of columns of the partition key, which only filtering can answer.
+    ///
+    /// # Errors
+    /// A sentence for the client.
+    pub fn check_partition_key(&self, schema: &Schema) -> Result<(), String> {
+        let is_slice = |restriction: &Restriction| match restriction {
+            Restriction::Compare { place, operator, .. } => {
+                *place < schema.partition_key().len() && *operator != Operator::Equal
+            }
+            _ => false,
+        };
+        if !self.restrictions.iter().any(is_slice) {
+            return Ok(());
+        }
+        Err("Only EQ and IN relation are supported on the partition key (unless you use the token() \
+             function)"
+            .to_owned())
+    }
+
     /// True when there is no restriction at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -256,6 +270,15 @@ impl Where {
     pub fn restricts_clustering(&self, schema: &Schema) -> bool {
         let start = schema.partition_key().len();
         (start..start + schema.clustering_key().len()).any(|at| self.restricts(at).is_some())
+    }
+
+    /// True when it has IN on any column.
+    #[must_use]
+    pub fn has_in(&self) -> bool {
+        let is_in = |restriction: &Restriction| {
+            matches!(restriction, Restriction::In { .. } | Restriction::MultiIn { .. })
+        };
+        self.restrictions.iter().any(is_in)
     }
 
     /// True when it has IN on the partition key.

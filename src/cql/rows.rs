@@ -72,8 +72,12 @@ impl Reader<'_> {
     /// The values of a partition's key, by place; nothing if the bytes are none of this table's.
     #[must_use]
     pub fn key_values(&self, partition: &[u8]) -> Option<Vec<Option<Bytes>>> {
-        let key = partition_values(partition, self.schema.partition_key().len())?;
         let mut values: Vec<Option<Bytes>> = vec![None; self.schema.columns().len()];
+        if let [_] = self.schema.partition_key() {
+            values[0] = Some(Bytes::copy_from_slice(partition));
+            return Some(values);
+        }
+        let key = partition_values(partition, self.schema.partition_key().len())?;
         for (at, value) in key.into_iter().enumerate() {
             values[at] = Some(value.into());
         }
@@ -91,6 +95,30 @@ impl Reader<'_> {
     ) -> Option<RowView> {
         let mut view = RowView::of_values(self.key_values(partition)?);
         view.token = token_of(partition).0;
+        self.fill_row(view, clustering, head, row)
+    }
+
+    /// The values of [`Reader::row`] alone: what most reads by key show.
+    #[must_use]
+    pub fn values_of_row(
+        &self,
+        partition: &[u8],
+        clustering: &[u8],
+        head: Option<&Row>,
+        row: &Row,
+    ) -> Option<Vec<Option<Bytes>>> {
+        let values = self.key_values(partition)?;
+        let bare = RowView { values, stamps: Vec::new(), ttls: Vec::new(), token: 0 };
+        self.fill_row(bare, clustering, head, row).map(|view| view.values)
+    }
+
+    fn fill_row(
+        &self,
+        mut view: RowView,
+        clustering: &[u8],
+        head: Option<&Row>,
+        row: &Row,
+    ) -> Option<RowView> {
         let start = self.schema.partition_key().len();
         let kinds: Vec<(&CqlType, bool)> = self
             .schema
@@ -137,11 +165,16 @@ impl Reader<'_> {
             match row.column(column.id) {
                 Some(Stored::Cell(cell)) if visible(cell) => {
                     view.values[place] = cell.live(self.now).cloned();
-                    view.stamps[place] = Some(cell.stamp);
-                    view.ttls[place] = cell.expiry().map(|expiry| {
-                        let left = (expiry.at.0.saturating_sub(self.now.0)).div_ceil(1_000_000);
-                        i32::try_from(left).unwrap_or(i32::MAX)
-                    });
+                    // Of values alone there are no others to fill in.
+                    if let (Some(stamp), Some(ttl)) =
+                        (view.stamps.get_mut(place), view.ttls.get_mut(place))
+                    {
+                        *stamp = Some(cell.stamp);
+                        *ttl = cell.expiry().map(|expiry| {
+                            let left = (expiry.at.0.saturating_sub(self.now.0)).div_ceil(1_000_000);
+                            i32::try_from(left).unwrap_or(i32::MAX)
+                        });
+                    }
                 }
                 Some(Stored::Elements { cells, .. }) => {
                     let live: Vec<(&Bytes, &Bytes)> = cells

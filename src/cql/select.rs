@@ -260,10 +260,14 @@ impl Resolver<'_> {
         for (argument, wanted) in arguments.iter().zip(kinds) {
             let (expression, kind, label) = match argument {
                 Selector::Literal(term) if !matches!(term, Term::Cast(..)) => {
-                    (Expression::Literal(term.clone(), wanted.clone()), wanted, term.to_string())
+                    let literal = Expression::Literal(term.clone(), wanted.clone());
+                    (literal, wanted.clone(), term.to_string())
                 }
                 other => self.selector(other, inside)?,
             };
+            if !functions::takes(&wanted, &kind) {
+                return Err(functions::misfit(name, &wanted, &kind));
+            }
             typed.push((expression, kind));
             labels.push(label);
         }
@@ -321,6 +325,9 @@ impl Query {
             expressions.push(expression);
         }
         let wheres = Where::resolve(schema, table, &select.relations)?;
+        if !select.allow_filtering {
+            wheres.check_partition_key(schema)?;
+        }
         if wheres.needs_filtering(schema) && !select.allow_filtering {
             return Err(crate::cql::relations::NEEDS_FILTERING.to_owned());
         }
@@ -579,7 +586,9 @@ pub struct Accumulator<'a> {
 #[derive(Debug, Clone, Default)]
 struct State {
     count: i64,
+    /// The sum of whole numbers; of decimals, × 10^`scale`.
     whole: i128,
+    scale: i32,
     real: f64,
     best: Option<Bytes>,
 }
@@ -652,6 +661,18 @@ impl Accumulator<'_> {
     }
 }
 
+/// `whole` / `parts` (at least 1), rounded to the nearest; halves to the even one, as Cassandra's
+/// averages of decimals are.
+fn half_even(whole: i128, parts: i128) -> i128 {
+    let (down, rest) = (whole.div_euclid(parts), whole.rem_euclid(parts));
+    let up = match rest.cmp(&(parts - rest)) {
+        std::cmp::Ordering::Less => false,
+        std::cmp::Ordering::Equal => down % 2 != 0,
+        std::cmp::Ordering::Greater => true,
+    };
+    down + i128::from(up)
+}
+
 impl State {
     fn take(&mut self, aggregate: Aggregate, kind: &CqlType, value: Bytes) -> Result<(), String> {
         self.count += 1;
@@ -671,7 +692,13 @@ impl State {
                     self.real += value::real(&value).unwrap_or_default();
                 }
                 CqlType::Decimal => {
-                    self.real += value::text(kind, &value).parse::<f64>().unwrap_or_default();
+                    let parts = number::decimal_parts(&value);
+                    let parts =
+                        parts.and_then(|(scale, bytes)| Some((scale, number::varint_i128(bytes)?)));
+                    // The first one's scale may be below 0.
+                    let own = (if self.count == 1 { i32::MIN } else { self.scale }, self.whole);
+                    let sum = parts.and_then(|parts| number::add_decimals(own, parts));
+                    (self.scale, self.whole) = sum.ok_or("the sum has too many digits")?;
                 }
                 CqlType::Varint => {
                     let whole = number::varint_i128(&value);
@@ -703,7 +730,7 @@ impl State {
             CqlType::Float => (real as f32).to_be_bytes().to_vec().into(),
             CqlType::Double => real.to_be_bytes().to_vec().into(),
             CqlType::Decimal => {
-                number::parse_decimal(&format!("{real}")).ok_or("the sum is no number")?.into()
+                number::decimal_of(self.scale, half_even(self.whole, i128::from(parts))).into()
             }
             _ => (whole as i64).to_be_bytes().to_vec().into(),
         }))

@@ -84,6 +84,12 @@ impl CqlType {
         NATIVE.iter().find(|(known, _)| *known == name).map(|(_, kind)| kind.clone())
     }
 
+    /// This type as one value: with [`CqlType::Frozen`] around it where that makes a difference.
+    #[must_use]
+    pub fn frozen(self) -> Self {
+        if self.is_multicell() { Self::Frozen(Box::new(self)) } else { self }
+    }
+
     /// The type without [`CqlType::Frozen`] around it.
     #[must_use]
     pub fn thawed(&self) -> &Self {
@@ -254,15 +260,21 @@ impl RawType {
             Self::Set(inner) => CqlType::Set(inside(inner)?),
             Self::Map(key, value) => CqlType::Map(inside(key)?, inside(value)?),
             Self::Vector(inner, len) => {
-                CqlType::Vector(Box::new(freeze(inner.resolve(udt)?)), *len)
+                CqlType::Vector(Box::new(inner.resolve(udt)?.frozen()), *len)
             }
             Self::Tuple(parts) => {
                 let parts: Result<_, String> =
-                    parts.iter().map(|part| part.resolve(udt).map(freeze)).collect();
+                    parts.iter().map(|part| part.resolve(udt).map(CqlType::frozen)).collect();
                 CqlType::Tuple(parts?)
             }
             // Everything inside something frozen is frozen.
-            Self::Frozen(inner) => freeze(inner.thaw_inside().resolve(udt)?),
+            Self::Frozen(inner) if matches!(**inner, Self::Native(_)) => {
+                return Err(format!(
+                    "frozen<> is only allowed on collections, tuples, and user-defined types (got \
+                     {inner})"
+                ));
+            }
+            Self::Frozen(inner) => inner.thaw_inside().resolve(udt)?.frozen(),
             Self::Named(keyspace, name) => match udt(keyspace.as_deref(), name) {
                 Some(udt) => CqlType::Udt(udt),
                 None => return Err(format!("Unknown type {name}")),
@@ -283,10 +295,6 @@ impl RawType {
             other => other.clone(),
         }
     }
-}
-
-fn freeze(kind: CqlType) -> CqlType {
-    if kind.is_multicell() { CqlType::Frozen(Box::new(kind)) } else { kind }
 }
 
 impl fmt::Display for RawType {

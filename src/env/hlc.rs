@@ -19,6 +19,13 @@ pub struct ClockAhead {
     pub allowed_ms: u64,
 }
 
+/// The first number from `least` on that leaves the remainder `slot` when it is divided by `slots`.
+#[must_use]
+pub fn next_in(least: u64, slot: u64, slots: u64) -> u64 {
+    let slots = slots.max(1);
+    least.saturating_add((slot % slots + slots - least % slots) % slots)
+}
+
 /// Hands out stamps that grow strictly and stay above all that the node has seen.
 ///
 /// - `tick` = max(wall clock, last + 1).
@@ -56,10 +63,7 @@ impl HlcClock {
     pub fn tick_in(&self, slot: u64, slots: u64) -> Hlc {
         let wall = self.env.wall().0;
         let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let least = wall.max(last.saturating_add(1));
-        let slots = slots.max(1);
-        let further = (slot % slots + slots - least % slots) % slots;
-        *last = least.saturating_add(further);
+        *last = next_in(wall.max(last.saturating_add(1)), slot, slots);
         Hlc(*last)
     }
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use crate::types::{Mono, OpId, WallMicros};
 
-pub use hlc::{ClockAhead, HlcClock};
+pub use hlc::{ClockAhead, HlcClock, next_in};
 pub use tokio_env::tokio_env;
 
 /// A boxed future that may move between threads.

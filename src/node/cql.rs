@@ -114,6 +114,10 @@ impl Store for NodeStore {
         Box::pin(self.node.coordinator().read(op))
     }
 
+    fn read_at_once(&self, op: &ReadOp) -> Option<Result<ReadOutcome, OpError>> {
+        self.node.coordinator().read_at_once(op)
+    }
+
     fn scan(&self, mut op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>> {
         op.timeout = op.timeout.min(self.limit);
         Box::pin(self.node.coordinator().scan(op))

@@ -251,8 +251,16 @@ fn quotas(
         C::Three => of_all(3),
         C::Count(0) => Err(LevelError::Zero),
         C::Count(n) => of_all(usize::from(n)),
-        C::Quorum => of_all(majority(everywhere().len())),
-        C::All => of_all(everywhere().len().max(1)),
+        C::Quorum => {
+            let nodes = everywhere();
+            let required = majority(nodes.len());
+            one_quota(level, nodes, required)
+        }
+        C::All => {
+            let nodes = everywhere();
+            let required = nodes.len().max(1);
+            one_quota(level, nodes, required)
+        }
         C::LocalOne => Ok(vec![in_datacenter(local_dc, local()?, |_| 1)]),
         C::LocalQuorum => Ok(vec![in_datacenter(local_dc, local()?, majority)]),
         C::EachQuorum => each_quorum(level, replicas),

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::causality::Context;
 use crate::coordinator::lwt::lease::{self, LeaseOutcome};
-use crate::coordinator::{Condition, OpError, RowsJudge, WriteAction};
+use crate::coordinator::{Condition, DECIDED, OpError, RowsJudge, STAMP_SLOTS, WriteAction};
+use crate::env::next_in;
 use crate::recipes;
 use crate::record::{
     self, Mint, Mutation, OP_LOG_LEN, OpEntry, OpMemory, OpVerdict, Record, RecordKind, Row, Value,
@@ -143,10 +144,12 @@ impl Events {
     }
 
     /// A stamp for rows, in microseconds: above `newest`, by two, as what replaces a collection
-    /// deletes it one before it writes it anew.
+    /// deletes it one before it writes it anew; and one that no node gives to a plain write, which may
+    /// be under way beside this one, unseen, and would share the row with it.
     pub(super) fn row_stamp(&self, newest: Option<i64>) -> i64 {
-        let own = i64::try_from(self.stamp.0).unwrap_or(i64::MAX);
-        newest.map_or(own, |newest| own.max(newest.saturating_add(2)))
+        let newest = newest.map_or(0, |newest| newest.saturating_add(2));
+        let least = self.stamp.0.max(u64::try_from(newest).unwrap_or(0));
+        i64::try_from(next_in(least, DECIDED, STAMP_SLOTS)).unwrap_or(i64::MAX)
     }
 
     pub(super) fn dot(&mut self) -> Dot {
@@ -357,6 +360,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::coordinator::slot_of;
 
     fn put(body: &'static str) -> WriteAction {
         let body = Bytes::from_static(body.as_bytes());
@@ -377,6 +381,25 @@ mod tests {
     fn bodies(record: &Record) -> Vec<Bytes> {
         let view = record.view(WallMicros(1));
         view.versions.iter().map(|version| version.value.body.clone()).collect()
+    }
+
+    /// A stamp that a conditional write shared with a plain one beside it would leave a row with
+    /// half of each.
+    #[test]
+    fn no_plain_write_has_the_stamp_of_a_conditional_one() {
+        for clock in 0..40 {
+            let ballot = Ballot { time: 1, actor: ActorId(3) };
+            let events = Events::of(ballot, Hlc(1_000 + clock));
+            for newest in [None, Some(i64::MIN), Some(990), Some(1_010), Some(1_100 + clock as i64)]
+            {
+                let stamp = events.row_stamp(newest);
+                assert!(stamp >= 1_000 + clock as i64, "{newest:?}: {stamp}");
+                assert!(newest.is_none_or(|newest| stamp > newest + 1), "{newest:?}: {stamp}");
+                for place in 0..40 {
+                    assert_ne!(slot_of(place), stamp as u64 % STAMP_SLOTS, "member {place}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::cql::types::RawType;
 
 const VIEWS: &str = "Materialized views are disabled: write a second table in the same batch";
 const FUNCTIONS: &str = "User-defined functions are disabled: compute in the application";
+const MASKS: &str =
+    "masked columns are not supported: grant SELECT on a table without what is to be hidden";
 const TRIGGERS: &str = "Triggers are not supported: write to both tables in the application";
 
 impl Parser<'_> {
@@ -46,6 +48,9 @@ impl Parser<'_> {
             let if_not_exists = self.if_not_exists();
             let name = self.full_name()?;
             let fields = self.list(("(", ")"), Self::field)?;
+            if fields.is_empty() {
+                return Err(self.error("a type has at least one field"));
+            }
             return Ok(Statement::CreateType { name, if_not_exists, fields });
         }
         let custom = self.skip_word("custom");
@@ -145,7 +150,11 @@ impl Parser<'_> {
 
     fn column_def(&mut self) -> Parse<ColumnDef> {
         let (name, kind) = self.field()?;
-        Ok(ColumnDef { name, kind, is_static: self.skip_word("static") })
+        let is_static = self.skip_word("static");
+        if self.is_word("masked") {
+            return Err(self.refusal(MASKS));
+        }
+        Ok(ColumnDef { name, kind, is_static })
     }
 
     fn primary_key(&mut self, table: &mut CreateTable) -> Parse<()> {
@@ -202,11 +211,11 @@ impl Parser<'_> {
             let if_exists = self.if_exists();
             let name = self.full_name()?;
             let change = if self.skip_word("add") {
-                let _ = self.if_not_exists();
-                AlterType::Add(self.separated(Self::field)?)
+                let if_not_exists = self.if_not_exists();
+                AlterType::Add { fields: self.separated(Self::field)?, if_not_exists }
             } else if self.skip_word("rename") {
-                let _ = self.if_exists();
-                AlterType::Rename(self.renames()?)
+                let if_exists = self.if_exists();
+                AlterType::Rename { names: self.renames()?, if_exists }
             } else {
                 return Err(self.unexpected("ADD or RENAME"));
             };
@@ -229,31 +238,38 @@ impl Parser<'_> {
 
     fn alter_table(&mut self) -> Parse<AlterTable> {
         if self.skip_word("add") {
-            let _ = self.if_not_exists();
-            if self.is_sign("(") {
-                return Ok(AlterTable::Add(self.list(("(", ")"), Self::column_def)?));
-            }
-            return Ok(AlterTable::Add(self.separated(Self::column_def)?));
+            let if_not_exists = self.if_not_exists();
+            let columns = if self.is_sign("(") {
+                self.list(("(", ")"), Self::column_def)?
+            } else {
+                self.separated(Self::column_def)?
+            };
+            return Ok(AlterTable::Add { columns, if_not_exists });
         }
         if self.skip_word("drop") {
-            let _ = self.if_exists();
+            let if_exists = self.if_exists();
             if self.is_words(&["compact", "storage"]) {
-                return Err(self.error("no table here has COMPACT STORAGE"));
+                return Err(self.refusal("no table here has COMPACT STORAGE"));
             }
-            if self.is_sign("(") {
-                return Ok(AlterTable::Drop(self.list(("(", ")"), Self::name)?));
-            }
-            return Ok(AlterTable::Drop(self.separated(Self::name)?));
+            let columns = if self.is_sign("(") {
+                self.list(("(", ")"), Self::name)?
+            } else {
+                self.separated(Self::name)?
+            };
+            return Ok(AlterTable::Drop { columns, if_exists });
         }
         if self.skip_word("rename") {
-            let _ = self.if_exists();
-            return Ok(AlterTable::Rename(self.renames()?));
+            let if_exists = self.if_exists();
+            return Ok(AlterTable::Rename { names: self.renames()?, if_exists });
         }
         if self.skip_word("with") {
             return Ok(AlterTable::With(self.properties()?));
         }
         if self.skip_word("alter") {
             self.name()?;
+            if self.is_word("masked") || self.is_words(&["drop", "masked"]) {
+                return Err(self.refusal(MASKS));
+            }
             self.word("type")?;
             self.raw_type()?;
             return Ok(AlterTable::Retype);

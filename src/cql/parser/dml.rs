@@ -20,7 +20,7 @@ impl Parser<'_> {
             values = self.list(("(", ")"), Self::term)?;
         }
         if columns.len() != values.len() {
-            return Err(self.error(format!(
+            return Err(self.refusal(format!(
                 "Unmatched column names/values: {} columns, {} values",
                 columns.len(),
                 values.len()

@@ -177,6 +177,11 @@ impl Parser<'_> {
         error_at(self.text, self.token(0).at, message)
     }
 
+    /// What stands here is CQL, and not carried out.
+    fn refusal(&self, message: impl Into<String>) -> SyntaxError {
+        SyntaxError { is_refusal: true, ..self.error(message) }
+    }
+
     fn unexpected(&self, expected: &str) -> SyntaxError {
         self.error(format!("no viable alternative at input {}: expected {expected}", self.peek()))
     }
@@ -333,7 +338,9 @@ impl Parser<'_> {
     fn raw_type(&mut self) -> Parse<RawType> {
         self.nested(|parser| {
             if let Kind::Text(class) = parser.peek() {
-                return Err(parser.error(format!("custom types are not supported: '{class}'")));
+                return Err(parser.refusal(format!(
+                    "custom types are not supported: write '{class}' as a blob"
+                )));
             }
             // `set` is reserved, and a type.
             let name = if parser.skip_word("set") {

@@ -69,6 +69,11 @@ impl Parser<'_> {
 
     fn select_item(&mut self) -> Parse<SelectItem> {
         let selector = self.selector()?;
+        if ["+", "-", "*", "/", "%"].iter().any(|sign| self.is_sign(sign)) {
+            return Err(
+                self.refusal("arithmetic in a SELECT is not supported: compute in the application")
+            );
+        }
         let alias = if self.skip_word("as") { Some(self.name()?) } else { None };
         Ok(SelectItem { selector, alias })
     }
@@ -208,7 +213,14 @@ impl Parser<'_> {
             let value = self.term()?;
             out.push(Relation::Contains { column, value });
         } else if self.is_word("like") {
-            return Err(self.error("LIKE is not supported"));
+            return Err(self.refusal(
+                "LIKE is not supported: select a range of a clustering column, or filter in the \
+                 application",
+            ));
+        } else if self.is_words(&["is", "not", "null"]) {
+            return Err(
+                self.refusal("IS NOT NULL belongs to materialized views, which there are not")
+            );
         } else {
             let operator = self.operator()?;
             let value = self.term()?;

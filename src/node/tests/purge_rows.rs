@@ -7,8 +7,9 @@ use bytes::Bytes;
 
 use super::purge::{leader, town_with};
 use super::town::{ABC, Fate, SECOND, Slot, Town, id, is_apply};
-use crate::coordinator::{OpError, RowsOp};
+use crate::coordinator::{BatchOp, OpError, RowsOp, log_table};
 use crate::meta::Table;
+use crate::net::Request;
 use crate::record::{Cell, Content, RangeDeletion, Record, Row};
 use crate::ring::token_in;
 use crate::storage::Engine as _;
@@ -116,7 +117,7 @@ fn rows_that_a_replica_refuses_after_a_purge_do_not_return() {
         let name = |n| format!("row {n}");
         let keys: Vec<Key> = (0..rows).map(|n| key("p", &name(n))).collect();
         let late = town.script.add(Fate::Delay(40 * SECOND), 1, |_, to, request| {
-            let applies = is_apply(request) || matches!(request, crate::net::Request::ApplyRows(_));
+            let applies = is_apply(request) || matches!(request, Request::ApplyRows(_));
             to == id("c") && applies
         });
         let old = keys.iter().map(|key| (key.clone(), cell(5, Some("old")))).collect();
@@ -161,7 +162,7 @@ fn rows_that_a_head_deletes_stay_until_all_replicas_hold_that_head() {
     let (head, row) = (key("p", ""), key("p", "x"));
     write(&mut town, &table, &row, cell(5, Some("v")));
     let lost = town.script.add(Fate::LoseRequest, 2, |_, to, request| {
-        let applies = is_apply(request) || matches!(request, crate::net::Request::ApplyRows(_));
+        let applies = is_apply(request) || matches!(request, Request::ApplyRows(_));
         to != id(leader()) && applies
     });
     let how = (Consistency::One, 5 * SECOND);
@@ -173,4 +174,33 @@ fn rows_that_a_head_deletes_stay_until_all_replicas_hold_that_head() {
     write(&mut town, &table, &head, deleted(6));
     town.until(LONG, "all hold its deletion", |town| gone(town, &table, &row));
     assert!(ABC.iter().all(|name| !is_gone(&town, name, &table, &head)));
+}
+
+/// Gone on with, a batch writes rows as they were when it was put on record: those may have been
+/// deleted since. While one is that old, no deletion of any row goes.
+#[test]
+fn a_logged_batch_that_nobody_could_finish_keeps_the_tombstones_of_rows() {
+    let (mut town, table) = town(740);
+    let log = town.create(&log_table().to_string(), |_| {});
+    let (stuck, row) = (key("stuck", ""), key("p", "row"));
+    let of_stuck = stuck.clone();
+    let lost = town.script.add(Fate::LoseRequest, u32::MAX, move |_, _, request| match request {
+        Request::Apply(apply) => apply.key == of_stuck,
+        Request::ApplyRows(apply) => apply.rows.iter().any(|(key, _)| *key == of_stuck),
+        _ => false,
+    });
+    let part =
+        |key: &Key| (table.clone(), vec![(key.clone(), Record::of_row(cell(5, Some("batch"))))]);
+    let parts = vec![part(&stuck), part(&key("q", ""))];
+    let op = BatchOp { log, parts, level: Consistency::All, timeout: 2 * SECOND };
+    let coordinator = town.coordinator("a");
+    let slot = town.begin("a", async move { coordinator.write_batch(op).await });
+    assert!(town.wait(&slot).is_err(), "its replicas do not answer");
+    write(&mut town, &table, &row, cell(5, Some("v")));
+    write(&mut town, &table, &row, deleted(6));
+    town.run(Duration::from_secs(LONG));
+    assert!(ABC.iter().all(|name| !is_gone(&town, name, &table, &row)), "a batch is on record");
+    assert!(town.script.hits(lost) > 4, "it was gone on with, in vain");
+    town.script.clear();
+    town.until(LONG, "the batch is written, and the row goes", |town| gone(town, &table, &row));
 }

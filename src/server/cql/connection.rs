@@ -270,9 +270,18 @@ impl Serving {
                 };
                 let places = Places { held, entered, under_way };
                 let point = self.connection.service.point(&self.session, &request);
-                match point.filter(|_| !noted) {
-                    Some(read) => inline.begin(Box::pin(self.read(stream, read, places))),
-                    None => self.begin(stream, request, wanted, places),
+                let Some(read) = point.filter(|_| !noted) else {
+                    self.begin(stream, request, wanted, places);
+                    return Next::Go;
+                };
+                match self.connection.service.read_point_at_once(&read) {
+                    Some(answer) => {
+                        drop(places);
+                        let agreed = self.agreed;
+                        let parcel = parcel_of(&self.outbox, agreed, stream, &answer.into());
+                        inline.collect(parcel).await;
+                    }
+                    None => inline.begin(Box::pin(self.read(stream, read, places))),
                 }
             }
         }

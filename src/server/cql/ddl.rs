@@ -215,7 +215,7 @@ fn create_keyspace(
     let keyspace = Keyspace {
         name: name.to_owned(),
         replication: replication.ok_or_else(missing)?,
-        durable_writes,
+        durable_writes: durable_writes.unwrap_or(true),
         types: std::collections::BTreeMap::new(),
     };
     let command = Command::CreateKeyspace(Arc::new(keyspace));
@@ -245,6 +245,7 @@ fn alter_keyspace(
             "a keyspace's replication cannot be changed yet: make another keyspace and copy",
         ));
     }
+    let durable_writes = durable_writes.unwrap_or(old.durable_writes);
     let command = Command::AlterKeyspace { name: name.to_owned(), durable_writes };
     Ok(Plan::Do(Box::new(command), change("UPDATED", "KEYSPACE", name, "")))
 }
@@ -450,11 +451,14 @@ fn alter_table(
 ) -> Result<Plan, CqlError> {
     let mut schema = (**schema).clone();
     match alteration {
-        AlterTable::Add(columns) => {
+        AlterTable::Add { columns, if_not_exists } => {
             for def in columns {
                 check_name("Column", &def.name)?;
                 let kind = resolve(state, keyspace, &def.kind)?;
                 if schema.column(&def.name).is_some() {
+                    if *if_not_exists {
+                        continue;
+                    }
                     return Err(CqlError::invalid(format!(
                         "Column with name '{}' already exists",
                         def.name
@@ -478,9 +482,10 @@ fn alter_table(
                 }
             }
         }
-        AlterTable::Drop(columns) => {
+        AlterTable::Drop { columns, if_exists } => {
             for column in columns {
                 match schema.column(column) {
+                    None if *if_exists => {}
                     None => {
                         return Err(CqlError::invalid(format!(
                             "Column {column} was not found in table '{keyspace}.{}'",
@@ -506,10 +511,11 @@ fn alter_table(
                 }
             }
         }
-        AlterTable::Rename(all) => {
-            for (from, to) in all {
+        AlterTable::Rename { names, if_exists } => {
+            for (from, to) in names {
                 check_name("Column", to)?;
                 match schema.column(from) {
+                    None if *if_exists => continue,
                     Some(found) if found.is_key() && schema.column(to).is_none() => {}
                     _ => {
                         return Err(CqlError::invalid(format!(
@@ -572,10 +578,14 @@ fn typed_fields(
         if out.iter().any(|(other, _)| other == name) {
             return Err(CqlError::invalid(format!("Duplicate field name '{name}' in type")));
         }
-        let kind = resolve(state, keyspace, raw)?;
+        let mut kind = resolve(state, keyspace, raw)?;
+        if kind.is_collection() {
+            // A field is one value, whether that is written or not.
+            kind = kind.frozen();
+        }
         if kind.is_multicell() {
             return Err(CqlError::invalid(format!(
-                "A user type cannot contain non-frozen types: write frozen<{kind}>"
+                "A user type cannot contain non-frozen UDTs: write frozen<{kind}>"
             )));
         }
         if kind == CqlType::Counter {
@@ -601,7 +611,7 @@ fn alter_type(
     };
     let mut new = (*expected).clone();
     match alteration {
-        AlterType::Add(fields) => {
+        AlterType::Add { fields, if_not_exists } => {
             // The bytes of a partition key are its identity: a field more would make them others.
             let in_key = |table: &&Arc<Table>| {
                 let key = table.rows.iter().flat_map(|schema| schema.partition_key());
@@ -616,11 +626,18 @@ fn alter_type(
                     tables.join(", ")
                 )));
             }
-            new.fields = typed_fields(state, keyspace, &new.fields, fields)?;
+            let is_new = |(name, _): &&(String, RawType)| {
+                !*if_not_exists || new.fields.iter().all(|(own, _)| own != name)
+            };
+            let fields: Vec<_> = fields.iter().filter(is_new).cloned().collect();
+            new.fields = typed_fields(state, keyspace, &new.fields, &fields)?;
         }
-        AlterType::Rename(all) => {
-            for (from, to) in all {
+        AlterType::Rename { names, if_exists } => {
+            for (from, to) in names {
                 check_name("Field", to)?;
+                if *if_exists && new.fields.iter().all(|(own, _)| own != from) {
+                    continue;
+                }
                 let taken = new.fields.iter().any(|(other, _)| other == to);
                 let field = new.fields.iter_mut().find(|(own, _)| own == from);
                 match field.filter(|_| !taken) {

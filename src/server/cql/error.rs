@@ -63,10 +63,11 @@ impl CqlError {
         Self { code, message: message.into(), fields, newer, cause, place }
     }
 
-    /// A statement that is not CQL.
+    /// A statement that is not CQL, or of a kind that is refused.
     pub(super) fn syntax(error: &SyntaxError) -> Self {
         let place = Some((error.line, error.column));
-        Self { place, ..Self::new(SYNTAX, error.to_string()) }
+        let code = if error.is_refusal { INVALID } else { SYNTAX };
+        Self { place, ..Self::new(code, error.to_string()) }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {

@@ -156,7 +156,9 @@ impl Decoder {
             return Decoded::More;
         }
         input.advance(HEADER);
-        let body = input.split_to(len).to_vec();
+        // Copied, not split off: a buffer that nobody shares is filled again where it is.
+        let body = input[..len].to_vec();
+        input.advance(len);
         Decoded::Frame(Frame { version, flags, stream, opcode, body })
     }
 

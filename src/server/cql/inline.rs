@@ -60,7 +60,8 @@ impl Inline {
         self.flush().await;
     }
 
-    async fn collect(&mut self, answer: Parcel) {
+    /// Takes an answer that is there: the next [`Inline::tend`] that has nothing else to do sends it.
+    pub(super) async fn collect(&mut self, answer: Parcel) {
         self.bytes += answer.len();
         self.answers.push(answer);
         if self.bytes >= MAX_BYTES || self.answers.len() >= MAX_COLLECTED {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::cql::ast::Property;
+use crate::cql::options as cql_options;
 use crate::cql::schema::Schema;
 use crate::meta::{ConflictMode, TableSettings};
 use crate::ring::Replication;
@@ -59,10 +60,16 @@ pub(super) fn apply(schema: &mut Schema, given: &[(String, Property)]) -> Result
             Property::Simple(_) if name == "id" => {
                 return Err(CqlError::invalid("WITH id is not supported yet"));
             }
+            Property::Simple(value)
+                if cql_options::is_plain(name) && !cql_options::reads_plain(value) =>
+            {
+                return Err(CqlError::new(SYNTAX, format!("Invalid value for property '{name}'")));
+            }
             Property::Simple(value) if SIMPLE.contains(&name.as_str()) => {
                 schema.options.insert(name.clone(), value.clone());
             }
             Property::Map(pairs) if MAPS.contains(&name.as_str()) => {
+                check_class(name, pairs)?;
                 let pairs: BTreeMap<String, String> = pairs.iter().cloned().collect();
                 schema.map_options.insert(name.clone(), pairs);
             }
@@ -73,6 +80,39 @@ pub(super) fn apply(schema: &mut Schema, given: &[(String, Property)]) -> Result
         }
     }
     Ok(())
+}
+
+/// The classes of Cassandra 4.1 and 5.0 that these options may name, with or without their package.
+const COMPACTIONS: &[&str] = &[
+    "DateTieredCompactionStrategy",
+    "LeveledCompactionStrategy",
+    "SizeTieredCompactionStrategy",
+    "TimeWindowCompactionStrategy",
+    "UnifiedCompactionStrategy",
+];
+const COMPRESSORS: &[&str] =
+    &["DeflateCompressor", "LZ4Compressor", "NoopCompressor", "SnappyCompressor", "ZstdCompressor"];
+
+/// Refuses a class that there is not: it means nothing here, but would on the way back to Cassandra.
+fn check_class(name: &str, pairs: &[(String, String)]) -> Result<(), CqlError> {
+    let class = |key: &str| pairs.iter().find(|(own, _)| own == key).map(|(_, class)| class);
+    let known =
+        |class: &str, all: &[&str]| all.contains(&class.rsplit('.').next().unwrap_or(class));
+    let config = |message: String| Err(CqlError::new(CONFIG, message));
+    match name {
+        "compaction" => match class("class") {
+            Some(class) if known(class, COMPACTIONS) => Ok(()),
+            Some(class) => config(format!("Unable to find compaction strategy class '{class}'")),
+            None => config("Missing sub-option 'class' for the 'compaction' option".to_owned()),
+        },
+        "compression" => match class("class").or_else(|| class("sstable_compression")) {
+            Some(class) if !class.is_empty() && !known(class, COMPRESSORS) => {
+                config(format!("Could not create Compression for type {class}"))
+            }
+            _ => Ok(()),
+        },
+        _ => Ok(()),
+    }
 }
 
 /// An option of so many seconds.
@@ -131,18 +171,20 @@ pub(super) fn conflict(
     Ok((mode, rest))
 }
 
-/// What a keyspace's properties say: replication, if given, and durable_writes.
+/// What a keyspace's properties say: replication and durable_writes, if given.
 pub(super) fn keyspace(
     given: &[(String, Property)],
     datacenters: &[String],
-) -> Result<(Option<Replication>, bool), CqlError> {
-    let (mut found, mut durable) = (None, true);
+) -> Result<(Option<Replication>, Option<bool>), CqlError> {
+    let (mut found, mut durable) = (None, None);
     for (name, value) in given {
         match (name.as_str(), value) {
             ("replication", Property::Map(pairs)) => {
                 found = Some(replication(pairs, datacenters)?);
             }
-            ("durable_writes", Property::Simple(value)) => durable = value != "false",
+            ("durable_writes", Property::Simple(value)) if value.parse::<bool>().is_ok() => {
+                durable = value.parse().ok();
+            }
             ("replication" | "durable_writes", _) => {
                 return Err(CqlError::new(SYNTAX, format!("Invalid value for property '{name}'")));
             }

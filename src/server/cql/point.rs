@@ -7,10 +7,12 @@
 
 use std::sync::Arc;
 
-use crate::coordinator::ReadOp;
+use bytes::Bytes;
+
+use crate::coordinator::{OpError, ReadOp, ReadOutcome};
 use crate::cql::relations::{component, partition_bytes};
-use crate::cql::rows::{Reader, RowView};
-use crate::cql::schema::Schema;
+use crate::cql::rows::Reader;
+use crate::cql::schema::{Column, Schema};
 use crate::cql::value;
 use crate::meta::Table;
 use crate::record::Row;
@@ -46,22 +48,41 @@ impl Point {
         Some(Self { key, shown })
     }
 
-    /// The partition's key and the row's place in it; `None`: these values are no key.
-    fn place(&self, schema: &Schema, values: &[Value]) -> Option<(Vec<u8>, Vec<u8>)> {
-        let mut parts = Vec::with_capacity(self.key.len());
-        for (marker, column) in self.key.iter().zip(schema.columns()) {
-            let Some(Value::Bytes(bytes)) = values.get(*marker) else { return None };
-            value::validate(&column.kind, bytes).ok()?;
-            parts.push(bytes);
+    /// The keys of the row and of its partition's head, if that is another; `None`: these values are
+    /// no key.
+    fn keys(&self, schema: &Schema, values: &[Value]) -> Option<(Key, Option<Key>)> {
+        let mut markers = self.key.iter();
+        let joined;
+        let partition = match schema.partition_key() {
+            [only] => part(values, only, *markers.next()?)?,
+            several => {
+                let parts = several.iter().zip(markers.by_ref());
+                let parts = parts.map(|(column, marker)| part(values, column, *marker));
+                let parts = parts.collect::<Option<Vec<_>>>()?;
+                if parts.iter().any(|part| part.len() > usize::from(u16::MAX)) {
+                    return None;
+                }
+                joined = partition_bytes(&parts);
+                &joined[..]
+            }
+        };
+        let mut clustering = Vec::new();
+        for (marker, column) in markers.zip(schema.clustering_key()) {
+            clustering.extend(component(column, part(values, column, *marker)?));
         }
-        let (partition, clustering) = parts.split_at_checked(schema.partition_key().len())?;
-        if partition.iter().any(|part| part.len() > usize::from(u16::MAX)) {
-            return None;
-        }
-        let columns = schema.clustering_key().iter().zip(clustering);
-        let clustering = columns.flat_map(|(column, part)| component(column, part)).collect();
-        Some((partition_bytes(partition), clustering))
+        let head = match schema.clustering_key() {
+            [] => None,
+            _ => Some(Key::of_row(partition, &[]).ok()?),
+        };
+        Some((Key::of_row(partition, &clustering).ok()?, head))
     }
+}
+
+/// The value of a column of a key; `None`: it is none.
+fn part<'v>(values: &'v [Value], column: &Column, marker: usize) -> Option<&'v [u8]> {
+    let Some(Value::Bytes(bytes)) = values.get(marker) else { return None };
+    value::validate(&column.kind, bytes).ok()?;
+    Some(bytes)
 }
 
 /// A read of one row.
@@ -70,8 +91,6 @@ pub(super) struct PointRead {
     ready: Arc<Ready>,
     /// The id of the result metadata that the client has.
     known: Option<Vec<u8>>,
-    partition: Vec<u8>,
-    clustering: Vec<u8>,
     /// Of the row that stands for the whole partition, if that is another.
     head: Option<Key>,
     key: Key,
@@ -98,17 +117,11 @@ impl PointRead {
         if !plain {
             return None;
         }
-        let (partition, clustering) = point.place(&target.schema, &parameters.values)?;
-        let key = Key::of_row(&partition, &clustering).ok()?;
-        let head = if target.schema.clustering_key().is_empty() {
-            None
-        } else {
-            Some(Key::of_row(&partition, &[]).ok()?)
-        };
+        let (key, head) = point.keys(&target.schema, &parameters.values)?;
         let known = known.map(<[u8]>::to_vec);
         let (level, now) = (parameters.level, parameters.now);
         let skip_metadata = parameters.skip_metadata;
-        Some(Self { ready, known, partition, clustering, head, key, level, now, skip_metadata })
+        Some(Self { ready, known, head, key, level, now, skip_metadata })
     }
 
     /// Reads the row from `store`.
@@ -117,38 +130,82 @@ impl PointRead {
     /// As any SELECT.
     pub(super) async fn run(&self, store: &dyn Store) -> Result<Rows, CqlError> {
         let now = self.now.unwrap_or_else(|| store.wall());
-        let (Some(point), Work::Select(Target { schema, table: Some(table), .. }, _)) =
-            (&self.ready.point, &self.ready.work)
-        else {
-            return Ok(Rows::default());
-        };
+        let Some((point, target, table)) = self.parts() else { return Ok(Rows::default()) };
         let head = match &self.head {
-            Some(head) => Some(self.row(store, table, head).await?),
+            Some(head) => Some(row_of(store.read(self.op(table, head)).await)?),
             None => None,
         };
-        let row = self.row(store, table, &self.key).await?;
-        let reader = Reader { schema, now };
-        let view = reader.row(&self.partition, &self.clustering, head.as_ref(), &row);
-        let show = |view: RowView| point.shown.iter().map(|at| view.values[*at].clone()).collect();
-        Ok(Rows {
-            metadata: self.ready.result.clone().unwrap_or_default(),
-            skip_metadata: self.skip_metadata,
-            changed: self.ready.news_for(self.known.as_deref()),
-            rows: view.map(show).into_iter().collect(),
-            ..Rows::default()
-        })
+        let row = row_of(store.read(self.op(table, &self.key)).await)?;
+        Ok(self.shown(point, target, now, head.as_ref(), &row))
     }
 
-    async fn row(&self, store: &dyn Store, table: &Arc<Table>, key: &Key) -> Result<Row, CqlError> {
-        let op = ReadOp {
+    /// The same, where the node need not ask anybody nor wait. `None`: it has to.
+    pub(super) fn run_at_once(&self, store: &dyn Store) -> Option<Result<Rows, CqlError>> {
+        let now = self.now.unwrap_or_else(|| store.wall());
+        let (point, target, table) = self.parts()?;
+        let read = |key: &Key| store.read_at_once(&self.op(table, key)).map(row_of);
+        let head = match &self.head {
+            Some(head) => match read(head)? {
+                Ok(head) => Some(head),
+                Err(error) => return Some(Err(error)),
+            },
+            None => None,
+        };
+        let row = read(&self.key)?;
+        Some(row.map(|row| self.shown(point, target, now, head.as_ref(), &row)))
+    }
+
+    /// How the row is named, and the table that it is in.
+    fn parts(&self) -> Option<(&Point, &Target, &Arc<Table>)> {
+        match (&self.ready.point, &self.ready.work) {
+            (Some(point), Work::Select(target @ Target { table: Some(table), .. }, _)) => {
+                Some((point, target, table))
+            }
+            _ => None,
+        }
+    }
+
+    /// The read of one row of `table`.
+    fn op(&self, table: &Arc<Table>, key: &Key) -> ReadOp {
+        ReadOp {
             table: table.clone(),
             key: key.clone(),
             level: self.level,
             timeout: TIMEOUT,
             receipt: false,
             local: false,
-        };
-        let outcome = store.read(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
-        Ok(outcome.record.into_row().unwrap_or_default())
+        }
     }
+
+    /// What the client is shown of a row.
+    fn shown(
+        &self,
+        point: &Point,
+        target: &Target,
+        now: WallMicros,
+        head: Option<&Row>,
+        row: &Row,
+    ) -> Rows {
+        let reader = Reader { schema: &target.schema, now };
+        let parts = self.key.row_parts();
+        let values = parts.and_then(|(partition, clustering)| {
+            reader.values_of_row(partition, clustering, head, row)
+        });
+        let show = |values: Vec<Option<Bytes>>| {
+            point.shown.iter().map(|at| values[*at].clone()).collect::<Vec<_>>()
+        };
+        Rows {
+            metadata: self.ready.result.clone().unwrap_or_default(),
+            skip_metadata: self.skip_metadata,
+            changed: self.ready.news_for(self.known.as_deref()),
+            rows: values.map(show).into_iter().collect(),
+            paging_state: None,
+            warning: None,
+        }
+    }
+}
+
+fn row_of(outcome: Result<ReadOutcome, OpError>) -> Result<Row, CqlError> {
+    let outcome = outcome.map_err(|error| CqlError::of_operation(&error, None))?;
+    Ok(outcome.record.into_row().unwrap_or_default())
 }

@@ -41,6 +41,9 @@ const MAX_PAGE: usize = 16 << 20;
 /// The most bytes of an answer without pages.
 const MAX_UNPAGED: usize = 64 << 20;
 
+/// What a value takes beside its own bytes, in an answer.
+const CELL: usize = 4;
+
 /// Rows asked of the store at a time.
 const CHUNK: u32 = 500;
 
@@ -156,8 +159,7 @@ impl<'a> Collector<'a> {
         let binds = self.ask.binds;
         if let Some(accumulator) = &mut self.accumulator {
             if let Some(row) = accumulator.push(&view, binds).map_err(CqlError::invalid)? {
-                self.page.rows.push(row);
-                self.count_down();
+                self.put(row)?;
             }
             return Ok(self.remaining != Some(0));
         }
@@ -174,19 +176,22 @@ impl<'a> Collector<'a> {
             return Ok(true);
         }
         let row = self.ask.query.show(&view, binds).map_err(CqlError::invalid)?;
-        self.bytes += row.iter().flatten().map(Bytes::len).sum::<usize>();
+        self.put(row)?;
+        Ok(true)
+    }
+
+    /// Puts a row of the result onto the page.
+    fn put(&mut self, row: Vec<Option<Bytes>>) -> Result<(), CqlError> {
+        self.bytes +=
+            row.iter().map(|value| CELL + value.as_ref().map_or(0, Bytes::len)).sum::<usize>();
         if self.bytes > MAX_UNPAGED && self.page_size.is_none() {
             return Err(CqlError::invalid(
                 "the answer is too long to be sent as a whole: ask for pages",
             ));
         }
         self.page.rows.push(row);
-        self.count_down();
-        Ok(true)
-    }
-
-    fn count_down(&mut self) {
         self.remaining = self.remaining.map(|left| left.saturating_sub(1));
+        Ok(())
     }
 
     fn close_page(&mut self) {

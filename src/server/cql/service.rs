@@ -105,6 +105,16 @@ struct How {
     now: Option<WallMicros>,
 }
 
+/// Refuses what is not an increment in a batch of counters.
+fn not_counters(kind: BatchKind) -> Result<(), CqlError> {
+    match kind {
+        BatchKind::Counter => {
+            Err(CqlError::invalid("Cannot include non-counter statement in a counter batch"))
+        }
+        BatchKind::Logged | BatchKind::Unlogged => Ok(()),
+    }
+}
+
 fn with_warning(mut reply: Reply, warning: Option<String>) -> Reply {
     reply.warnings.extend(warning);
     reply
@@ -223,6 +233,12 @@ impl CqlService {
     pub(super) async fn read_point(&self, read: PointRead) -> Answer {
         let done = read.run(&*self.store).await;
         done.map_or_else(|error| error.with_addresses(&*self.store).into(), Answer::Rows)
+    }
+
+    /// Answers such a read, if this node alone can do that at once.
+    pub(super) fn read_point_at_once(&self, read: &PointRead) -> Option<Answer> {
+        let done = read.run_at_once(&*self.store)?;
+        Some(done.map_or_else(|error| error.with_addresses(&*self.store).into(), Answer::Rows))
     }
 
     /// Answers a request without noting what is done for it.
@@ -394,6 +410,7 @@ impl CqlService {
                     modify.condition().is_some() || target.is_strong()
                 };
                 if all.iter().any(by_paxos) {
+                    not_counters(*kind)?;
                     if using.timestamp.is_some() {
                         return Err(CqlError::invalid(
                             "Cannot provide custom timestamp for conditional BATCH",
@@ -405,6 +422,11 @@ impl CqlService {
                     };
                     let all = Conditional::new(all.iter().map(write).collect(), true)?;
                     return self.write_if(all, parameters.serial).await;
+                }
+                if using.timestamp.is_some() && all.iter().any(|(_, write)| write.has_timestamp()) {
+                    return Err(CqlError::invalid(
+                        "Timestamp must be set either on BATCH or individual statements",
+                    ));
                 }
                 let mut stamp = parameters.timestamp;
                 if let Some(term) = &using.timestamp
@@ -521,6 +543,7 @@ impl CqlService {
             write.modify.condition().is_some() || target.is_strong()
         };
         if all.iter().any(by_paxos) {
+            not_counters(batch.kind)?;
             return self.write_if(Conditional::new(all, true)?, batch.serial).await;
         }
         let stamp = Some(batch.timestamp.unwrap_or_else(|| self.stamp()));
@@ -609,9 +632,7 @@ impl CqlService {
     ) -> Result<Answer, CqlError> {
         let word = match kind {
             BatchKind::Counter if writes.values => {
-                return Err(CqlError::invalid(
-                    "Cannot include non-counter statement in a counter batch",
-                ));
+                return not_counters(kind).map(|()| Answer::Void);
             }
             BatchKind::Counter => "COUNTER",
             BatchKind::Logged if !writes.counts.is_empty() => {

@@ -53,6 +53,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn random(&self) -> u128;
     /// Reads one stored row.
     fn read(&self, op: ReadOp) -> BoxFuture<'_, Result<ReadOutcome, OpError>>;
+    /// As [`Store::read`], where nobody else has to be asked. `None`: somebody has to, or it would
+    /// have to wait; nothing was done.
+    fn read_at_once(&self, op: &ReadOp) -> Option<Result<ReadOutcome, OpError>> {
+        let _ = op;
+        None
+    }
     /// Reads stored rows in order.
     fn scan(&self, op: ScanOp) -> BoxFuture<'_, Result<ScanPage, OpError>>;
     /// Merges rows of one partition.

@@ -7,7 +7,7 @@ use crate::cql::ast::CreateIndex;
 use crate::cql::index::{Index, MAX_INDEXES, part_of};
 use crate::cql::schema::Schema;
 use crate::meta::{ClusterState, Command, Table};
-use crate::server::cql::error::CqlError;
+use crate::server::cql::error::{CONFIG, CqlError};
 
 /// Classes of Cassandra's indexes whose statements are taken for our own kind of index, which
 /// answers `=` and CONTAINS.
@@ -38,9 +38,12 @@ fn check_class(create: &CreateIndex) -> Result<(), CqlError> {
         };
     };
     if !CLASSES.contains(&class.to_ascii_lowercase().as_str()) {
-        return Err(CqlError::invalid(format!(
-            "Unable to find custom indexer class '{class}': leave USING out, or write 'sai'"
-        )));
+        return Err(CqlError::new(
+            CONFIG,
+            format!(
+                "Unable to find custom indexer class '{class}': leave USING out, or write 'sai'"
+            ),
+        ));
     }
     match create.options.first() {
         Some((name, _)) => Err(CqlError::invalid(format!(

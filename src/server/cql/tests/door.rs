@@ -57,6 +57,10 @@ impl Client {
         self.service.answer(&self.session, request, origin, Wanted::default()).await.answer
     }
 
+    pub(super) async fn prepare(&self, text: &str) -> Answer {
+        self.answer(Request::Prepare { text: text.to_owned(), keyspace: None }).await
+    }
+
     pub(super) async fn run(&self, text: &str) {
         let answer = self.ask(text, parameters(Vec::new())).await;
         assert!(!matches!(answer, Answer::Error(_)), "{text}: {answer:?}");
@@ -129,6 +133,35 @@ async fn a_limit_on_groups_shows_whole_groups_only() {
         let text = format!("SELECT c, count(*) FROM t WHERE p = 1 GROUP BY p, c LIMIT {limit}");
         assert_eq!(client.show(&text).await, shown, "{limit}");
     }
+}
+
+/// However many rows there are, counting them holds no more than a scan brings at a time.
+#[tokio::test]
+async fn rows_are_counted_and_summed_up_as_they_come() {
+    let store = MemStore::new(tokio_env(), 9042);
+    let client = Client::of(store.clone()).await;
+    client.run("CREATE TABLE t (p int, c int, v text, PRIMARY KEY (p, c))").await;
+    for p in 0..40 {
+        let row = |c| format!("INSERT INTO t (p, c, v) VALUES ({p}, {c}, 'a value')");
+        let rows: Vec<String> = (0..100).map(row).collect();
+        client.run(&format!("BEGIN UNLOGGED BATCH {} APPLY BATCH", rows.join("; "))).await;
+    }
+    for (text, shown) in [
+        ("SELECT count(*) FROM t", "4000"),
+        ("SELECT count(*), min(c), max(v), sum(c) FROM t", "4000 0 a value 198000"),
+        ("SELECT count(*) FROM t WHERE v = 'a value' ALLOW FILTERING", "4000"),
+    ] {
+        store.take_most_scanned();
+        assert_eq!(client.show(text).await, [shown], "{text}");
+        let most = store.take_most_scanned();
+        assert!((1..=1_000).contains(&most), "{text}: {most} rows in memory at a time");
+    }
+    assert_eq!(client.show("SELECT p, count(*) FROM t GROUP BY p").await.len(), 40);
+    let most = store.take_most_scanned();
+    assert!(most <= 1_000, "{most} rows in memory at a time");
+    // Which it would be seen to do: rows that are shown are all there at the end.
+    assert_eq!(client.show("SELECT * FROM t").await.len(), 4_000);
+    assert!(store.take_most_scanned() >= 4_000);
 }
 
 #[tokio::test]

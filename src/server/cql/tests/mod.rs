@@ -7,7 +7,9 @@ mod json;
 pub(super) mod mem;
 mod point;
 mod port;
+mod requests;
 mod roles;
+mod statements;
 mod vectors;
 
 use bytes::BytesMut;

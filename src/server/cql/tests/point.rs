@@ -27,12 +27,21 @@ async fn prepare(client: &mut Client, text: &str) -> Prepared {
 
 /// The body of an EXECUTE with these values; with its result's metadata.
 fn execute(client: &Client, prepared: &Prepared, values: &[Option<&[u8]>]) -> Vec<u8> {
+    execute_at(Consistency::Quorum, client, prepared, values)
+}
+
+fn execute_at(
+    level: Consistency,
+    client: &Client,
+    prepared: &Prepared,
+    values: &[Option<&[u8]>],
+) -> Vec<u8> {
     let mut body = Writer::default();
     body.short_bytes(&prepared.id);
     if client.version == Version::V5 {
         body.short_bytes(&prepared.known);
     }
-    body.short(4);
+    body.short(if level == Consistency::One { 1 } else { 4 });
     client.put_flags(&mut body, 0x01);
     body.short(values.len());
     values.iter().for_each(|value| body.bytes(*value));
@@ -41,11 +50,14 @@ fn execute(client: &Client, prepared: &Prepared, values: &[Option<&[u8]>]) -> Ve
 
 async fn both_ways(client: &mut Client, prepared: &Prepared, key: &[&[u8]], text: &str) {
     let values: Vec<Option<&[u8]>> = key.iter().map(|part| Some(*part)).collect();
-    let body = execute(client, prepared, &values);
-    let by_key = client.ask(opcode::EXECUTE, &body).await;
     let by_text = client.run(text).await;
     let what = |answered: &Answered| (answered.flags, answered.opcode, answered.body.clone());
-    assert_eq!(what(&by_key), what(&by_text), "{text}");
+    // At once, and with waiting.
+    for level in [Consistency::One, Consistency::Quorum] {
+        let body = execute_at(level, client, prepared, &values);
+        let by_key = client.ask(opcode::EXECUTE, &body).await;
+        assert_eq!(what(&by_key), what(&by_text), "{text} at {level}");
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,262 @@
+//! INSERT, UPDATE, DELETE, BATCH, IF.
+
+use super::Line;
+
+const W: &str =
+    "CREATE TABLE w (p int, c int, d int, s text static, v int, x text, PRIMARY KEY (p, c, d))";
+
+pub(super) const ROWS: &[Line] = &[
+    (W, "CREATED TABLE shop.w"),
+    ("INSERT INTO w (p, c, d, v) VALUES (1, 1, 1, 1)", "void"),
+    ("INSERT INTO shop.w (d, c, p) VALUES (2, 1, 1);", "void"),
+    ("SELECT * FROM w", "1 1 1 null 1 null | 1 1 2 null null null"),
+    // An UPDATE makes no row of nulls, an INSERT does.
+    ("UPDATE w SET v = null WHERE p = 5 AND c = 1 AND d = 1", "void"),
+    ("SELECT * FROM w WHERE p = 5", "none"),
+    ("UPDATE w SET v = 2 WHERE p = 5 AND c = 1 AND d = 1", "void"),
+    ("DELETE v FROM w WHERE p = 5 AND c = 1 AND d = 1", "void"),
+    ("SELECT * FROM w WHERE p = 5", "none"),
+    ("DELETE v FROM w WHERE p = 1 AND c = 1 AND d = 1", "void"),
+    ("SELECT d FROM w WHERE p = 1", "1 | 2"),
+    ("UPDATE w SET v = 7, x = 'y' WHERE p IN (1, 2) AND c = 1 AND d IN (1, 2)", "void"),
+    ("SELECT p, d, v, x FROM w", "1 1 7 y | 1 2 7 y | 2 1 7 y | 2 2 7 y"),
+    ("INSERT INTO w (p, s) VALUES (3, 'alone')", "void"),
+    ("SELECT * FROM w WHERE p = 3", "3 null null alone null null"),
+    ("UPDATE w SET s = 'other' WHERE p = 3", "void"),
+    ("SELECT DISTINCT p, s FROM w WHERE p = 3", "3 other"),
+    ("DELETE s FROM w WHERE p = 3", "void"),
+    ("SELECT * FROM w WHERE p = 3", "none"),
+    ("DELETE FROM w WHERE p = 1 AND c = 1 AND d IN (1, 5)", "void"),
+    ("SELECT d FROM w WHERE p = 1", "2"),
+    ("DELETE FROM w WHERE p = 1 AND c > 0 AND c <= 1", "void"),
+    ("SELECT d FROM w WHERE p = 1", "none"),
+    ("DELETE FROM w WHERE p = 2 AND (c, d) > (1, 1)", "void"),
+    ("SELECT d FROM w WHERE p = 2", "1"),
+    ("DELETE FROM w WHERE p = 2 AND c = 1", "void"),
+    ("SELECT d FROM w", "none"),
+    ("DELETE FROM w WHERE p IN (1, 2)", "void"),
+    // Stamps and times to live.
+    (
+        "INSERT INTO w (p, c, d, v) VALUES (9, 1, 1, 1) USING TIMESTAMP 100000000000000000 AND TTL 5",
+        "2200 in the future",
+    ),
+    ("INSERT INTO w (p, c, d, v) VALUES (8, 1, 1, 1) USING TIMESTAMP 10", "void"),
+    ("UPDATE w USING TIMESTAMP 5 SET v = 2 WHERE p = 8 AND c = 1 AND d = 1", "void"),
+    ("SELECT v, writetime(v) FROM w WHERE p = 8", "1 10"),
+    ("UPDATE w USING TIMESTAMP 10 AND TTL 0 SET v = 3 WHERE p = 8 AND c = 1 AND d = 1", "void"),
+    ("SELECT v, writetime(v), ttl(v) FROM w WHERE p = 8", "3 10 null"),
+    ("DELETE FROM w USING TIMESTAMP 10 WHERE p = 8", "void"),
+    ("SELECT v FROM w WHERE p = 8", "none"),
+    ("INSERT INTO w (p, c, d, v) VALUES (7, 1, 1, 1) USING TTL 100000 AND TIMESTAMP 7", "void"),
+    ("SELECT v, writetime(v) FROM w WHERE p = 7", "1 7"),
+    ("UPDATE w SET v = 1 + 2 WHERE p = 7 AND c = 1 AND d = 1", "void"),
+    ("SELECT v FROM w WHERE p = 7", "3"),
+    ("TRUNCATE w", "void"),
+    ("SELECT * FROM w", "none"),
+    ("TRUNCATE TABLE shop.w", "void"),
+    ("TRUNCATE nope", "2200 unconfigured table nope"),
+];
+
+pub(super) const REFUSED: &[Line] = &[
+    (W, "CREATED TABLE shop.w"),
+    ("INSERT INTO w (p, c) VALUES (1, 1)", "2200 missing: d"),
+    ("INSERT INTO w (c, d) VALUES (1, 1)", "2200 missing: p"),
+    ("INSERT INTO w (p, c, d, v) VALUES (1, 1, 1)", "2200 Unmatched column names/values"),
+    (
+        "INSERT INTO w (p, c, d, v, v) VALUES (1, 1, 1, 1, 1)",
+        "2200 The column names contains duplicates",
+    ),
+    ("INSERT INTO w (p, c, d, nope) VALUES (1, 1, 1, 1)", "2200 Undefined column name nope"),
+    ("INSERT INTO w (p, c, d, v) VALUES (1, 1, 1, 'x')", "2200 Invalid STRING constant"),
+    ("INSERT INTO w (p, c, d) VALUES (null, 1, 1)", "2200 Invalid null value"),
+    ("INSERT INTO w (p, c, d) VALUES (1, null, 1)", "2200 Invalid null value"),
+    (
+        "INSERT INTO w (p, c, d) VALUES (1, 1, 1) USING TTL -1",
+        "2200 A TTL must be greater or equal to 0, but was -1",
+    ),
+    (
+        "INSERT INTO w (p, c, d) VALUES (1, 1, 1) USING TTL 630720001",
+        "2200 ttl is too large. requested (630720001) maximum (630720000)",
+    ),
+    ("INSERT INTO w (p, c, d) VALUES (1, 1, 1) USING SPEED 1", "2000"),
+    ("INSERT INTO nope (p) VALUES (1)", "2200 unconfigured table nope"),
+    ("INSERT INTO w VALUES (1, 1, 1)", "2000"),
+    ("UPDATE w SET v = 5 WHERE p = 1", "2200 Some clustering keys are missing"),
+    ("UPDATE w SET v = 5 WHERE c = 1 AND d = 1", "2200 Some partition key parts are missing: p"),
+    (
+        "UPDATE w SET v = 5 WHERE p > 1",
+        "2200 Only EQ and IN relation are supported on the partition key",
+    ),
+    ("UPDATE w SET v = 5 WHERE p = 1 AND c > 1", "2200"),
+    ("UPDATE w SET v = 5 WHERE p = 1 AND c = 1 AND d = 1 AND v = 2", "2200"),
+    (
+        "UPDATE w SET c = 5 WHERE p = 1 AND c = 1 AND d = 1",
+        "2200 PRIMARY KEY part c found in SET part",
+    ),
+    (
+        "UPDATE w SET v = 1, v = 2 WHERE p = 1 AND c = 1 AND d = 1",
+        "2200 Multiple incompatible setting of column v",
+    ),
+    ("UPDATE w SET v = v + 1 WHERE p = 1 AND c = 1 AND d = 1", "2200 Invalid operation"),
+    ("UPDATE w SET v[1] = 1 WHERE p = 1 AND c = 1 AND d = 1", "2200 Invalid"),
+    ("UPDATE w SET v.f = 1 WHERE p = 1 AND c = 1 AND d = 1", "2200"),
+    ("UPDATE w SET WHERE p = 1", "2000"),
+    ("UPDATE w SET v = 1", "2000"),
+    ("DELETE v FROM w WHERE p = 1 AND c = 1", "2200 Some clustering keys are missing"),
+    ("DELETE c FROM w WHERE p = 1 AND c = 1 AND d = 1", "2200 Invalid identifier c for deletion"),
+    ("DELETE FROM w WHERE p = 1 AND v = 1", "2200"),
+    ("DELETE FROM w WHERE c = 1", "2200 Some partition key parts are missing"),
+    ("DELETE FROM w WHERE p = 1 AND d = 1", "2200"),
+    ("DELETE FROM w USING TTL 5 WHERE p = 1", "2200"),
+    ("DELETE FROM w", "2000"),
+    ("INSERT INTO system.local (key) VALUES ('x')", "2100"),
+    ("DELETE FROM system_schema.tables WHERE keyspace_name = 'shop'", "2100"),
+    ("TRUNCATE system.peers", "2100"),
+];
+
+pub(super) const BATCHES: &[Line] = &[
+    ("CREATE TABLE t (p int, c int, v int, PRIMARY KEY (p, c))", "CREATED TABLE shop.t"),
+    ("CREATE TABLE u (p int PRIMARY KEY, v int)", "CREATED TABLE shop.u"),
+    ("CREATE TABLE n (p int PRIMARY KEY, a counter, b counter)", "CREATED TABLE shop.n"),
+    ("BEGIN BATCH APPLY BATCH", "void"),
+    (
+        "BEGIN BATCH INSERT INTO t (p, c, v) VALUES (1, 1, 1); UPDATE t SET v = 2 WHERE p = 1 AND c = 2; DELETE FROM t WHERE p = 1 AND c = 3; APPLY BATCH;",
+        "void",
+    ),
+    ("SELECT c, v FROM t WHERE p = 1", "1 1 | 2 2"),
+    ("BEGIN LOGGED BATCH INSERT INTO t (p, c) VALUES (1, 1) APPLY BATCH", "2000"),
+    (
+        "BEGIN BATCH INSERT INTO t (p, c, v) VALUES (2, 1, 1) INSERT INTO u (p, v) VALUES (2, 1) APPLY BATCH",
+        "void",
+    ),
+    (
+        "BEGIN UNLOGGED BATCH INSERT INTO t (p, c, v) VALUES (3, 1, 1); INSERT INTO u (p, v) VALUES (3, 1); APPLY BATCH",
+        "void",
+    ),
+    ("SELECT p FROM u", "2 | 3"),
+    // All of a batch has one stamp: a deletion wins over a value.
+    (
+        "BEGIN BATCH USING TIMESTAMP 5 INSERT INTO u (p, v) VALUES (9, 1); UPDATE u SET v = 4 WHERE p = 9; APPLY BATCH",
+        "void",
+    ),
+    ("SELECT v, writetime(v) FROM u WHERE p = 9", "4 5"),
+    (
+        "BEGIN BATCH INSERT INTO u (p, v) VALUES (8, 1) USING TIMESTAMP 6; INSERT INTO u (p, v) VALUES (7, 1) USING TIMESTAMP 7 AND TTL 1000; APPLY BATCH",
+        "void",
+    ),
+    ("SELECT writetime(v) FROM u WHERE p IN (7, 8)", "6 | 7"),
+    (
+        "BEGIN BATCH USING TIMESTAMP 5 INSERT INTO u (p, v) VALUES (9, 1) USING TIMESTAMP 6 APPLY BATCH",
+        "2200 Timestamp must be set either on BATCH or individual statements",
+    ),
+    (
+        "BEGIN BATCH USING TTL 5 INSERT INTO u (p, v) VALUES (9, 1) APPLY BATCH",
+        "2200 Global TTL on the BATCH statement is not supported",
+    ),
+    ("BEGIN BATCH SELECT * FROM u APPLY BATCH", "2000"),
+    ("BEGIN BATCH INSERT INTO u (p) VALUES (1)", "2000"),
+    ("BEGIN BATCH INSERT INTO nope (p) VALUES (1) APPLY BATCH", "2200 unconfigured table nope"),
+    // Counters.
+    ("UPDATE n SET a = a + 1, b = b - 3 WHERE p = 1", "void"),
+    ("UPDATE n SET a += 4, b -= -1 WHERE p = 1", "void"),
+    ("SELECT a, b FROM n WHERE p = 1", "5 -2"),
+    (
+        "BEGIN COUNTER BATCH UPDATE n SET a = a + 1 WHERE p = 1; UPDATE n SET a = a + 1 WHERE p = 2 APPLY BATCH",
+        "void",
+    ),
+    ("SELECT p, a, b FROM n", "1 6 -2 | 2 1 null"),
+    ("BEGIN BATCH UPDATE n SET a = a + 1 WHERE p = 1 APPLY BATCH", "2200"),
+    ("BEGIN COUNTER BATCH INSERT INTO u (p, v) VALUES (1, 1) APPLY BATCH", "2200"),
+    ("UPDATE n SET a = 5 WHERE p = 1", "2200"),
+    ("UPDATE n SET a = b + 1 WHERE p = 1", "2200"),
+    (
+        "INSERT INTO n (p, a) VALUES (1, 1)",
+        "2200 INSERT statements are not allowed on counter tables, use UPDATE instead",
+    ),
+    (
+        "UPDATE n USING TIMESTAMP 5 SET a = a + 1 WHERE p = 1",
+        "2200 Cannot provide custom timestamp for counter updates",
+    ),
+    (
+        "UPDATE n USING TTL 5 SET a = a + 1 WHERE p = 1",
+        "2200 Cannot provide custom TTL for counter updates",
+    ),
+    (
+        "UPDATE n SET a = a + 1 WHERE p = 1 IF a = 6",
+        "2200 Conditional updates are not supported on counter tables",
+    ),
+    ("DELETE a FROM n WHERE p = 2", "void"),
+    ("SELECT a, b FROM n WHERE p = 2", "none"),
+    ("SELECT sum(a) FROM n", "6"),
+];
+
+pub(super) const CONDITIONS: &[Line] = &[
+    ("CREATE TYPE a (street text, zip int)", "CREATED TYPE shop.a"),
+    (
+        "CREATE TABLE t (p int, c int, s int static, v int, m map<text, int>, l list<int>, u a, PRIMARY KEY (p, c))",
+        "CREATED TABLE shop.t",
+    ),
+    ("INSERT INTO t (p, c, v) VALUES (1, 1, 5) IF NOT EXISTS", "true"),
+    // Refused: the row as it is, key first, then static columns, then others by name.
+    ("INSERT INTO t (p, c, v) VALUES (1, 1, 6) IF NOT EXISTS", "false 1 1 null null null null 5"),
+    ("UPDATE t SET v = 6 WHERE p = 1 AND c = 1 IF v = 4", "false 5"),
+    ("UPDATE t SET v = 6 WHERE p = 1 AND c = 1 IF v = 5", "true"),
+    ("UPDATE t SET v = 7 WHERE p = 1 AND c = 1 IF v > 5 AND v <= 6", "true"),
+    ("UPDATE t SET v = 8 WHERE p = 1 AND c = 1 IF v IN (1, 7)", "true"),
+    ("UPDATE t SET v = 9 WHERE p = 1 AND c = 1 IF v != 8", "false 8"),
+    ("UPDATE t SET v = 9 WHERE p = 1 AND c = 1 IF v < 8", "false 8"),
+    ("UPDATE t SET v = 9 WHERE p = 1 AND c = 1 IF v >= 8", "true"),
+    ("UPDATE t SET v = 9 WHERE p = 1 AND c = 2 IF EXISTS", "false"),
+    ("DELETE FROM t WHERE p = 1 AND c = 2 IF EXISTS", "false"),
+    // Of what is not there: null equals null, and is no other value.
+    ("UPDATE t SET v = 1 WHERE p = 1 AND c = 3 IF v = 1", "false"),
+    ("UPDATE t SET v = 1 WHERE p = 1 AND c = 3 IF v != 1", "true"),
+    ("UPDATE t SET v = 1 WHERE p = 1 AND c = 4 IF v = null", "true"),
+    (
+        "UPDATE t SET m = {'k': 1}, l = [3, 4], u = {street: 's', zip: 5} WHERE p = 1 AND c = 1 IF m = null",
+        "true",
+    ),
+    ("UPDATE t SET v = 1 WHERE p = 1 AND c = 1 IF m['k'] = 1 AND l[1] = 4 AND u.zip = 5", "true"),
+    ("UPDATE t SET v = 2 WHERE p = 1 AND c = 1 IF m['z'] = 1", "false {'k': 1}"),
+    ("UPDATE t SET v = 2 WHERE p = 1 AND c = 1 IF l = [3, 4]", "true"),
+    ("DELETE l FROM t WHERE p = 1 AND c = 1 IF v = 2", "true"),
+    ("UPDATE t SET s = 1 WHERE p = 1 IF s = null", "true"),
+    ("UPDATE t SET s = 2 WHERE p = 1 IF s = 5", "false 1"),
+    ("DELETE FROM t WHERE p = 1 AND c = 1 IF EXISTS", "true"),
+    ("SELECT c FROM t WHERE p = 1", "3 | 4"),
+    (
+        "BEGIN BATCH UPDATE t SET s = 2 WHERE p = 1 IF s = 1; INSERT INTO t (p, c, v) VALUES (1, 9, 9) APPLY BATCH",
+        "true",
+    ),
+    (
+        "BEGIN BATCH UPDATE t SET s = 3 WHERE p = 1 IF s = 1; INSERT INTO t (p, c, v) VALUES (1, 8, 9) APPLY BATCH",
+        "false 1 null 2",
+    ),
+    ("SELECT c, s FROM t WHERE p = 1 AND c > 4", "9 2"),
+    (
+        "BEGIN BATCH INSERT INTO t (p, c) VALUES (1, 1) IF NOT EXISTS; INSERT INTO t (p, c) VALUES (2, 1) IF NOT EXISTS APPLY BATCH",
+        "2200",
+    ),
+    (
+        "BEGIN BATCH USING TIMESTAMP 5 INSERT INTO t (p, c) VALUES (1, 1) IF NOT EXISTS APPLY BATCH",
+        "2200 custom timestamp",
+    ),
+    ("BEGIN COUNTER BATCH INSERT INTO t (p, c) VALUES (1, 1) IF NOT EXISTS APPLY BATCH", "2200"),
+    ("INSERT INTO t (p, c) VALUES (1, 1) IF NOT EXISTS USING TIMESTAMP 5", "2200 custom timestamp"),
+    (
+        "UPDATE t USING TIMESTAMP 5 SET v = 1 WHERE p = 1 AND c = 1 IF EXISTS",
+        "2200 custom timestamp",
+    ),
+    ("UPDATE t USING TTL 1000 SET v = 1 WHERE p = 1 AND c = 9 IF EXISTS", "true"),
+    ("UPDATE t SET v = 1 WHERE p = 1 AND c IN (1, 2) IF EXISTS", "2200"),
+    ("UPDATE t SET v = 1 WHERE p IN (1, 2) AND c = 1 IF EXISTS", "2200"),
+    (
+        "UPDATE t SET v = 1 WHERE p = 1 AND c = 1 IF c = 1",
+        "2200 PRIMARY KEY column 'c' cannot have IF conditions",
+    ),
+    ("UPDATE t SET v = 1 WHERE p = 1 AND c = 1 IF nope = 1", "2200 Undefined column name nope"),
+    ("UPDATE t SET v = 1 WHERE p = 1 AND c = 1 IF v = 'x'", "2200 Invalid STRING constant"),
+    ("UPDATE t SET v = 1 WHERE p = 1 AND c = 1 IF NOT EXISTS", "2200"),
+    ("DELETE FROM t WHERE p = 1 AND c > 1 IF EXISTS", "2200"),
+    ("INSERT INTO t (p, c) VALUES (1, 1) IF EXISTS", "2000"),
+];
