@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::town::{ABC, Fate, SECOND, Slot, Town, Write, id};
-use crate::coordinator::{
-    BatchError, BatchOp, OpError, PartitionRows, ReadOp, RowsOp, WriteAction, log_table,
-};
+use super::town::{ABC, Fate, SECOND, Slot, Town, id};
+use crate::coordinator::{BatchError, BatchOp, OpError, PartitionRows, ReadOp, RowsOp, log_table};
 use crate::meta::{Command, Table, TableName};
 use crate::net::Request;
 use crate::record::{Cell, Column, Content, Record, Row};
@@ -239,36 +237,6 @@ fn a_batch_of_many_partitions_is_written() {
     assert_eq!(scene.town.wait(&slot), Ok(()));
     scene.town.run(5 * SECOND);
     assert_eq!(ABC.map(|name| scene.on_record(name)), [0; 3]);
-}
-
-/// Records of batches that are done stay for some time, and must not be in the way of one that is
-/// not. (Here they cannot even be read, and stay for good.)
-#[test]
-fn a_batch_that_was_left_is_found_among_many() {
-    let mut scene = scene(750);
-    let put = |scene: &Scene, n: u32| {
-        let body = Bytes::from_static(b"no batch");
-        let put = WriteAction::Put { body, content_type: None, meta: Vec::new(), ttl: None };
-        let how = Write::at(Consistency::Quorum);
-        scene.town.begin_write("b", &scene.log, &format!("{n:016}"), put, how)
-    };
-    for some in 0..12 {
-        let slots: Vec<_> = (some * 500..(some + 1) * 500).map(|n| put(&scene, n)).collect();
-        for slot in &slots {
-            let _ = scene.town.wait(slot);
-        }
-    }
-    assert!(scene.on_record("c") > 4_000);
-    let rows = scene.rows.id;
-    scene.town.script.add(Fate::LoseRequest, u32::MAX, move |from, _, request| {
-        from == id("a") && is_row(request, rows)
-    });
-    let slot = scene.begin("a", "left", 5, Consistency::Quorum);
-    assert!(scene.town.wait(&slot).is_err());
-    scene.town.kill("a");
-    scene.town.script.clear();
-    scene.town.run(50 * SECOND);
-    assert_eq!(scene.shown("c"), ["left", "left"]);
 }
 
 /// What becomes of a batch if one of its tables is dropped before it is written: the rest of it.

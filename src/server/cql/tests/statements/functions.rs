@@ -74,7 +74,7 @@ pub(super) const SCALAR: &[Line] = &[
     ("UPDATE t SET v = now() WHERE k = 1", "2200 Type error: cannot assign result of function now"),
     ("UPDATE t SET v = nope(1) WHERE k = 1", "2200 Unknown function 'nope'"),
     ("UPDATE t SET v = blobAsInt(0x00) WHERE k = 1", "2200 In call to function"),
-    ("SELECT cluster_name FROM system.local WHERE key = 'local'", "mem"),
+    ("SELECT cluster_name FROM system.local WHERE key = 'local'", "c"),
 ];
 
 pub(super) const AGGREGATES: &[Line] = &[
