@@ -144,6 +144,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "causality",
             "cluster",
             "coordinator",
+            "cql",
             "env",
             "gossip",
             "merkle",
