@@ -89,8 +89,6 @@ pub enum Plant {
     P37,
     /// A row that changes leaves its old entries in indexes.
     P40,
-    /// A row's entries in indexes are written in a batch of their own, soon after the row's.
-    P41,
     /// An index counts as built without a look at the rows that are there.
     P42,
     /// Rows that a replica had missed get no entries in indexes when they are brought.
@@ -136,14 +134,14 @@ mod active {
         use Plant::{
             NoTrees, P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17,
             P18, P19, P20, P20Row, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row,
-            P24Ttl, P25, P26, P30, P31, P32, P33, P34, P35, P36, P37, P40, P41, P42, P43, P44, P45,
+            P24Ttl, P25, P26, P30, P31, P32, P33, P34, P35, P36, P37, P40, P42, P43, P44, P45,
             SledSync, Ttl,
         };
         let all = [
             P01, P02, P03, P04, P05, P06, P07, P09, P10, P11, P12, P13, P15, P16, P17, P18, P19,
             P20, P20Row, P21, P22, P23, P24, P24Live, P24Map, P24Mark, P24Range, P24Row, P24Ttl,
-            P25, P26, P30, P31, P32, P33, P34, P35, P36, P37, P40, P41, P42, P43, P44, P45,
-            NoTrees, SledSync, Ttl,
+            P25, P26, P30, P31, P32, P33, P34, P35, P36, P37, P40, P42, P43, P44, P45, NoTrees,
+            SledSync, Ttl,
         ];
         all.into_iter().find(|plant| format!("{plant:?}").eq_ignore_ascii_case(name))
     }

@@ -177,7 +177,6 @@ const PLANTS: &[(&str, &[Check])] = &[
     ("P36", &[Check::W9, Check::I22]),
     ("P37", &[Check::W1]),
     ("P40", &[Check::W19]),
-    ("P41", &[Check::W19]),
     ("P42", &[Check::W19]),
     ("P43", &[Check::W19]),
     ("P44", &[Check::W20]),

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use crate::meta::Table;
 use crate::net::messages::ApplyRows;
 use crate::net::{Refusal, Response};
-use crate::plants::{Plant, planted};
 use crate::record::Record;
 use crate::replica::trees::LeafChange;
 use crate::replica::update::{MAX_RECORD_BYTES, Stop, Terms, answer, leaf_change, refuse_submit};
@@ -86,7 +85,7 @@ impl Replica {
         let terms = Terms { heals: false, max_bytes: MAX_RECORD_BYTES, generation: None, pace };
         let mut overlay = self.lock(first.shard);
         let (mut changed, mut under_way) = (Vec::new(), false);
-        let (mut batch, mut apart) = (Batch::new(), Batch::new());
+        let mut batch = Batch::new();
         for (place, record) in incoming {
             self.judge_generation(place, generation)?;
             let newest = overlay.newest(&place.row, self.committer.acked_seq());
@@ -114,8 +113,7 @@ impl Replica {
             let change = leaf_change(place, old, &own, &bytes);
             batch.put(place.row.clone(), bytes.clone());
             if let Some(indexed) = indexed {
-                let batch = if planted(Plant::P41) { &mut apart } else { &mut batch };
-                indexed.change(batch, Some(&own));
+                indexed.change(&mut batch, Some(&own));
             }
             changed.push(Changed { row: place.row.clone(), bytes, base, change });
         }
@@ -133,9 +131,6 @@ impl Replica {
         let (tree, through) = (first.leaf.tree, (&self.committer, pace));
         let ticket = self.trees.stage_many(tree, changed.len(), batch, through);
         let ticket = ticket.map_err(|e| refuse_submit(&e))?;
-        if !apart.is_empty() {
-            let _ = self.committer.submit_at(Pace::Lazily, apart);
-        }
         for row in changed {
             overlay.stage(row.row, ticket.seq, Some(row.bytes), row.base, row.change);
         }
