@@ -130,7 +130,11 @@ async fn copies_come_back_as_they_went_and_bad_rows_are_put_aside() {
     let copied = copied.await.code(7);
     assert!(copied.stderr.contains("row 2: left: 'many' is no int"), "{}", copied.stderr);
     let refused = std::fs::read_to_string(folder.path().join("shop.stock.refused.csv")).unwrap();
-    assert_eq!(refused, "left,item,size,more\nmany,cap,2,y\n4,cap\n6,,7,\n8,cap,blue,8,\n");
+    let mut aside: Vec<&str> = refused.lines().collect();
+    assert_eq!(aside.remove(0), "left,item,size,more");
+    // What the server refuses comes after what is no row to begin with.
+    aside.sort_unstable();
+    assert_eq!(aside, ["4,cap", "6,,7,", "8,cap,blue,8,", "many,cap,2,y"]);
     // Mended, they are copied by the same command.
     let mended = refused.replace("many,", "2,").replace("4,cap\n", "4,cap,4,\n");
     let mended = mended.replace("6,,7,\n", "").replace("8,cap,blue,8,\n", "");
