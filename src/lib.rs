@@ -44,3 +44,8 @@ pub mod sim;
 pub mod storage;
 pub mod telemetry;
 pub mod types;
+
+/// A write makes and frees hundreds of small blocks, on a thread that is often not the one that frees
+/// them: the C library's allocator took a quarter of a node's time for it (`benches/RESULTS.md`).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
