@@ -18,14 +18,9 @@ use crate::server::cql::response::Answer;
 use crate::server::cql::statement::{Target, Work};
 use crate::types::Consistency;
 
-/// Refuses what is not an increment in a batch of counters.
-fn not_counters(kind: BatchKind) -> Result<(), CqlError> {
-    match kind {
-        BatchKind::Counter => {
-            Err(CqlError::invalid("Cannot include non-counter statement in a counter batch"))
-        }
-        BatchKind::Logged | BatchKind::Unlogged => Ok(()),
-    }
+/// Of what is not an increment in a batch of counters.
+fn not_a_count() -> CqlError {
+    CqlError::invalid("Cannot include non-counter statement in a counter batch")
 }
 
 impl CqlService {
@@ -62,7 +57,9 @@ impl CqlService {
             write.modify.condition().is_some() || target.is_strong()
         };
         if all.iter().any(by_paxos) {
-            not_counters(batch.kind)?;
+            if batch.kind == BatchKind::Counter {
+                return Err(not_a_count());
+            }
             return self.write_if(Conditional::new(all, true)?, batch.serial).await;
         }
         let stamp = Some(batch.timestamp.unwrap_or_else(|| self.stamp()));
@@ -96,7 +93,9 @@ impl CqlService {
             modify.condition().is_some() || target.is_strong()
         };
         if all.iter().any(by_paxos) {
-            not_counters(kind)?;
+            if kind == BatchKind::Counter {
+                return Err(not_a_count());
+            }
             if using.timestamp.is_some() {
                 return Err(CqlError::invalid(
                     "Cannot provide custom timestamp for conditional BATCH",
@@ -172,9 +171,7 @@ impl CqlService {
         level: Consistency,
     ) -> Result<Answer, CqlError> {
         let word = match kind {
-            BatchKind::Counter if writes.values => {
-                return not_counters(kind).map(|()| Answer::Void);
-            }
+            BatchKind::Counter if writes.values => return Err(not_a_count()),
             BatchKind::Counter => "COUNTER",
             BatchKind::Logged if !writes.counts.is_empty() => {
                 return Err(CqlError::invalid(
