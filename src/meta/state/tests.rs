@@ -20,16 +20,8 @@ fn create() -> Command {
 }
 
 /// A start of `n1` as (voter, actor), after the start `after`.
-fn started((voter, actor): (u64, u64), nonce: u64, after: u64) -> Command {
-    Command::NodeStarted {
-        node: NodeId::derive("c", "n1"),
-        voter: VoterId(voter),
-        actor: ActorId(actor),
-        incarnation: Incarnation(nonce),
-        nonce,
-        after,
-        addresses: Addresses::default(),
-    }
+fn started(ids: (u64, u64), nonce: u64, after: u64) -> Command {
+    fixture::started(NodeId::derive("c", "n1"), ids, nonce, after)
 }
 
 #[test]
