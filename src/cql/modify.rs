@@ -124,19 +124,17 @@ impl Modify {
 
     fn update(schema: &Schema, table: &str, update: &Update) -> Result<Self, String> {
         let condition = If::resolve(schema, table, &update.conditions)?;
-        let mut changes = Vec::new();
+        let (mut changes, mut earlier) = (Vec::new(), BTreeMap::new());
         for (target, term) in &update.assignments {
             let (place, change) = assignment(schema, table, target, term)?;
             if schema.columns()[place].is_key() {
                 let name = &schema.columns()[place].name;
                 return Err(format!("PRIMARY KEY part {name} found in SET part"));
             }
-            let whole =
-                |change: &Change| !matches!(change, Change::Element(..) | Change::Field(..));
-            let again = changes
-                .iter()
-                .any(|(other, earlier)| *other == place && (whole(&change) || whole(earlier)));
-            if again {
+            // Parts of a column may be set beside each other, and nothing beside the whole of it.
+            let is_whole = !matches!(change, Change::Element(..) | Change::Field(..));
+            let before = earlier.insert(place, is_whole);
+            if before.is_some_and(|was_whole| is_whole || was_whole) {
                 let name = &schema.columns()[place].name;
                 return Err(format!("Multiple incompatible setting of column {name}"));
             }
