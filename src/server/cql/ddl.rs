@@ -8,7 +8,7 @@ mod types;
 use std::sync::Arc;
 
 use crate::cql::ast::{AlterTable, ColumnDef, CreateTable, Name, Property, Statement};
-use crate::cql::schema::{Role, Schema};
+use crate::cql::schema::{MAX_COLUMNS, Role, Schema};
 use crate::cql::types::{CqlType, RawType};
 use crate::meta::{
     ClusterState, Command, ConflictMode, Keyspace, NotDone, Table, TableName, TableSettings,
@@ -272,6 +272,12 @@ fn create_table(
         return Err(CqlError::invalid(
             "COMPACT STORAGE tables are not allowed: leave the option out",
         ));
+    }
+    if create.columns.len() > MAX_COLUMNS {
+        return Err(CqlError::invalid(format!(
+            "a table has {MAX_COLUMNS} columns at most, and this one has {}",
+            create.columns.len()
+        )));
     }
     let mut columns: Vec<(String, CqlType, Role)> = Vec::new();
     for def in &create.columns {
