@@ -32,6 +32,19 @@ pub enum Verdict {
     Unknown,
 }
 
+impl Verdict {
+    /// Of two runs of the same, the one that counts.
+    pub fn or_worse(self, other: Self) -> Self {
+        let weight = |verdict| match verdict {
+            Self::Ok => 0,
+            Self::Vacuous => 1,
+            Self::Unknown => 2,
+            Self::Failed => 3,
+        };
+        if weight(other) > weight(self) { other } else { self }
+    }
+}
+
 /// How often each kind of operation ended how, and how long it took.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
