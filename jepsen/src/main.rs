@@ -349,7 +349,7 @@ fn check(file: &Path, edn: bool) -> Result<ExitCode, String> {
 
 /// All results below a directory.
 fn table(directory: &Path) -> Result<ExitCode, String> {
-    let mut table = std::collections::BTreeMap::new();
+    let mut table = matrix::Table::new();
     let mut open = vec![directory.to_owned()];
     while let Some(directory) = open.pop() {
         for entry in std::fs::read_dir(&directory).map_err(|error| error.to_string())?.flatten() {
@@ -370,11 +370,7 @@ fn table(directory: &Path) -> Result<ExitCode, String> {
             if result.verdict != Verdict::Ok {
                 println!("{}", report::summary(&result));
             }
-            // The worst of several runs of a cell counts.
-            let cell = table.entry((result.nemesis, result.workload)).or_insert(result.verdict);
-            if *cell == Verdict::Ok {
-                *cell = result.verdict;
-            }
+            matrix::enter(&mut table, result);
         }
     }
     println!("{}", matrix::markdown(&table));

@@ -89,7 +89,7 @@ pub fn run_all(
 
 /// Runs cells that must be green; prints a table. False if one is not.
 pub fn prove(cells: Vec<Cell>, binary: &Path, base: &Path, jobs: usize) -> bool {
-    let table: Mutex<BTreeMap<(String, String), Verdict>> = Mutex::default();
+    let table: Mutex<Table> = Mutex::default();
     let missing = Mutex::new(0);
     let began = Instant::now();
     run_all(cells, binary, base, jobs, |cell, results, said, took| {
@@ -107,7 +107,7 @@ pub fn prove(cells: Vec<Cell>, binary: &Path, base: &Path, jobs: usize) -> bool 
         }
         let mut table = table.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for result in results {
-            table.insert((result.nemesis, result.workload), result.verdict);
+            enter(&mut table, result);
         }
     });
     let table = table.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -122,8 +122,17 @@ pub fn prove(cells: Vec<Cell>, binary: &Path, base: &Path, jobs: usize) -> bool 
     missing == 0 && green == table.len() && green > 0
 }
 
+/// What was shown under each fault (first) by each workload.
+pub type Table = BTreeMap<(String, String), Verdict>;
+
+/// The worst of several runs of a cell counts.
+pub fn enter(table: &mut Table, result: CellResult) {
+    let cell = table.entry((result.nemesis, result.workload)).or_insert(result.verdict);
+    *cell = cell.or_worse(result.verdict);
+}
+
 /// Faults down, workloads across.
-pub fn markdown(table: &BTreeMap<(String, String), Verdict>) -> String {
+pub fn markdown(table: &Table) -> String {
     let mut workloads: Vec<&str> = table.keys().map(|(_, workload)| workload.as_str()).collect();
     workloads.sort_unstable();
     workloads.dedup();
@@ -316,6 +325,38 @@ pub fn catch(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_runs_of_a_cell_the_worst_counts() {
+        let mut table = Table::new();
+        let mut verdicts = Vec::new();
+        for verdict in
+            [Verdict::Ok, Verdict::Unknown, Verdict::Failed, Verdict::Vacuous, Verdict::Ok]
+        {
+            enter(&mut table, result("kill", "set", verdict));
+            verdicts.extend(table.values().copied());
+        }
+        let failed = Verdict::Failed;
+        assert_eq!(verdicts, [Verdict::Ok, Verdict::Unknown, failed, failed, failed]);
+    }
+
+    fn result(nemesis: &str, workload: &str, verdict: Verdict) -> CellResult {
+        CellResult {
+            workload: workload.to_owned(),
+            nemesis: nemesis.to_owned(),
+            seed: 1,
+            nodes: 3,
+            plant: None,
+            seconds: 1,
+            verdict,
+            why: Vec::new(),
+            stats: BTreeMap::new(),
+            keys: 0,
+            effects: Vec::new(),
+            breaches: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
 
     #[test]
     fn the_table_has_a_row_per_fault_and_marks_what_is_not_green() {

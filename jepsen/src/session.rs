@@ -8,12 +8,16 @@ use std::time::{Duration, Instant};
 
 use henge::client::{Call, Client, ClientError, CqlRows, Outcome as Applied, Reply};
 use henge::sim::rng::Rng;
-use hyper::http::Method;
+use hyper::http::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::door::{Door, Level};
 use crate::history::{Outcome, Recorder};
 use crate::workload::Kind;
+
+/// What a client learns from an answer that says "done", or shows values, and not those that were
+/// asked for. No sound node gives one.
+pub const STRANGE: &str = "an answer of another kind";
 
 /// How long a client waits for an answer. Nodes are asked to answer in less.
 pub const PATIENCE: Duration = Duration::from_secs(3);
@@ -312,6 +316,12 @@ impl Session {
                 if let Some(learnt) = judge(&reply) {
                     return Attempt { outcome: Outcome::Ok, reply: Some(reply), learnt };
                 }
+                if reply.status.is_success() || reply.status == StatusCode::MULTIPLE_CHOICES {
+                    let outcome =
+                        if effect == Effect::Reads { Outcome::Fail } else { Outcome::Info };
+                    let learnt = Value::String(format!("{STRANGE} ({})", reply.status));
+                    return Attempt { outcome, reply: Some(reply), learnt };
+                }
                 (reply.refused(), Some(reply))
             }
             Err(error) => (error, None),
@@ -336,7 +346,7 @@ impl Session {
         self.note_hung_up(patience, begun);
         let (outcome, learnt) = match answer.as_ref().map(judge) {
             Ok(Some(learnt)) => (Outcome::Ok, learnt),
-            Ok(None) => (Outcome::Info, Value::String("an answer of another kind".to_owned())),
+            Ok(None) => (Outcome::Info, Value::String(STRANGE.to_owned())),
             Err(trouble) => {
                 let is_over = effect == Effect::Reads || trouble.has_no_effect;
                 let outcome = if is_over { Outcome::Fail } else { Outcome::Info };

@@ -12,9 +12,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Breach;
-use crate::history::{History, Outcome};
+use crate::history::{History, Op, Outcome};
 use crate::nemesis::Effect;
 use crate::run::Ended;
+use crate::session::STRANGE;
 use crate::workload::Kind;
 
 /// The four.
@@ -29,6 +30,19 @@ pub enum Verdict {
     Vacuous,
     /// Nobody can tell.
     Unknown,
+}
+
+impl Verdict {
+    /// Of two runs of the same, the one that counts.
+    pub fn or_worse(self, other: Self) -> Self {
+        let weight = |verdict| match verdict {
+            Self::Ok => 0,
+            Self::Vacuous => 1,
+            Self::Unknown => 2,
+            Self::Failed => 3,
+        };
+        if weight(other) > weight(self) { other } else { self }
+    }
 }
 
 /// How often each kind of operation ended how, and how long it took.
@@ -112,6 +126,9 @@ pub fn judge(kind: Kind, history: &History, run: &Ended<'_>, time: Duration) -> 
             proof: Vec::new(),
         });
     }
+    for op in history.ops.iter().filter(|op| is_strange(op)) {
+        judgement.breach(&op.key, "an answer in which what was asked for does not stand", &[op]);
+    }
     judgement.breaches.truncate(20);
     let (verdict, why) = if !judgement.breaches.is_empty() {
         let told = judgement.breaches.iter().map(|b| format!("{}: {}", b.key, b.what));
@@ -140,6 +157,12 @@ pub fn judge(kind: Kind, history: &History, run: &Ended<'_>, time: Duration) -> 
         breaches: judgement.breaches,
         notes,
     }
+}
+
+/// It was answered as done, by something that its client could make nothing of.
+fn is_strange(op: &Op) -> bool {
+    let said = op.learnt_text().filter(|_| !op.is_ok());
+    said.is_some_and(|said| said.starts_with(STRANGE))
 }
 
 fn stats(history: &History) -> BTreeMap<String, Stats> {
@@ -194,4 +217,38 @@ fn met(history: &History) -> bool {
         before.fold(0i32, |open, fault| open + if fault.name.starts_with("begin") { 1 } else { -1 })
     };
     history.ops.iter().any(|op| begun(op.call.t) > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::told;
+
+    fn verdict(history: &str) -> Verdict {
+        let mut history = told(history);
+        history.header.nemesis = "none".to_owned();
+        let run = Ended { effects: &[], notes: &[], panics: &[], trouble: None, complete: true };
+        judge(Kind::Counter, &history, &run, Duration::from_secs(1)).verdict
+    }
+
+    #[test]
+    fn an_answer_that_makes_no_sense_is_a_breach_and_a_refused_one_is_none() {
+        let counted = (0..10).map(|n| {
+            let (at, next) = (n * 4, n + 1);
+            format!(
+                "1 increment {} {} {next} ok true\n1 read {} {} null ok {next}\n",
+                at,
+                at + 1,
+                at + 2,
+                at + 3
+            )
+        });
+        let counted: String = counted.collect();
+        assert_eq!(verdict(&counted), Verdict::Ok);
+        let refused = counted.clone() + "2 read 90 91 null fail \"unavailable\"";
+        assert_eq!(verdict(&refused), Verdict::Ok);
+        let strange = counted.clone() + &format!("2 read 90 91 null fail \"{STRANGE} (300)\"");
+        assert_eq!(verdict(&strange), Verdict::Failed);
+        assert_eq!(verdict("1 read 0 1 null ok 0"), Verdict::Vacuous);
+    }
 }

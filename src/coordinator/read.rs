@@ -12,10 +12,10 @@
 //! first counts. Each replica counts once. Who is asked first, and how many hedges there may be, is
 //! told by [`crate::coordinator::snitch`].
 
+mod calls;
 mod conclude;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,12 +26,12 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
+use self::calls::{Answer, Asked, Calls};
 use crate::coordinator::again;
 use crate::coordinator::failure::{Cause, Failure, Failures, all_are, causes};
 use crate::coordinator::heal::heal_later;
 use crate::coordinator::lwt;
 use crate::coordinator::plan::{Plan, Purpose};
-use crate::coordinator::snitch::End;
 use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
 use crate::env::BoxFuture;
 use crate::net::messages::{Read, Want};
@@ -150,37 +150,6 @@ impl Shown {
             Self::Absent => None,
             Self::Record(digest, ..) => Some(*digest),
         }
-    }
-}
-
-type Answer = (NodeId, Want, Result<Response, CallError>);
-
-/// Calls under way. There are as many as a key has replicas: polling all of them whenever one has
-/// news costs less than an account of which it is.
-#[derive(Default)]
-struct Calls(Vec<BoxFuture<'static, Answer>>);
-
-impl Calls {
-    fn push(&mut self, call: BoxFuture<'static, Answer>) {
-        self.0.push(call);
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The next answer; `None`: nothing is under way.
-    async fn next(&mut self) -> Option<Answer> {
-        poll_fn(|cx| {
-            for at in 0..self.0.len() {
-                if let Poll::Ready(answer) = self.0[at].as_mut().poll(cx) {
-                    drop(self.0.swap_remove(at));
-                    return Poll::Ready(Some(answer));
-                }
-            }
-            if self.is_empty() { Poll::Ready(None) } else { Poll::Pending }
-        })
-        .await
     }
 }
 
@@ -528,39 +497,6 @@ impl<'a> Reading<'a> {
             who: causes(&self.failed),
             fate: Fate::NotApplied,
         }
-    }
-}
-
-/// A replica that was asked: what comes of it is told to the snitch, also if nobody waits for it.
-struct Asked {
-    inner: Arc<Inner>,
-    node: NodeId,
-    started: Mono,
-    end: End,
-}
-
-impl Asked {
-    fn new(inner: &Arc<Inner>, node: NodeId) -> Self {
-        let started = inner.env.mono();
-        inner.snitch.ask(started, node);
-        Self { inner: inner.clone(), node, started, end: End::Unanswered }
-    }
-
-    fn end(mut self, result: &Result<Response, CallError>) {
-        self.end = match result {
-            Ok(Response::Refused(Refusal::Overloaded { .. })) => End::Busy,
-            Ok(Response::Refused(_)) => End::Refused,
-            Ok(_) => End::Answered,
-            Err(_) => End::NotSent,
-        };
-        self.inner.took(self.node, self.started, result);
-    }
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        let now = self.inner.env.mono();
-        self.inner.snitch.end(now, self.node, now.since(self.started), self.end);
     }
 }
 

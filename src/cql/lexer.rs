@@ -204,8 +204,9 @@ impl<'a> Lexer<'a> {
 
     fn word(&mut self) -> Kind {
         let word = self.run(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if is_iso_duration(word) {
-            return self.take(Kind::Duration(word.to_owned()), word.len());
+        let dated = self.rest().get(..DATED_DURATION.len()).filter(|text| is_dated_duration(text));
+        if let Some(duration) = dated.or(Some(word).filter(|word| is_iso_duration(word))) {
+            return self.take(Kind::Duration(duration.to_owned()), duration.len());
         }
         let text = word.to_ascii_lowercase();
         self.take(Kind::Word { text, quoted: false }, word.len())
@@ -252,15 +253,41 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// `P1Y`, `PT5M`, `P0001-02-03T04:05:06` begin with P and a digit, or PT and a digit.
-fn is_iso_duration(word: &str) -> bool {
-    let mut bytes = word.bytes();
-    matches!(bytes.next(), Some(b'P' | b'p'))
-        && match bytes.next() {
-            Some(b'T' | b't') => bytes.next().is_some_and(|byte| byte.is_ascii_digit()),
-            Some(byte) => byte.is_ascii_digit(),
-            None => false,
+/// Numbers, each with one of these units behind it.
+fn has_units(text: &str, units: &[u8]) -> bool {
+    let mut digits = 0;
+    for byte in text.bytes() {
+        match byte {
+            b'0'..=b'9' => digits += 1,
+            unit if digits > 0 && units.contains(&unit) => digits = 0,
+            _ => return false,
         }
+    }
+    digits == 0
+}
+
+/// `P1Y2M`, `PT5M`, `P2W`. What only begins so, as `p99` does, is a name.
+fn is_iso_duration(word: &str) -> bool {
+    let Some(parts) = word.strip_prefix('P').filter(|parts| !parts.is_empty()) else {
+        return false;
+    };
+    let (date, time) = match parts.split_once('T') {
+        Some((_, "")) => return false,
+        Some(parts) => parts,
+        None => (parts, ""),
+    };
+    has_units(date, b"YMWD") && has_units(time, b"HMS")
+}
+
+/// The other form of ISO 8601; each zero stands for a digit.
+const DATED_DURATION: &str = "P0000-00-00T00:00:00";
+
+fn is_dated_duration(text: &str) -> bool {
+    text.len() == DATED_DURATION.len()
+        && text.bytes().zip(DATED_DURATION.bytes()).all(|(own, form)| match form {
+            b'0' => own.is_ascii_digit(),
+            sign => own == sign,
+        })
 }
 
 /// Bytes of hex digits.

@@ -1,19 +1,24 @@
 //! INSERT, UPDATE and DELETE: checked against a schema, and turned into rows to merge.
 
+mod change;
+mod counters;
+mod write;
+
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-
-use crate::cql::ast::{Delete, Insert, InsertJson, Statement, Target, Term, Update, Using};
+use self::change::{Change, assignment, subtracted};
+use self::write::Write;
+use crate::cql::ast::{Delete, Insert, InsertJson, Statement, Term, Update, Using};
 use crate::cql::conditions::If;
 use crate::cql::relations::{MarkerType, Where, component, markers, partition_bytes};
-use crate::cql::rows::{Reader, field_path};
-use crate::cql::schema::{Column, Role, Schema};
+use crate::cql::schema::{Role, Schema};
 use crate::cql::term::{Binds, Bound, evaluate};
 use crate::cql::types::CqlType;
 use crate::cql::value;
-use crate::record::{Cell, Content, Expiry, Liveness, RangeDeletion, Row};
+use crate::record::{Expiry, Liveness, RangeDeletion, Row};
 use crate::types::WallMicros;
+
+pub use counters::Counts;
 
 /// The longest time to live, in seconds: 20 years.
 const MAX_TTL_S: i64 = 630_720_000;
@@ -32,17 +37,6 @@ pub struct Mutation {
     pub partition: Vec<u8>,
     /// What to merge, by clustering bytes.
     pub rows: BTreeMap<Vec<u8>, Row>,
-}
-
-/// What happens to a column.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Change {
-    Set(Term),
-    Element(Term, Term),
-    Field(usize, Term),
-    Append(Term),
-    Prepend(Term),
-    Subtract(Term),
 }
 
 /// A write whose names are looked up.
@@ -64,9 +58,6 @@ enum Kind {
     Update,
     Delete,
 }
-
-/// What to add to counters, by row and column.
-pub type Counts = BTreeMap<RowKey, BTreeMap<u16, i64>>;
 
 /// What a write needs beside its values.
 #[derive(Debug)]
@@ -103,70 +94,6 @@ impl Modify {
         Ok(modify)
     }
 
-    /// What is not possible with counters.
-    fn check_counters(&self) -> Result<(), String> {
-        let refuse = |what: &str| Err(what.to_owned());
-        if self.kind == Kind::Insert {
-            return refuse(
-                "INSERT statements are not allowed on counter tables, use UPDATE instead",
-            );
-        }
-        if self.condition.is_some() {
-            return refuse("Conditional updates are not supported on counter tables");
-        }
-        if self.using.timestamp.is_some() {
-            return refuse("Cannot provide custom timestamp for counter updates");
-        }
-        if self.using.ttl.is_some() {
-            return refuse("Cannot provide custom TTL for counter updates");
-        }
-        let counts = |change: &Change| matches!(change, Change::Append(_) | Change::Subtract(_));
-        if self.kind == Kind::Update && !self.changes.iter().all(|(_, change)| counts(change)) {
-            return refuse("Cannot set the value of counter columns: they are added to");
-        }
-        Ok(())
-    }
-
-    /// True of increments of counters: see [`Modify::counts`].
-    #[must_use]
-    pub fn is_count(&self, schema: &Schema) -> bool {
-        self.kind == Kind::Update && schema.has_counters()
-    }
-
-    /// What to add to which counters.
-    ///
-    /// # Errors
-    /// A sentence for the client.
-    pub fn counts(&self, schema: &Schema, binds: Binds<'_>) -> Result<Counts, String> {
-        let mut counts = Counts::new();
-        for (partition, clustering) in self.keys(schema, binds)? {
-            for (place, change) in &self.changes {
-                let column = &schema.columns()[*place];
-                let (term, sign) = match change {
-                    Change::Append(term) => (term, 1_i64),
-                    Change::Subtract(term) => (term, -1),
-                    _ => continue,
-                };
-                let add = match evaluate(term, &column.kind, binds)? {
-                    Bound::Value(bytes) => value::integer(&bytes),
-                    Bound::Unset => continue,
-                    Bound::Null => None,
-                };
-                let Some(add) = add else {
-                    return Err("Invalid null value for counter increment".to_owned());
-                };
-                let clustering = match column.role {
-                    Role::Static => Vec::new(),
-                    _ => clustering.clone(),
-                };
-                let row = counts.entry((partition.clone(), clustering)).or_default();
-                let sum = row.entry(column.id).or_default();
-                *sum = sum.wrapping_add(add.wrapping_mul(sign));
-            }
-        }
-        Ok(counts)
-    }
-
     fn insert(schema: &Schema, table: &str, insert: &Insert) -> Result<Self, String> {
         let condition = If::resolve(schema, table, &insert.conditions)?;
         let mut changes: Vec<(usize, Change)> = Vec::new();
@@ -197,19 +124,17 @@ impl Modify {
 
     fn update(schema: &Schema, table: &str, update: &Update) -> Result<Self, String> {
         let condition = If::resolve(schema, table, &update.conditions)?;
-        let mut changes = Vec::new();
+        let (mut changes, mut earlier) = (Vec::new(), BTreeMap::new());
         for (target, term) in &update.assignments {
             let (place, change) = assignment(schema, table, target, term)?;
             if schema.columns()[place].is_key() {
                 let name = &schema.columns()[place].name;
                 return Err(format!("PRIMARY KEY part {name} found in SET part"));
             }
-            let whole =
-                |change: &Change| !matches!(change, Change::Element(..) | Change::Field(..));
-            let again = changes
-                .iter()
-                .any(|(other, earlier)| *other == place && (whole(&change) || whole(earlier)));
-            if again {
+            // Parts of a column may be set beside each other, and nothing beside the whole of it.
+            let is_whole = !matches!(change, Change::Element(..) | Change::Field(..));
+            let before = earlier.insert(place, is_whole);
+            if before.is_some_and(|was_whole| is_whole || was_whole) {
                 let name = &schema.columns()[place].name;
                 return Err(format!("Multiple incompatible setting of column {name}"));
             }
@@ -616,269 +541,4 @@ fn number(term: Option<&Term>, kind: &CqlType, binds: Binds<'_>) -> Result<Optio
 
 fn place(schema: &Schema, table: &str, name: &str) -> Result<usize, String> {
     schema.place(name).ok_or_else(|| format!("Undefined column name {name} in table {table}"))
-}
-
-/// What is subtracted from a map are keys.
-fn subtracted(kind: &CqlType) -> CqlType {
-    match kind {
-        CqlType::Map(key, _) => CqlType::Set(key.clone()),
-        other => other.clone(),
-    }
-}
-
-fn assignment(
-    schema: &Schema,
-    table: &str,
-    target: &Target,
-    term: &Term,
-) -> Result<(usize, Change), String> {
-    match target {
-        Target::Element(name, key) => {
-            let place = place(schema, table, name)?;
-            let kind = &schema.columns()[place].kind;
-            if !matches!(kind, CqlType::Map(..) | CqlType::List(_) | CqlType::Set(_)) {
-                return Err(format!("Invalid element of {name}, which is of type {kind}"));
-            }
-            if matches!(kind, CqlType::Set(_)) && *term != Term::Null {
-                return Err(format!("Invalid operation: {name} is a set"));
-            }
-            Ok((place, Change::Element(key.clone(), term.clone())))
-        }
-        Target::Field(name, field) => {
-            let place = place(schema, table, name)?;
-            let CqlType::Udt(udt) = &schema.columns()[place].kind else {
-                return Err(format!("{name} is no user type that is not frozen"));
-            };
-            let at = udt.fields.iter().position(|(own, _)| own == field);
-            let at = at.ok_or_else(|| format!("{} has no field {field}", udt.name))?;
-            Ok((place, Change::Field(at, term.clone())))
-        }
-        Target::Column(name) => {
-            let place = place(schema, table, name)?;
-            let column = &schema.columns()[place];
-            let own = |term: &Term| *term == Term::Column(name.clone());
-            let change = match term {
-                Term::Sum(left, right) if own(left) => Change::Append((**right).clone()),
-                Term::Sum(left, right) if own(right) => Change::Prepend((**left).clone()),
-                Term::Difference(left, right) if own(left) => Change::Subtract((**right).clone()),
-                other => return Ok((place, Change::Set(other.clone()))),
-            };
-            let counts = column.kind == CqlType::Counter && !matches!(change, Change::Prepend(_));
-            if !counts && (!column.kind.is_collection() || !column.kind.is_multicell()) {
-                return Err(format!(
-                    "Invalid operation for column {name} of type {}: only collections that are not \
-                     frozen, and counters, are added to",
-                    column.kind
-                ));
-            }
-            Ok((place, change))
-        }
-    }
-}
-
-/// One row being written.
-struct Write<'a> {
-    schema: &'a Schema,
-    binds: Binds<'a>,
-    moment: &'a Moment<'a>,
-    stamp: i64,
-    expiry: Option<Expiry>,
-}
-
-impl Write<'_> {
-    fn cell(&self, bytes: impl Into<Bytes>) -> Cell {
-        let content = Content::Value { bytes: bytes.into(), expiry: self.expiry };
-        Cell { stamp: self.stamp, content }
-    }
-
-    fn deleted(&self) -> Cell {
-        Cell { stamp: self.stamp, content: Content::Deleted }
-    }
-
-    fn change(
-        &self,
-        kind: Kind,
-        row: &mut Row,
-        column: &Column,
-        change: &Change,
-        key: &RowKey,
-    ) -> Result<(), String> {
-        let id = column.id;
-        match change {
-            Change::Set(term) => {
-                let bound = match kind {
-                    Kind::Delete => Bound::Null,
-                    Kind::Insert | Kind::Update => evaluate(term, &column.kind, self.binds)?,
-                };
-                match bound {
-                    Bound::Unset => {}
-                    Bound::Null
-                        if column.kind.is_multicell() || column.kind == CqlType::Counter =>
-                    {
-                        row.delete_elements(id, self.stamp)
-                    }
-                    Bound::Null => row.write(id, self.deleted()),
-                    Bound::Value(bytes) if column.kind.is_multicell() => {
-                        row.delete_elements(id, self.stamp.saturating_sub(1));
-                        self.add(row, column, &bytes, false)?;
-                    }
-                    Bound::Value(bytes) => row.write(id, self.cell(bytes)),
-                }
-            }
-            Change::Append(term) | Change::Prepend(term) => {
-                let prepend = matches!(change, Change::Prepend(_));
-                if prepend && !matches!(column.kind, CqlType::List(_)) {
-                    return Err(format!(
-                        "only lists are prepended to, and {} is none",
-                        column.name
-                    ));
-                }
-                if let Bound::Value(bytes) = evaluate(term, &column.kind, self.binds)? {
-                    self.add(row, column, &bytes, prepend)?;
-                }
-            }
-            Change::Subtract(term) => {
-                let wanted = subtracted(&column.kind);
-                if let Bound::Value(bytes) = evaluate(term, &wanted, self.binds)? {
-                    self.subtract(row, column, &bytes, key);
-                }
-            }
-            Change::Field(at, term) => {
-                let CqlType::Udt(udt) = &column.kind else { return Ok(()) };
-                let Some((_, of_field)) = udt.fields.get(*at) else { return Ok(()) };
-                let cell = match evaluate(term, of_field, self.binds)? {
-                    Bound::Unset => return Ok(()),
-                    Bound::Null => self.deleted(),
-                    Bound::Value(bytes) => self.cell(bytes),
-                };
-                row.write_element(id, field_path(*at), cell);
-            }
-            Change::Element(at, term) => self.change_element(kind, row, column, at, term, key)?,
-        }
-        Ok(())
-    }
-
-    fn change_element(
-        &self,
-        kind: Kind,
-        row: &mut Row,
-        column: &Column,
-        at: &Term,
-        term: &Term,
-        key: &RowKey,
-    ) -> Result<(), String> {
-        let (of_key, of_value) = match &column.kind {
-            CqlType::Map(of_key, of_value) => ((**of_key).clone(), (**of_value).clone()),
-            CqlType::List(inner) => (CqlType::Int, (**inner).clone()),
-            CqlType::Set(inner) => ((**inner).clone(), (**inner).clone()),
-            _ => return Ok(()),
-        };
-        let Bound::Value(at) = evaluate(at, &of_key, self.binds)? else {
-            return Err(format!("Invalid null value for an element of {}", column.name));
-        };
-        let path: Bytes = if matches!(column.kind, CqlType::List(_)) {
-            let elements = self.list(column, key);
-            let index = value::integer(&at).and_then(|at| usize::try_from(at).ok());
-            match index.and_then(|index| elements.get(index)) {
-                Some((path, _)) => path.clone(),
-                None => {
-                    return Err(format!(
-                        "List index {} out of bound, list has size {}",
-                        value::integer(&at).unwrap_or(-1),
-                        elements.len()
-                    ));
-                }
-            }
-        } else {
-            at.into()
-        };
-        let bound = match kind {
-            Kind::Delete => Bound::Null,
-            Kind::Insert | Kind::Update => evaluate(term, &of_value, self.binds)?,
-        };
-        let cell = match bound {
-            Bound::Unset => return Ok(()),
-            Bound::Null => self.deleted(),
-            Bound::Value(bytes) => self.cell(bytes),
-        };
-        row.write_element(column.id, path, cell);
-        Ok(())
-    }
-
-    fn list(&self, column: &Column, key: &RowKey) -> Vec<(Bytes, Bytes)> {
-        let Some((head, row)) = self.moment.current.get(key) else { return Vec::new() };
-        let reader = Reader { schema: self.schema, now: self.moment.now };
-        match column.role {
-            Role::Static => reader.list_elements(head, None, &[], column),
-            _ => reader.list_elements(row, Some(head), &key.1, column),
-        }
-    }
-
-    /// Writes the elements of a collection's value.
-    fn add(
-        &self,
-        row: &mut Row,
-        column: &Column,
-        bytes: &[u8],
-        prepend: bool,
-    ) -> Result<(), String> {
-        let wrong = || format!("the value for {} is not sound", column.name);
-        let id = column.id;
-        match &column.kind {
-            CqlType::Set(_) => {
-                for item in value::elements(bytes, 1).ok_or_else(wrong)? {
-                    row.write_element(id, item.to_vec().into(), self.cell(Bytes::new()));
-                }
-            }
-            CqlType::Map(..) => {
-                for pair in value::elements(bytes, 2).ok_or_else(wrong)?.chunks(2) {
-                    row.write_element(id, pair[0].to_vec().into(), self.cell(pair[1].to_vec()));
-                }
-            }
-            CqlType::List(_) => {
-                let items = value::elements(bytes, 1).ok_or_else(wrong)?;
-                for (at, item) in items.into_iter().enumerate() {
-                    row.write_element(id, self.list_path(at, prepend), self.cell(item.to_vec()));
-                }
-            }
-            CqlType::Udt(udt) => {
-                let fields = value::fields(bytes, udt.fields.len()).ok_or_else(wrong)?;
-                for (at, field) in fields.into_iter().enumerate() {
-                    if let Some(field) = field {
-                        row.write_element(id, field_path(at), self.cell(field.to_vec()));
-                    }
-                }
-            }
-            _ => return Err(wrong()),
-        }
-        Ok(())
-    }
-
-    /// The place of a new element of a list: after all that were appended before this moment, or
-    /// before all that were prepended; random bits keep two writers of one moment apart.
-    fn list_path(&self, at: usize, prepend: bool) -> Bytes {
-        const MIDDLE: u64 = 1 << 63;
-        let now = self.moment.order.min(MIDDLE - 1);
-        let time = if prepend { MIDDLE - 1 - now } else { MIDDLE + now };
-        let random = self.binds.now.uuid();
-        let mut path = time.to_be_bytes().to_vec();
-        path.extend_from_slice(&u32::try_from(at).unwrap_or(u32::MAX).to_be_bytes());
-        path.extend_from_slice(&random[..4]);
-        path.into()
-    }
-
-    fn subtract(&self, row: &mut Row, column: &Column, bytes: &[u8], key: &RowKey) {
-        let items = value::elements(bytes, 1).unwrap_or_default();
-        if matches!(column.kind, CqlType::List(_)) {
-            for (path, own) in self.list(column, key) {
-                if items.contains(&&own[..]) {
-                    row.write_element(column.id, path, self.deleted());
-                }
-            }
-            return;
-        }
-        for item in items {
-            row.write_element(column.id, item.to_vec().into(), self.deleted());
-        }
-    }
 }

@@ -130,6 +130,18 @@ fn nesting_is_bounded() {
     }
 }
 
+/// Counting lines for each guess that proves wrong took minutes.
+#[test]
+fn a_long_text_is_read_in_one_go() {
+    let nulls = "(null),".repeat(500_000);
+    let insert = format!("INSERT INTO t (a) VALUES ([{nulls}(null)])");
+    assert!(parse(&insert).is_ok());
+    let columns = "a vector<float, 2>, ".repeat(200_000);
+    assert!(parse(&format!("CREATE TABLE t ({columns} k int PRIMARY KEY)")).is_ok());
+    let relations = vec!["a = 1"; 20_000].join(" AND ");
+    assert!(parse(&format!("SELECT * FROM t WHERE {relations}")).is_err());
+}
+
 #[test]
 fn what_is_not_carried_out_is_named() {
     for text in [

@@ -8,6 +8,8 @@
 
 #[cfg(feature = "sim")]
 mod clock_file;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod hlc;
 mod tokio_env;
 

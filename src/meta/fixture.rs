@@ -35,6 +35,19 @@ pub(crate) fn found(names: &[&str]) -> Command {
     Command::Found { cluster: "c".to_owned(), secret: [3; 32], q: 16, founders }
 }
 
+/// A start of `node` as (voter, actor), after the start `after`.
+pub(crate) fn started(node: NodeId, (voter, actor): (u64, u64), nonce: u64, after: u64) -> Command {
+    Command::NodeStarted {
+        node,
+        voter: VoterId(voter),
+        actor: ActorId(actor),
+        incarnation: Incarnation(nonce),
+        nonce,
+        after,
+        addresses: Addresses::default(),
+    }
+}
+
 /// A cluster of these nodes, as the first of them sees it.
 pub(crate) fn founded(names: &[&str]) -> ClusterState {
     let mut state = ClusterState::unfounded(founder(names[0]).member);

@@ -8,6 +8,7 @@ use crate::binary;
 use crate::cql::roles::{Permission, Permissions, Resource, Secret};
 use crate::meta::{
     ClusterState, Command, ConflictMode, Founder, LogEntry, RoleChange, TableSettings, Verdict,
+    fixture,
 };
 use crate::ring::Member;
 use crate::types::{ActorId, Addresses, Epoch, Incarnation, NodeId, TableId, VoterId};
@@ -50,18 +51,8 @@ fn command() -> impl Strategy<Value = Command> {
         TableSettings { ttl_s, conflict, ..TableSettings::bucket(nodes) }
     });
     let ids = (1u64..7, 1u64..7);
-    let started =
-        (node(), ids, 7u64..11, 7u64..11).prop_map(|(node, (voter, actor), nonce, after)| {
-            Command::NodeStarted {
-                node,
-                voter: VoterId(voter),
-                actor: ActorId(actor),
-                incarnation: Incarnation(nonce),
-                nonce,
-                after,
-                addresses: Addresses::default(),
-            }
-        });
+    let started = (node(), ids, 7u64..11, 7u64..11)
+        .prop_map(|(node, ids, nonce, after)| fixture::started(node, ids, nonce, after));
     let refilled = (node(), 1u64..7)
         .prop_map(|(node, actor)| Command::Refilled { node, actor: ActorId(actor) });
     let name = prop_oneof![Just("t"), Just("u"), Just("k.v")].prop_map(|n| n.parse().unwrap());

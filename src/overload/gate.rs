@@ -94,8 +94,10 @@ impl Gate {
         if self.waiting() > 0 { None } else { self.try_enter() }
     }
 
-    /// A place for new work, when it is its turn: who came first goes first. Takes no more memory
-    /// than the future does; how many wait, and for how long, is for the caller to bound.
+    /// A place for new work, when it is its turn. Who came first is woken first; but a caller of
+    /// [`Gate::enter`], who cannot wait, may take the place before, and who was woken for it then
+    /// goes to the end of the queue. Takes no more memory than the future does; how many wait, and
+    /// for how long, is for the caller to bound.
     pub async fn room(self: &Arc<Self>) -> Place {
         let _waiting = Counted::new(&self.waiting);
         let mut left = pin!(self.left.notified());

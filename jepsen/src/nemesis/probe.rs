@@ -18,7 +18,7 @@ pub async fn clock(cluster: &Cluster, node: usize, offset_us: i64) -> (bool, Str
     let Ok(client) = Client::new([cluster.url(node)]) else {
         return (false, "no client".to_owned());
     };
-    let mut why = String::new();
+    let (mut why, mut names_clock) = (String::new(), false);
     // It may be cut off, or busy, for a moment.
     for _ in 0..10 {
         let target = format!("/v1/kv/{BUCKET}?w=1&timeout=500ms");
@@ -28,21 +28,29 @@ pub async fn clock(cluster: &Cluster, node: usize, offset_us: i64) -> (bool, Str
             Ok(reply) => match reply.header("location").and_then(time_in) {
                 Some(shown_ms) => {
                     // The node looked at its clock somewhere between the two.
-                    let (most, least) = (shown_ms - before_ms, shown_ms - real_ms());
-                    why = format!("its clock is off by {least} to {most} ms");
-                    let near = (least - 60)..=(most + 60);
-                    if near.contains(&(offset_us / 1_000)) && !(least - 5..=most + 5).contains(&0) {
+                    let off = (shown_ms - real_ms(), shown_ms - before_ms);
+                    why = format!("its clock is off by {} to {} ms", off.0, off.1);
+                    if is_off_by(off, offset_us / 1_000) {
                         return (true, why);
                     }
                 }
-                None => why = reply.refused().to_string(),
+                None => {
+                    why = reply.refused().to_string();
+                    // A stamp too far from its own time is refused by the others.
+                    names_clock |= why.contains("clock");
+                }
             },
             Err(error) => why = error.to_string(),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // A stamp too far from its own time is refused by the others, which names its clock.
-    (why.contains("clock"), why)
+    (names_clock, why)
+}
+
+/// True of a clock that is off, and by about so much.
+fn is_off_by((least_ms, most_ms): (i64, i64), offset_ms: i64) -> bool {
+    let near = (least_ms - 60)..=(most_ms + 60);
+    near.contains(&offset_ms) && !(least_ms - 5..=most_ms + 5).contains(&0)
 }
 
 fn real_ms() -> i64 {
@@ -74,12 +82,15 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
     found.into_iter().rev().map(|(_, path)| path).collect()
 }
 
-/// Flips single bits where data is, in the largest file below `directory`; says where.
+/// Flips single bits where data is, in the largest file below `directory`; says where, and nothing
+/// if there is no data.
 pub fn flip_bits(directory: &Path, rng: &mut Rng) -> Result<String, String> {
     let Some(path) = files(directory).into_iter().next() else { return Ok(String::new()) };
     let of = |error: std::io::Error| format!("{}: {error}", path.display());
     let mut bytes = fs::read(&path).map_err(of)?;
-    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or_default();
+    let Some(used) = bytes.iter().rposition(|byte| *byte != 0).filter(|used| *used > 0) else {
+        return Ok(String::new());
+    };
     let mut flipped = 0;
     for _ in 0..2_000 {
         let at = rng.index(used);
@@ -93,6 +104,37 @@ pub fn flip_bits(directory: &Path, rng: &mut Rng) -> Result<String, String> {
         }
     }
     fs::write(&path, &bytes).map_err(of)?;
+    if flipped == 0 {
+        return Ok(String::new());
+    }
     let name = path.strip_prefix(directory).unwrap_or(&path).display();
     Ok(format!("{flipped} bits of {name} ({used} bytes)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_right_or_off_by_something_else_is_not_off() {
+        assert!(is_off_by((-154, -146), -150));
+        assert!(is_off_by((2_999, 3_040), 3_000));
+        assert!(!is_off_by((-2, 2), 150));
+        assert!(!is_off_by((-2, 2), 10), "nobody could tell");
+        assert!(!is_off_by((590, 610), 3_000));
+    }
+
+    #[test]
+    fn where_there_is_no_data_no_bits_are_flipped() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut rng = Rng::new(1);
+        assert_eq!(flip_bits(directory.path(), &mut rng).expect("no file"), "");
+        for bytes in [vec![], vec![0; 64]] {
+            fs::write(directory.path().join("f"), &bytes).expect("a file");
+            assert_eq!(flip_bits(directory.path(), &mut rng).expect("a file"), "", "{bytes:?}");
+        }
+        fs::write(directory.path().join("f"), [7; 64]).expect("a file");
+        let flipped = flip_bits(directory.path(), &mut rng).expect("a file");
+        assert!(flipped.starts_with("12 bits of f"), "{flipped}");
+    }
 }

@@ -13,7 +13,7 @@ use hyper::http::Method;
 use serde_json::{Value, json};
 
 use crate::check::Judgement;
-use crate::history::{History, Op};
+use crate::history::{History, Op, Outcome};
 use crate::session::{Effect, Session, TIMEOUT};
 
 use super::{keys_of, shown};
@@ -127,6 +127,16 @@ pub fn judge(history: &History) -> Judgement {
         for (first, second) in pairs(fence_taken, fence_taken) {
             judgement.breach(key, "a write with an older fence was taken", &[first, second]);
         }
+        for &read in ops.iter().filter(|op| op.f == "read" && op.is_ok()) {
+            let not_done = |op: &&&Op| {
+                op.f == "guarded"
+                    && (op.outcome == Outcome::Fail || op.learnt.get("refused").is_some())
+                    && op.asked["value"] == read.learnt
+            };
+            if let Some(write) = ops.iter().find(not_done) {
+                judgement.breach(key, "a write that was refused is there", &[write, read]);
+            }
+        }
         for (first, second) in pairs(fence_taken, fence_shown) {
             judgement.breach(
                 key,
@@ -178,6 +188,7 @@ mod tests {
                 "a write with an older fence was taken",
             ),
             (r#"4 read 16 17 null ok "1:b""#, "a read shows less than the last guarded write"),
+            (r#"4 read 16 17 null ok "1:d""#, "a write that was refused is there"),
         ] {
             let breaches = judge(&told(&(GOOD.to_owned() + line))).breaches;
             assert!(breaches.iter().any(|breach| breach.what == name), "{line}: {breaches:?}");

@@ -16,6 +16,8 @@ use super::{Kind, keys_of, shown};
 
 const FAILED_IS_THERE: &str = "a number whose write failed is there";
 
+const INVENTED: &str = "a number that nobody had begun to write is there";
+
 fn number(reply: &Reply) -> Option<Value> {
     match shown(reply)? {
         Value::Null => Some(Value::Null),
@@ -95,6 +97,10 @@ pub fn judge(history: &History) -> Judgement {
                 };
                 judgement.breach(key, what, &[holder, read]);
             }
+            let begun = |op: &&Op| op.f == "write" && !read.before(op);
+            if shows > 0 && !ops.iter().copied().filter(begun).any(|op| op.asked == read.learnt) {
+                judgement.breach(key, INVENTED, &[read]);
+            }
             let failed = |op: &&Op| op.f == "write" && op.outcome == Outcome::Fail;
             let wrote = ops.iter().copied().filter(failed).find(|op| op.asked == read.learnt);
             if let Some(write) = wrote {
@@ -108,7 +114,7 @@ pub fn judge(history: &History) -> Judgement {
 /// Reads of one replica may be stale: how often they were is no breach.
 pub fn judge_weak(history: &History) -> Judgement {
     let mut judgement = judge(history);
-    let stale = |breach: &Breach| breach.what != FAILED_IS_THERE;
+    let stale = |breach: &Breach| ![FAILED_IS_THERE, INVENTED].contains(&&*breach.what);
     let (allowed, breaches): (Vec<_>, Vec<_>) = judgement.breaches.into_iter().partition(stale);
     judgement.breaches = breaches;
     if let Some(first) = allowed.first() {
@@ -157,7 +163,9 @@ mod tests {
                 "3 read 13 14 null ok null",
                 "a read misses an acknowledged write",
             ),
-            (GOOD, "3 read 8 9 null ok 3", "a number whose write failed is there"),
+            (GOOD, "3 read 8 9 null ok 3", FAILED_IS_THERE),
+            (GOOD, "3 read 13 14 null ok 9", INVENTED),
+            ("1 read 0 1 null ok 1\n", "2 write 2 3 1 ok true", INVENTED),
         ] {
             let breaches = judge(&told(&(text.to_owned() + line))).breaches;
             assert!(breaches.iter().any(|breach| breach.what == name), "{line}: {breaches:?}");

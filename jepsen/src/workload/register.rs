@@ -146,14 +146,14 @@ pub(crate) fn apply(state: State, did: &Did) -> Option<State> {
     }
 }
 
-/// Gives values numbers; null is 0.
+/// Gives values numbers; null is 0. Several values at once are one that nobody wrote.
 #[derive(Default)]
-struct Numbers<'a>(BTreeMap<&'a str, State>);
+struct Numbers(BTreeMap<String, State>);
 
-impl<'a> Numbers<'a> {
-    fn of(&mut self, value: &'a Value) -> State {
+impl Numbers {
+    fn of(&mut self, value: &Value) -> State {
         let next = self.0.len() as State + 1;
-        value.as_str().map_or(0, |text| *self.0.entry(text).or_insert(next))
+        if value.is_null() { 0 } else { *self.0.entry(value.to_string()).or_insert(next) }
     }
 }
 
@@ -300,6 +300,21 @@ mod tests {
         let failed = GOOD.to_owned() + r#"5 read 17 18 null ok "d""#;
         let breaches = judge_mixed(&told(&failed)).breaches;
         assert_eq!(breaches[0].what, "a value whose write failed is there");
+    }
+
+    #[test]
+    fn several_values_at_once_are_not_taken_for_none() {
+        let open = r#"
+            1 create 0 - [null,"a"] info null
+            2 create 1 - [null,"b"] info null
+        "#;
+        assert_eq!(judge(&told(open)).breaches, []);
+        for line in [
+            r#"3 read 2 3 null ok ["a","b"]"#,
+            r#"3 create 2 3 ["x","c"] ok {"refused":["a","b"]}"#,
+        ] {
+            assert_eq!(judge(&told(&(open.to_owned() + line))).breaches.len(), 1, "{line}");
+        }
     }
 
     #[test]

@@ -137,6 +137,7 @@ impl Parser<'_> {
                     break;
                 }
             }
+            self.once_each(&table.properties)?;
         }
         Ok(Statement::CreateTable(table))
     }

@@ -10,6 +10,8 @@ mod roles;
 mod select;
 mod terms;
 
+use std::collections::BTreeSet;
+
 use crate::cql::ast::{Name, Parsed, Property, Statement, Term};
 use crate::cql::lexer::{Kind, SyntaxError, Token, error_at, tokens};
 use crate::cql::types::{CqlType, RawType};
@@ -122,14 +124,14 @@ pub(super) fn is_reserved(word: &str) -> bool {
 /// # Errors
 /// [`SyntaxError`]: where, and what would be valid there.
 pub fn parse(text: &str) -> Result<Parsed, SyntaxError> {
-    let tokens = tokens(text)?;
-    let mut parser = Parser { text, tokens, at: 0, depth: 0, binds: Vec::new() };
-    let statement = parser.statement()?;
-    parser.skip(";");
-    if *parser.peek() != Kind::End {
-        return Err(parser.unexpected("the end of the statement"));
-    }
-    Ok(Parsed { statement, binds: parser.binds })
+    whole(text, |parser| {
+        let statement = parser.statement()?;
+        parser.skip(";");
+        if *parser.peek() != Kind::End {
+            return Err(parser.unexpected("the end of the statement"));
+        }
+        Ok(Parsed { statement, binds: std::mem::take(&mut parser.binds) })
+    })
 }
 
 /// Parses one term, such as `{'a': 1}`; nothing may follow, and there are no bind markers in it.
@@ -137,13 +139,23 @@ pub fn parse(text: &str) -> Result<Parsed, SyntaxError> {
 /// # Errors
 /// [`SyntaxError`].
 pub fn parse_term(text: &str) -> Result<Term, SyntaxError> {
+    whole(text, |parser| {
+        let term = parser.term()?;
+        if *parser.peek() != Kind::End || !parser.binds.is_empty() {
+            return Err(parser.unexpected("the end of the value"));
+        }
+        Ok(term)
+    })
+}
+
+fn whole<T>(text: &str, parse: impl FnOnce(&mut Parser<'_>) -> Parse<T>) -> Result<T, SyntaxError> {
     let tokens = tokens(text)?;
     let mut parser = Parser { text, tokens, at: 0, depth: 0, binds: Vec::new() };
-    let term = parser.term()?;
-    if *parser.peek() != Kind::End || !parser.binds.is_empty() {
-        return Err(parser.unexpected("the end of the value"));
-    }
-    Ok(term)
+    let Misfit { at, message, is_refusal } = match parse(&mut parser) {
+        Ok(parsed) => return Ok(parsed),
+        Err(misfit) => misfit,
+    };
+    Err(SyntaxError { is_refusal, ..error_at(text, at, message) })
 }
 
 pub(super) struct Parser<'a> {
@@ -155,7 +167,17 @@ pub(super) struct Parser<'a> {
     binds: Vec<Option<String>>,
 }
 
-pub(super) type Parse<T> = Result<T, SyntaxError>;
+/// A [`SyntaxError`] whose line is not counted yet. What is tried as one thing and then read as
+/// another makes an error for each try, and a long text has many.
+#[derive(Debug)]
+pub(super) struct Misfit {
+    /// The byte where it begins.
+    at: usize,
+    message: String,
+    is_refusal: bool,
+}
+
+pub(super) type Parse<T> = Result<T, Misfit>;
 
 impl Parser<'_> {
     fn token(&self, ahead: usize) -> &Token {
@@ -173,16 +195,16 @@ impl Parser<'_> {
         kind
     }
 
-    fn error(&self, message: impl Into<String>) -> SyntaxError {
-        error_at(self.text, self.token(0).at, message)
+    fn error(&self, message: impl Into<String>) -> Misfit {
+        Misfit { at: self.token(0).at, message: message.into(), is_refusal: false }
     }
 
     /// What stands here is CQL, and not carried out.
-    fn refusal(&self, message: impl Into<String>) -> SyntaxError {
-        SyntaxError { is_refusal: true, ..self.error(message) }
+    fn refusal(&self, message: impl Into<String>) -> Misfit {
+        Misfit { is_refusal: true, ..self.error(message) }
     }
 
-    fn unexpected(&self, expected: &str) -> SyntaxError {
+    fn unexpected(&self, expected: &str) -> Misfit {
         self.error(format!("no viable alternative at input {}: expected {expected}", self.peek()))
     }
 
@@ -400,7 +422,19 @@ impl Parser<'_> {
         while self.skip_word("and") {
             out.push(self.property()?);
         }
+        self.once_each(&out)?;
         Ok(out)
+    }
+
+    /// Of two values of one name, one would go unheard.
+    fn once_each<T>(&self, all: &[(String, T)]) -> Parse<()> {
+        let mut names = BTreeSet::new();
+        match all.iter().find(|(name, _)| !names.insert(name)) {
+            Some((name, _)) => {
+                Err(self.error(format!("Multiple definition for property '{name}'")))
+            }
+            None => Ok(()),
+        }
     }
 
     fn property(&mut self) -> Parse<(String, Property)> {
@@ -414,6 +448,7 @@ impl Parser<'_> {
             parser.sign(":")?;
             Ok((key, parser.simple()?))
         })?;
+        self.once_each(&pairs)?;
         Ok((name, Property::Map(pairs)))
     }
 

@@ -4,6 +4,9 @@ use super::{Parse, Parser};
 use crate::cql::ast::{InValues, Operator, Relation, Select, SelectItem, Selector, Term};
 use crate::cql::lexer::Kind;
 
+/// The most relations in one WHERE: each is held against all others.
+const MAX_RELATIONS: usize = 10_000;
+
 impl Parser<'_> {
     pub(super) fn select(&mut self) -> Parse<Select> {
         self.word("select")?;
@@ -157,6 +160,9 @@ impl Parser<'_> {
         let mut out = Vec::new();
         loop {
             self.nested(|parser| parser.relation(&mut out))?;
+            if out.len() > MAX_RELATIONS {
+                return Err(self.error(format!("more than {MAX_RELATIONS} relations in one WHERE")));
+            }
             if !self.skip_word("and") {
                 return Ok(out);
             }

@@ -90,10 +90,9 @@ fn create_keyspace(state: &mut ClusterState, keyspace: &Arc<Keyspace>) -> Result
 
 fn drop_keyspace(state: &mut ClusterState, name: &str) -> Result<Verdict, NotDone> {
     state.keyspaces.remove(name).ok_or(NotDone::NoSuchKeyspace)?;
-    let ids: Vec<TableId> =
-        state.names.get(name).into_iter().flatten().map(|(_, id)| *id).collect();
+    let ids = state.names.get(name).into_iter().flatten().map(|(_, id)| *id);
     let is_theirs = |id: &TableId| state.table(*id).is_some_and(|t| !t.name.is_system());
-    for id in ids.into_iter().filter(is_theirs).collect::<Vec<_>>() {
+    for id in ids.filter(is_theirs).collect::<Vec<_>>() {
         state.drop_table(id)?;
     }
     state.forget(&Resource::Keyspace(name.to_owned()));

@@ -20,16 +20,8 @@ fn create() -> Command {
 }
 
 /// A start of `n1` as (voter, actor), after the start `after`.
-fn started((voter, actor): (u64, u64), nonce: u64, after: u64) -> Command {
-    Command::NodeStarted {
-        node: NodeId::derive("c", "n1"),
-        voter: VoterId(voter),
-        actor: ActorId(actor),
-        incarnation: Incarnation(nonce),
-        nonce,
-        after,
-        addresses: Addresses::default(),
-    }
+fn started(ids: (u64, u64), nonce: u64, after: u64) -> Command {
+    fixture::started(NodeId::derive("c", "n1"), ids, nonce, after)
 }
 
 #[test]
@@ -119,6 +111,26 @@ fn a_table_created_twice_is_one_table_and_its_id_never_returns() {
     assert_eq!(apply(&mut state, Command::DropTable { id }), Verdict::Done);
     let Verdict::Created(other) = apply(&mut state, create()) else { panic!("not created") };
     assert_ne!(id, other);
+}
+
+/// A keyspace may have the name of the one where the nodes' own tables stand.
+#[test]
+fn a_keyspace_that_is_dropped_takes_its_tables_with_it_and_none_of_the_nodes_own() {
+    let mut state = founded();
+    let keyspace = fixture::create_keyspace("henge");
+    assert_eq!(apply(&mut state, keyspace), Verdict::Done);
+    let mut create = |name: TableName| {
+        let made =
+            apply(&mut state, Command::CreateTable { name, settings: TableSettings::bucket(3) });
+        let Verdict::Created(id) = made else { panic!("{made:?}") };
+        id
+    };
+    let (locks, bucket) = (create(TableName::system("locks")), create("henge".parse().unwrap()));
+    let drop = Command::DropKeyspace { name: "henge".to_owned() };
+    assert_eq!(apply(&mut state, drop), Verdict::Done);
+    assert!(state.keyspaces().is_empty());
+    assert_eq!(state.tables().keys().copied().collect::<Vec<_>>(), [locks], "not {bucket}");
+    assert!(state.table_named(&TableName::system("locks")).is_some());
 }
 
 fn id_of(name: &str) -> u64 {

@@ -239,6 +239,30 @@ fn a_batch_of_many_partitions_is_written() {
     assert_eq!(ABC.map(|name| scene.on_record(name)), [0; 3]);
 }
 
+/// As above, of whoever goes on with it.
+#[test]
+fn a_batch_of_many_partitions_that_was_left_is_written_by_others() {
+    let mut scene = scene(750);
+    let rows = scene.rows.id;
+    scene.town.script.add(Fate::LoseRequest, u32::MAX, move |from, _, request| {
+        from == id("a") && is_row(request, rows)
+    });
+    let part = |n: u32| {
+        let key = Key::of_row(&n.to_be_bytes(), b"").unwrap();
+        (scene.rows.clone(), vec![(key, record("x", 1))])
+    };
+    let mut parts: Vec<_> = (0..20_000).map(part).collect();
+    parts.push((scene.rows.clone(), vec![(key("q"), record("x", 1))]));
+    let slot = scene.begin_parts("a", parts, Consistency::Quorum, SECOND);
+    let told = scene.town.wait(&slot).unwrap_err();
+    assert!(matches!(told, BatchError::Late { done: 0, parts: 20_001, .. }), "{told:?}");
+    scene.town.kill("a");
+    scene.town.script.clear();
+    scene.town.run(60 * SECOND);
+    assert_eq!(["b", "c"].map(|name| scene.on_record(name)), [0; 2]);
+    assert_eq!(scene.shown("b"), ["", "x"]);
+}
+
 /// What becomes of a batch if one of its tables is dropped before it is written: the rest of it.
 #[test]
 fn a_batch_goes_on_without_the_rows_of_a_table_that_was_dropped() {

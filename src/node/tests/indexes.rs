@@ -387,6 +387,15 @@ fn a_key_is_refused_if_there_is_no_room_for_its_entries() {
             false => assert!(matches!(told, Err(OpError::Invalid(_))), "{told:?}"),
         }
     }
+    // Nor does anything beside it go out.
+    let rows = [long(10), long(MAX_STORED_KEY_BYTES)];
+    let rows = rows.map(|key| (key, Record::of_row(row(Some(1), 1)))).to_vec();
+    let (level, timeout) = (Consistency::All, 3 * SECOND);
+    let op = RowsOp { table: table.clone(), rows, level, timeout };
+    let coordinator = town.coordinator("a");
+    let slot = town.begin("a", async move { coordinator.write_rows(op).await });
+    let told = town.wait(&slot);
+    assert!(matches!(told, Err(OpError::Invalid(_))), "{told:?}");
     assert_eq!(find(&mut town, "b", &table, index, 1, 100).unwrap(), BTreeSet::from([2]));
     ABC.iter().for_each(|name| audit(&town, name, &table));
 }

@@ -228,3 +228,11 @@ fn a_serial_read_finishes_what_is_undecided_and_a_refused_condition_does_too() {
         assert_eq!(read(&mut town, "c", &table, b"x", false), 1, "it is on a majority");
     }
 }
+
+#[test]
+fn a_row_whose_key_no_replica_takes_is_refused_before_a_round_begins() {
+    let (mut town, table) = Town::with_rows(640);
+    let told = add(&mut town, "a", &table, &[b"x", &[b'y'; 12_000]], 1).unwrap_err();
+    assert!(matches!(&told, OpError::Invalid(why) if why.contains("Key too long")), "{told:?}");
+    assert_eq!(read(&mut town, "b", &table, b"x", true), 0);
+}

@@ -296,3 +296,13 @@ fn a_write_goes_to_all_replicas_though_it_answers_at_one() {
     town.put("a", &table, "other", "v", how).unwrap_err();
     assert!(town.record("c", &table, "other").is_some());
 }
+
+/// A zero byte takes two in storage: the door's own bound does not see that.
+#[test]
+fn a_key_that_no_replica_takes_is_refused_before_anything_is_sent() {
+    let (mut town, table) = Town::with_table(19, ConflictMode::Siblings);
+    let told = town.put("a", &table, &"\0".repeat(6_000), "v", Write::default()).unwrap_err();
+    assert!(matches!(&told, OpError::Invalid(why) if why.contains("Key too long")), "{told:?}");
+    assert_eq!(told.fate(), coordinator::Fate::NotApplied);
+    town.put("a", &table, &"\0".repeat(5_900), "v", Write::default()).unwrap();
+}

@@ -1,13 +1,15 @@
 //! CREATE, ALTER, DROP: turned into entries of the metadata log.
 
+mod differences;
 pub(super) mod indexes;
+mod keyspaces;
+mod types;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::cql::ast::{AlterTable, AlterType, ColumnDef, CreateTable, Name, Property, Statement};
-use crate::cql::schema::{Role, Schema};
-use crate::cql::types::{CqlType, RawType, UdtType};
+use crate::cql::ast::{AlterTable, ColumnDef, CreateTable, Name, Property, Statement};
+use crate::cql::schema::{MAX_COLUMNS, Role, Schema};
+use crate::cql::types::{CqlType, RawType};
 use crate::meta::{
     ClusterState, Command, ConflictMode, Keyspace, NotDone, Table, TableName, TableSettings,
     Verdict,
@@ -19,6 +21,8 @@ use crate::server::cql::response::{Answer, SchemaChange};
 use crate::server::cql::statement::udt;
 use crate::server::cql::store::Store;
 use crate::server::cql::system;
+
+pub(super) use self::differences::differences;
 
 /// How often a change is made again from what is there by then.
 const MAX_TRIES: usize = 5;
@@ -117,10 +121,10 @@ fn plan(
 ) -> Result<Plan, CqlError> {
     match statement {
         Statement::CreateKeyspace { name, if_not_exists, properties } => {
-            create_keyspace(state, name, *if_not_exists, properties)
+            keyspaces::create(state, name, *if_not_exists, properties)
         }
         Statement::AlterKeyspace { name, if_exists, properties } => {
-            alter_keyspace(state, name, *if_exists, properties)
+            keyspaces::alter(state, name, *if_exists, properties)
         }
         Statement::DropKeyspace { name, if_exists } => {
             not_system(name)?;
@@ -158,11 +162,11 @@ fn plan(
         }
         Statement::CreateType { name, if_not_exists, fields } => {
             let keyspace = keyspace_of(given, name)?;
-            create_type(state, &keyspace, &name.name, *if_not_exists, fields)
+            types::create(state, &keyspace, &name.name, *if_not_exists, fields)
         }
         Statement::AlterType { name, if_exists, change } => {
             let keyspace = keyspace_of(given, name)?;
-            alter_type(state, &keyspace, &name.name, *if_exists, change)
+            types::alter(state, &keyspace, &name.name, *if_exists, change)
         }
         Statement::DropType { name, if_exists } => {
             let keyspace = keyspace_of(given, name)?;
@@ -192,62 +196,6 @@ fn plan(
         }
         _ => Err(CqlError::new(SERVER, "no statement of the schema")),
     }
-}
-
-fn create_keyspace(
-    state: &ClusterState,
-    name: &str,
-    if_not_exists: bool,
-    properties: &[(String, Property)],
-) -> Result<Plan, CqlError> {
-    not_system(name)?;
-    check_name("Keyspace", name)?;
-    if state.keyspaces().contains_key(name) {
-        return if if_not_exists { Ok(Plan::Nothing) } else { Err(CqlError::exists(name, "")) };
-    }
-    let (replication, durable_writes) = options::keyspace(properties, &datacenters(state))?;
-    let missing = || {
-        CqlError::new(
-            crate::server::cql::error::CONFIG,
-            "Missing mandatory replication strategy class",
-        )
-    };
-    let keyspace = Keyspace {
-        name: name.to_owned(),
-        replication: replication.ok_or_else(missing)?,
-        durable_writes: durable_writes.unwrap_or(true),
-        types: std::collections::BTreeMap::new(),
-    };
-    let command = Command::CreateKeyspace(Arc::new(keyspace));
-    Ok(Plan::Do(Box::new(command), change("CREATED", "KEYSPACE", name, "")))
-}
-
-fn datacenters(state: &ClusterState) -> Vec<String> {
-    let all: BTreeSet<String> =
-        state.members().values().map(|member| member.member.datacenter.clone()).collect();
-    all.into_iter().collect()
-}
-
-fn alter_keyspace(
-    state: &ClusterState,
-    name: &str,
-    if_exists: bool,
-    properties: &[(String, Property)],
-) -> Result<Plan, CqlError> {
-    not_system(name)?;
-    if !state.keyspaces().contains_key(name) && if_exists {
-        return Ok(Plan::Nothing);
-    }
-    let old = find(state, name)?;
-    let (replication, durable_writes) = options::keyspace(properties, &datacenters(state))?;
-    if replication.is_some_and(|new| new != old.replication) {
-        return Err(CqlError::invalid(
-            "a keyspace's replication cannot be changed yet: make another keyspace and copy",
-        ));
-    }
-    let durable_writes = durable_writes.unwrap_or(old.durable_writes);
-    let command = Command::AlterKeyspace { name: name.to_owned(), durable_writes };
-    Ok(Plan::Do(Box::new(command), change("UPDATED", "KEYSPACE", name, "")))
 }
 
 /// The table of values of this name that clients may change, if there is one.
@@ -324,6 +272,12 @@ fn create_table(
         return Err(CqlError::invalid(
             "COMPACT STORAGE tables are not allowed: leave the option out",
         ));
+    }
+    if create.columns.len() > MAX_COLUMNS {
+        return Err(CqlError::invalid(format!(
+            "a table has {MAX_COLUMNS} columns at most, and this one has {}",
+            create.columns.len()
+        )));
     }
     let mut columns: Vec<(String, CqlType, Role)> = Vec::new();
     for def in &create.columns {
@@ -537,188 +491,4 @@ fn alter_table(
     let command =
         Command::AlterRows { id: old.id, expected: old.version, schema: Arc::new(schema) };
     Ok(Plan::Do(Box::new(command), updated))
-}
-
-fn create_type(
-    state: &ClusterState,
-    keyspace: &str,
-    name: &str,
-    if_not_exists: bool,
-    fields: &[(String, RawType)],
-) -> Result<Plan, CqlError> {
-    find(state, keyspace)?;
-    check_name("Type", name)?;
-    if udt(state, keyspace, name).is_some() {
-        if if_not_exists {
-            return Ok(Plan::Nothing);
-        }
-        return Err(CqlError::invalid(format!("A user type with name '{name}' already exists")));
-    }
-    if CqlType::native(name).is_some() {
-        return Err(CqlError::invalid(format!("{name} is a type already")));
-    }
-    let udt = UdtType {
-        keyspace: keyspace.to_owned(),
-        name: name.to_owned(),
-        fields: typed_fields(state, keyspace, &[], fields)?,
-    };
-    let created = change("CREATED", "TYPE", keyspace, name);
-    Ok(Plan::Do(Box::new(Command::CreateType(Arc::new(udt))), created))
-}
-
-fn typed_fields(
-    state: &ClusterState,
-    keyspace: &str,
-    before: &[(String, CqlType)],
-    fields: &[(String, RawType)],
-) -> Result<Vec<(String, CqlType)>, CqlError> {
-    let mut out = before.to_vec();
-    for (name, raw) in fields {
-        check_name("Field", name)?;
-        if out.iter().any(|(other, _)| other == name) {
-            return Err(CqlError::invalid(format!("Duplicate field name '{name}' in type")));
-        }
-        let mut kind = resolve(state, keyspace, raw)?;
-        if kind.is_collection() {
-            // A field is one value, whether that is written or not.
-            kind = kind.frozen();
-        }
-        if kind.is_multicell() {
-            return Err(CqlError::invalid(format!(
-                "A user type cannot contain non-frozen UDTs: write frozen<{kind}>"
-            )));
-        }
-        if kind == CqlType::Counter {
-            return Err(CqlError::invalid("A user type cannot contain counters"));
-        }
-        out.push((name.clone(), kind));
-    }
-    Ok(out)
-}
-
-fn alter_type(
-    state: &ClusterState,
-    keyspace: &str,
-    name: &str,
-    if_exists: bool,
-    alteration: &AlterType,
-) -> Result<Plan, CqlError> {
-    let Some(expected) = udt(state, keyspace, name) else {
-        if if_exists {
-            return Ok(Plan::Nothing);
-        }
-        return Err(CqlError::invalid(format!("Type '{keyspace}.{name}' doesn't exist")));
-    };
-    let mut new = (*expected).clone();
-    match alteration {
-        AlterType::Add { fields, if_not_exists } => {
-            // The bytes of a partition key are its identity: a field more would make them others.
-            let in_key = |table: &&Arc<Table>| {
-                let key = table.rows.iter().flat_map(|schema| schema.partition_key());
-                key.into_iter().any(|column| column.kind.mentions(keyspace, name))
-            };
-            let tables = state.tables().values().filter(in_key);
-            let tables: Vec<_> = tables.map(|table| table.name.table.as_str()).collect();
-            if !tables.is_empty() {
-                return Err(CqlError::invalid(format!(
-                    "Cannot add new field to user type {keyspace}.{name} as the type is being used \
-                     in partition key by the following tables: {}",
-                    tables.join(", ")
-                )));
-            }
-            let is_new = |(name, _): &&(String, RawType)| {
-                !*if_not_exists || new.fields.iter().all(|(own, _)| own != name)
-            };
-            let fields: Vec<_> = fields.iter().filter(is_new).cloned().collect();
-            new.fields = typed_fields(state, keyspace, &new.fields, &fields)?;
-        }
-        AlterType::Rename { names, if_exists } => {
-            for (from, to) in names {
-                check_name("Field", to)?;
-                if *if_exists && new.fields.iter().all(|(own, _)| own != from) {
-                    continue;
-                }
-                let taken = new.fields.iter().any(|(other, _)| other == to);
-                let field = new.fields.iter_mut().find(|(own, _)| own == from);
-                match field.filter(|_| !taken) {
-                    Some(field) => field.0.clone_from(to),
-                    None => {
-                        return Err(CqlError::invalid(format!(
-                            "Cannot rename field {from} to {to}"
-                        )));
-                    }
-                }
-            }
-        }
-    }
-    let updated = change("UPDATED", "TYPE", keyspace, name);
-    Ok(Plan::Do(Box::new(Command::AlterType { expected, new: Arc::new(new) }), updated))
-}
-
-/// What differs between two states, as events: for drivers that keep a copy of the schema.
-pub(super) fn differences(old: &ClusterState, new: &ClusterState) -> Vec<SchemaChange> {
-    let mut out = Vec::new();
-    // Those that there are for their buckets alone come and go with these.
-    let (was, is) = (buckets::keyspaces(old), buckets::keyspaces(new));
-    let is_known = |name: &str| old.keyspaces().contains_key(name) || was.contains_key(name);
-    let stays = |name: &str| new.keyspaces().contains_key(name) || is.contains_key(name);
-    out.extend(
-        is.keys()
-            .filter(|name| !is_known(name))
-            .map(|name| change("CREATED", "KEYSPACE", name, "")),
-    );
-    out.extend(
-        was.keys().filter(|name| !stays(name)).map(|name| change("DROPPED", "KEYSPACE", name, "")),
-    );
-    let keyspaces: BTreeSet<&String> =
-        old.keyspaces().keys().chain(new.keyspaces().keys()).collect();
-    for keyspace in keyspaces {
-        match (old.keyspaces().get(keyspace), new.keyspaces().get(keyspace)) {
-            (None, Some(_)) => out.push(change("CREATED", "KEYSPACE", keyspace, "")),
-            (Some(_), None) => out.push(change("DROPPED", "KEYSPACE", keyspace, "")),
-            (Some(a), Some(b)) => {
-                if (&a.replication, a.durable_writes) != (&b.replication, b.durable_writes) {
-                    out.push(change("UPDATED", "KEYSPACE", keyspace, ""));
-                }
-            }
-            (None, None) => {}
-        }
-        let types = |state: &ClusterState| {
-            state.keyspaces().get(keyspace).map(|k| k.types.clone()).unwrap_or_default()
-        };
-        let (a, b) = (types(old), types(new));
-        for name in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
-            if let Some(word) = word(a.get(name), b.get(name), |a, b| a == b) {
-                out.push(change(word, "TYPE", keyspace, name));
-            }
-        }
-    }
-    let tables = |state: &ClusterState| {
-        state
-            .tables()
-            .values()
-            .map(|table| (table.name.clone(), table.clone()))
-            .collect::<std::collections::BTreeMap<_, _>>()
-    };
-    let (a, b) = (tables(old), tables(new));
-    for name in a.keys().chain(b.keys()).collect::<BTreeSet<_>>() {
-        let same = |a: &Arc<Table>, b: &Arc<Table>| (a.id, a.version) == (b.id, b.version);
-        if let Some(word) = word(a.get(name), b.get(name), same) {
-            out.push(change(word, "TABLE", &name.keyspace, &name.table));
-        }
-    }
-    out
-}
-
-fn word<T>(
-    old: Option<&T>,
-    new: Option<&T>,
-    same: impl Fn(&T, &T) -> bool,
-) -> Option<&'static str> {
-    match (old, new) {
-        (None, Some(_)) => Some("CREATED"),
-        (Some(_), None) => Some("DROPPED"),
-        (Some(old), Some(new)) if !same(old, new) => Some("UPDATED"),
-        _ => None,
-    }
 }

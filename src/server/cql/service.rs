@@ -1,23 +1,22 @@
 //! Requests to answers.
 
+mod batch;
+mod writes;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use futures_util::future::{join, join_all};
 
-use crate::coordinator::{CountOp, CountRow, OpError, PartitionRows, ReadOp, Receipts, RowsOp};
-use crate::cql::ast::{BatchKind, Statement};
+use self::writes::{How, Writes};
+use crate::coordinator::Receipts;
+use crate::cql::ast::Statement;
 use crate::cql::conditions::If;
 use crate::cql::functions::Now;
-use crate::cql::modify::{Counts, Modify, Moment, Mutation};
-use crate::cql::rows::carry_deletions;
-use crate::cql::term::{Binds, Bound, evaluate};
-use crate::cql::types::CqlType;
-use crate::cql::value;
-use crate::meta::{Command, NotDone, Table, Verdict};
-use crate::record::{Record, Row};
+use crate::cql::modify::Modify;
+use crate::cql::term::{Binds, Bound};
+use crate::meta::{Command, NotDone, Verdict};
 use crate::server::auth::{Gate, Principal};
 use crate::server::cql::buckets;
 use crate::server::cql::conditional::{Conditional, Write};
@@ -26,16 +25,16 @@ use crate::server::cql::describe;
 use crate::server::cql::error::{BOOTSTRAPPING, CqlError, PROTOCOL, SERVER};
 use crate::server::cql::permits;
 use crate::server::cql::point::PointRead;
-use crate::server::cql::reads::{self, Ask, TIMEOUT};
-use crate::server::cql::request::{BatchItem, BatchRequest, Parameters, Request};
+use crate::server::cql::reads::{self, Ask};
+use crate::server::cql::request::{Parameters, Request};
 use crate::server::cql::response::{Answer, Reply, Rows};
 use crate::server::cql::roles;
-use crate::server::cql::statement::{Ready, Target, Work, has_keyspace, target};
+use crate::server::cql::statement::{Ready, Work, has_keyspace, target};
 use crate::server::cql::store::Store;
 use crate::server::cql::system;
 use crate::server::cql::traces::{self, About, Traced};
 use crate::server::cql::warnings;
-use crate::types::{Consistency, Key, TableId, WallMicros};
+use crate::types::{Consistency, WallMicros};
 
 /// The most prepared statements that are kept. A client whose statement was dropped is told so,
 /// and prepares it again.
@@ -94,25 +93,6 @@ pub struct CqlService {
     store: Arc<dyn Store>,
     gate: Gate,
     prepared: Arc<Mutex<BTreeMap<[u8; 16], Arc<Ready>>>>,
-}
-
-/// How changes are written.
-#[derive(Debug, Clone, Copy)]
-struct How {
-    stamp: Option<i64>,
-    level: Consistency,
-    /// What time it is, if the request says so.
-    now: Option<WallMicros>,
-}
-
-/// Refuses what is not an increment in a batch of counters.
-fn not_counters(kind: BatchKind) -> Result<(), CqlError> {
-    match kind {
-        BatchKind::Counter => {
-            Err(CqlError::invalid("Cannot include non-counter statement in a counter batch"))
-        }
-        BatchKind::Logged | BatchKind::Unlogged => Ok(()),
-    }
 }
 
 fn with_warning(mut reply: Reply, warning: Option<String>) -> Reply {
@@ -397,56 +377,8 @@ impl CqlService {
                 self.write(writes, parameters.level, "SIMPLE").await?;
                 Ok(Answer::Void)
             }
-            Work::Batch { kind, using, writes: all } => {
-                if all.iter().any(|(target, _)| buckets::is_bucket(target)) {
-                    let mut writes = Vec::with_capacity(all.len());
-                    for (target, modify) in all {
-                        let values = given.binds.clone();
-                        writes.push((target, self.write_of(modify, values, parameters.now)));
-                    }
-                    return self.values(*kind, &writes, parameters.level).await;
-                }
-                let by_paxos = |(target, modify): &(Target, Modify)| {
-                    modify.condition().is_some() || target.is_strong()
-                };
-                if all.iter().any(by_paxos) {
-                    not_counters(*kind)?;
-                    if using.timestamp.is_some() {
-                        return Err(CqlError::invalid(
-                            "Cannot provide custom timestamp for conditional BATCH",
-                        ));
-                    }
-                    // All of them share the batch's bind markers.
-                    let write = |(target, modify): &(Target, Modify)| {
-                        (target.clone(), self.write_of(modify, given.binds.clone(), parameters.now))
-                    };
-                    let all = Conditional::new(all.iter().map(write).collect(), true)?;
-                    return self.write_if(all, parameters.serial).await;
-                }
-                if using.timestamp.is_some() && all.iter().any(|(_, write)| write.has_timestamp()) {
-                    return Err(CqlError::invalid(
-                        "Timestamp must be set either on BATCH or individual statements",
-                    ));
-                }
-                let mut stamp = parameters.timestamp;
-                if let Some(term) = &using.timestamp
-                    && let Bound::Value(bytes) =
-                        evaluate(term, &CqlType::Bigint, binds).map_err(CqlError::invalid)?
-                {
-                    stamp = value::integer(&bytes).or(stamp);
-                }
-                if using.ttl.is_some() {
-                    return Err(CqlError::invalid(
-                        "Global TTL on the BATCH statement is not supported: give each statement its own",
-                    ));
-                }
-                let stamp = Some(stamp.unwrap_or_else(|| self.stamp()));
-                let how = How { stamp, level: parameters.level, now: parameters.now };
-                let mut writes = Writes::default();
-                for (target, modify) in all {
-                    self.gather(&mut writes, target, modify, binds, how).await?;
-                }
-                self.write_batch(*kind, writes, parameters.level).await
+            Work::Batch { kind, using, writes } => {
+                self.run_batch((*kind, using), writes, &given, binds).await
             }
             Work::Other(Statement::Describe(what)) => {
                 describe::run(&*self.store, ready.keyspace.as_deref(), what, parameters)
@@ -515,48 +447,6 @@ impl CqlService {
         }
     }
 
-    async fn batch(&self, session: &Session, batch: BatchRequest) -> Result<Answer, CqlError> {
-        let mut all = Vec::with_capacity(batch.items.len());
-        for item in batch.items {
-            let (ready, values) = match item {
-                BatchItem::Text(text, values) => {
-                    let keyspace = batch.keyspace.as_deref();
-                    (Arc::new(self.make_ready(session, keyspace, &text)?), values)
-                }
-                BatchItem::Prepared(id, values) => (self.find(&id)?, values),
-            };
-            let Work::Modify(target, modify) = &ready.work else {
-                return Err(CqlError::invalid(
-                    "Invalid statement in batch: only UPDATE, INSERT and DELETE statements are allowed.",
-                ));
-            };
-            self.permit(session, &ready)?;
-            let bound = ready.bind(values, None)?;
-            all.push((target.clone(), self.write_of(modify, bound, batch.now)));
-        }
-        if all.iter().any(|(target, _)| buckets::is_bucket(target)) {
-            let writes: Vec<_> =
-                all.iter().map(|(target, write)| (target, write.clone())).collect();
-            return self.values(batch.kind, &writes, batch.level).await;
-        }
-        let by_paxos = |(target, write): &(Target, Write)| {
-            write.modify.condition().is_some() || target.is_strong()
-        };
-        if all.iter().any(by_paxos) {
-            not_counters(batch.kind)?;
-            return self.write_if(Conditional::new(all, true)?, batch.serial).await;
-        }
-        let stamp = Some(batch.timestamp.unwrap_or_else(|| self.stamp()));
-        let how = How { stamp, level: batch.level, now: batch.now };
-        let mut writes = Writes::default();
-        for (target, write) in &all {
-            let moment = write.now();
-            let binds = write.binds(&moment);
-            self.gather(&mut writes, target, &write.modify, binds, how).await?;
-        }
-        self.write_batch(batch.kind, writes, batch.level).await
-    }
-
     /// A statement with its values, at this moment.
     fn write_of(&self, modify: &Modify, values: Vec<Bound>, now: Option<WallMicros>) -> Write {
         Write { modify: modify.clone(), values, at: (self.wall(now), self.store.random()) }
@@ -592,227 +482,5 @@ impl CqlService {
             return Ok(Answer::Void);
         }
         Ok(Answer::Rows(if outcome.applied { all.applied() } else { all.refusal(&outcome)? }))
-    }
-
-    /// Writes values of buckets one after the other, as their door does with a batch.
-    async fn values(
-        &self,
-        kind: BatchKind,
-        writes: &[(&Target, Write)],
-        level: Consistency,
-    ) -> Result<Answer, CqlError> {
-        let plain = |(target, write): &(&Target, Write)| {
-            buckets::is_bucket(target) && !write.modify.condition().is_some()
-        };
-        if !writes.iter().all(plain) {
-            return Err(CqlError::invalid(
-                "a batch with writes of buckets has nothing else in it, and no conditions",
-            ));
-        }
-        if kind != BatchKind::Unlogged && writes.len() > 1 {
-            return Err(CqlError::invalid(
-                "writes of buckets are not atomic together: use BEGIN UNLOGGED BATCH",
-            ));
-        }
-        let mut parts = buckets::Parts::default();
-        for (target, write) in writes {
-            let now = write.now();
-            let (statement, when) = ((&write.modify, write.binds(&now)), (level, write.at.0));
-            parts.add(&*self.store, target, statement, when)?;
-        }
-        parts.write(&*self.store, "UNLOGGED_BATCH").await?;
-        Ok(Answer::Void)
-    }
-
-    async fn write_batch(
-        &self,
-        kind: BatchKind,
-        writes: Writes,
-        level: Consistency,
-    ) -> Result<Answer, CqlError> {
-        let word = match kind {
-            BatchKind::Counter if writes.values => {
-                return not_counters(kind).map(|()| Answer::Void);
-            }
-            BatchKind::Counter => "COUNTER",
-            BatchKind::Logged if !writes.counts.is_empty() => {
-                return Err(CqlError::invalid(
-                    "Cannot include a counter statement in a logged batch",
-                ));
-            }
-            BatchKind::Unlogged if writes.values && !writes.counts.is_empty() => {
-                return Err(CqlError::invalid(
-                    "Counter and non-counter mutations cannot exist in the same batch",
-                ));
-            }
-            BatchKind::Logged if writes.partitions.len() > 1 => {
-                let parts = rows_of(writes.partitions)?;
-                let written = self.store.write_batch(parts, level, TIMEOUT).await;
-                written.map_err(|error| CqlError::of_batch(&error))?;
-                return Ok(Answer::Void);
-            }
-            // One partition is one commit on each replica.
-            BatchKind::Logged => "SIMPLE",
-            BatchKind::Unlogged => "UNLOGGED_BATCH",
-        };
-        self.write(writes, level, word).await?;
-        Ok(Answer::Void)
-    }
-
-    /// Adds a statement's changes to what is to be written.
-    async fn gather(
-        &self,
-        writes: &mut Writes,
-        target: &Target,
-        modify: &Modify,
-        binds: Binds<'_>,
-        how: How,
-    ) -> Result<(), CqlError> {
-        let Some(table) = &target.table else {
-            return Err(system::read_only(&target.keyspace));
-        };
-        if modify.is_count(&target.schema) {
-            let counts = modify.counts(&target.schema, binds).map_err(CqlError::invalid)?;
-            writes.count(table, counts);
-            return Ok(());
-        }
-        writes.values |= !target.schema.has_counters();
-        let mut current = BTreeMap::new();
-        if modify.needs_read(&target.schema) {
-            for key in modify.keys(&target.schema, binds).map_err(CqlError::invalid)? {
-                let level = match how.level {
-                    Consistency::Any => Consistency::One,
-                    other => other,
-                };
-                let head = self.row(table, &key.0, &[], level).await?;
-                let row = if key.1.is_empty() {
-                    head.clone()
-                } else {
-                    self.row(table, &key.0, &key.1, level).await?
-                };
-                current.insert(key, (head, row));
-            }
-        }
-        let now = self.wall(how.now);
-        let moment = Moment {
-            stamp: how.stamp.unwrap_or_else(|| self.stamp()),
-            now,
-            clock: self.store.wall(),
-            order: now.0,
-            current: &current,
-        };
-        let mutations =
-            modify.mutations(&target.schema, binds, &moment).map_err(CqlError::invalid)?;
-        mutations.into_iter().for_each(|mutation| writes.add(table, mutation));
-        Ok(())
-    }
-
-    async fn row(
-        &self,
-        table: &Arc<Table>,
-        partition: &[u8],
-        clustering: &[u8],
-        level: Consistency,
-    ) -> Result<Row, CqlError> {
-        let key = Key::of_row(partition, clustering);
-        let key = key.map_err(|error| CqlError::invalid(error.to_string()))?;
-        let op = ReadOp {
-            table: table.clone(),
-            key,
-            level,
-            timeout: TIMEOUT,
-            receipt: false,
-            local: false,
-        };
-        let outcome = self.store.read(op).await.map_err(|e| CqlError::of_operation(&e, None))?;
-        Ok(outcome.record.row().cloned().unwrap_or_default())
-    }
-
-    async fn write(&self, writes: Writes, level: Consistency, word: &str) -> Result<(), CqlError> {
-        let operations = rows_of(writes.partitions)?.into_iter().map(|(table, rows)| RowsOp {
-            table,
-            rows,
-            level,
-            timeout: TIMEOUT,
-        });
-        let mut counts = Vec::with_capacity(writes.counts.len());
-        for (table, rows) in writes.counts.into_values() {
-            let rows = rows.into_iter().map(|((partition, clustering), adds)| {
-                let key = Key::of_row(&partition, &clustering);
-                let key = key.map_err(|error| CqlError::invalid(error.to_string()))?;
-                Ok(CountRow { key, adds: adds.into_iter().collect() })
-            });
-            let rows = rows.collect::<Result<_, CqlError>>()?;
-            counts.push(CountOp { table, rows, level, timeout: TIMEOUT });
-        }
-        let word = if counts.is_empty() { word } else { "COUNTER" };
-        let written = join_all(operations.map(|op| self.store.write(op)));
-        let counted = join_all(counts.into_iter().map(|op| self.store.count(op)));
-        let (mut results, counted) = join(written, counted).await;
-        results.extend(counted);
-        OpError::of_parts(level, results)
-            .map_err(|error| CqlError::of_operation(&error, Some(word)))
-    }
-}
-
-/// Rows of one partition to write, by clustering bytes.
-type PartitionWrites = (Arc<Table>, BTreeMap<Vec<u8>, Row>);
-
-/// The same as records, a partition each.
-fn rows_of(
-    partitions: BTreeMap<(TableId, Vec<u8>), PartitionWrites>,
-) -> Result<Vec<PartitionRows>, CqlError> {
-    let mut parts = Vec::with_capacity(partitions.len());
-    for ((_, partition), (table, mut rows)) in partitions {
-        carry_deletions(&mut rows);
-        let mut keyed = Vec::with_capacity(rows.len());
-        for (clustering, row) in rows {
-            let key = Key::of_row(&partition, &clustering);
-            let key = key.map_err(|error| CqlError::invalid(error.to_string()))?;
-            keyed.push((key, Record::of_row(row)));
-        }
-        if !keyed.is_empty() {
-            parts.push((table, keyed));
-        }
-    }
-    Ok(parts)
-}
-
-/// Rows to write, by table and partition, then by clustering bytes.
-#[derive(Default)]
-struct Writes {
-    partitions: BTreeMap<(TableId, Vec<u8>), PartitionWrites>,
-    /// Increments of counters.
-    counts: BTreeMap<TableId, (Arc<Table>, Counts)>,
-    /// A table without counters is written.
-    values: bool,
-}
-
-impl Writes {
-    fn count(&mut self, table: &Arc<Table>, counts: Counts) {
-        let (_, rows) =
-            self.counts.entry(table.id).or_insert_with(|| (table.clone(), Counts::new()));
-        for (row, adds) in counts {
-            let own = rows.entry(row).or_default();
-            for (column, add) in adds {
-                let sum = own.entry(column).or_default();
-                *sum = sum.wrapping_add(add);
-            }
-        }
-    }
-
-    fn add(&mut self, table: &Arc<Table>, mutation: Mutation) {
-        let entry = self
-            .partitions
-            .entry((table.id, mutation.partition))
-            .or_insert_with(|| (table.clone(), BTreeMap::new()));
-        for (clustering, row) in mutation.rows {
-            match entry.1.get_mut(&clustering) {
-                Some(own) => own.join(&row),
-                None => {
-                    entry.1.insert(clustering, row);
-                }
-            }
-        }
     }
 }

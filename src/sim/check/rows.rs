@@ -130,6 +130,13 @@ pub fn check(log: &RowLog) -> Vec<Violation> {
     let sightings = search::sightings(log);
     for read in &log.reads {
         found.extend(Judge::new(log, read, false).judged(&sightings));
+        let is_strange = |c: &i32| !(read.from..read.to).contains(c);
+        if read.twice || read.rows.keys().any(is_strange) {
+            let which = if read.twice { "a row twice" } else { "rows that were not asked for" };
+            let (check, what) = (Check::W14, format!("a read of {read:?} shows {which}"));
+            let key = format!("cells {}", read.partition);
+            found.push(Violation { check, key, what, operations: Vec::new() });
+        }
     }
     found.extend(search::check(log, &sightings));
     found
@@ -308,8 +315,19 @@ mod tests {
             rows.insert(0, ShownRow { a, b, m: BTreeMap::new() });
         }
         let (partition, from, to, begun_at, last) = (0, 0, 1, u64::MAX, false);
-        let statics = None;
-        log.reads.push(Read { partition, from, to, begun, ended, begun_at, last, statics, rows });
+        let (statics, twice) = (None, false);
+        log.reads.push(Read {
+            partition,
+            from,
+            to,
+            begun,
+            ended,
+            begun_at,
+            last,
+            statics,
+            rows,
+            twice,
+        });
         let found = check(log).into_iter().map(|violation| violation.check).collect();
         log.reads.pop();
         found
@@ -360,8 +378,26 @@ mod tests {
         let (begun, ended) = (log.mark(), log.mark());
         let rows = [(0, ShownRow { a: Some(1), b: Some(-1), m: BTreeMap::new() })].into();
         let (partition, from, to, begun_at, last, statics) = (0, 0, 1, 0, false, None);
-        log.reads.push(Read { partition, from, to, begun, ended, begun_at, last, statics, rows });
+        let twice = false;
+        log.reads.push(Read {
+            partition,
+            from,
+            to,
+            begun,
+            ended,
+            begun_at,
+            last,
+            statics,
+            rows,
+            twice,
+        });
         assert_eq!(read(&mut log, None, None), [Check::W14, Check::W14]);
+        assert_eq!(check(&log), []);
+        // Pages that overlap, and a slice that is too long.
+        log.reads[0].twice = true;
+        assert_eq!(check(&log)[0].check, Check::W14);
+        (log.reads[0].twice, log.reads[0].to) = (false, 0);
+        assert_eq!(check(&log)[0].check, Check::W14);
     }
 
     #[test]

@@ -148,6 +148,8 @@ pub struct Read {
     pub statics: Option<Option<i32>>,
     /// The rows.
     pub rows: BTreeMap<i32, ShownRow>,
+    /// Some row was shown more than once.
+    pub twice: bool,
 }
 
 /// Which rows of `cells` an index is asked for.

@@ -370,7 +370,7 @@ impl Rower {
         let slice = if whole { String::new() } else { format!(" AND c >= {from} AND c < {to}") };
         let text = format!("SELECT c, s, a, b, m FROM w.cells WHERE p = {partition}{slice}");
         let Some(pages) = self.pages(text).await else { return false };
-        let (mut rows, mut statics) = (BTreeMap::new(), whole.then_some(None));
+        let (mut rows, mut statics, mut twice) = (BTreeMap::new(), whole.then_some(None), false);
         for page in &pages {
             for row in &page.rows {
                 // Pages are read at different times; the first one tells of the static column.
@@ -378,12 +378,23 @@ impl Rower {
                     statics = Some(int(page.value(row, "s")));
                 }
                 let Some(c) = int(page.value(row, "c")) else { continue };
-                rows.insert(c, shown_row(page, row));
+                twice |= rows.insert(c, shown_row(page, row)).is_some();
             }
         }
         let mut log = self.bench.rows();
         let ended = log.mark();
-        log.reads.push(Read { partition, from, to, begun, ended, begun_at, last, statics, rows });
+        log.reads.push(Read {
+            partition,
+            from,
+            to,
+            begun,
+            ended,
+            begun_at,
+            last,
+            statics,
+            rows,
+            twice,
+        });
         true
     }
 

@@ -110,7 +110,9 @@ impl Rower {
         let mut found = twins_in(&pages);
         let mut log = self.bench.rows();
         let ended = log.mark();
-        let partitions = found.remove(&number).unwrap_or_default();
+        let mut partitions = found.remove(&number).unwrap_or_default();
+        // What was not asked for is no part of the batch, and judged so.
+        partitions.extend(found.into_values().flatten());
         let read = TwinsRead { number, by_index: true, begun, ended, last, partitions };
         log.twins_reads.push(read);
         true

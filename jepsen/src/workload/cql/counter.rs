@@ -41,13 +41,13 @@ pub fn judge(history: &History) -> Judgement {
     for (key, ops) in history.by_key() {
         judgement.keys += 1;
         let adds: Vec<&Op> = ops.iter().copied().filter(|op| op.f == "add").collect();
-        let amount = |op: &Op| op.asked.as_u64().unwrap_or_default();
+        let amount = |op: &Op| op.asked.as_i64().unwrap_or_default();
         for read in ops.iter().copied().filter(|op| op.f == "read" && op.is_ok()) {
-            let shows = read.learnt.as_u64().unwrap_or_default();
+            let shows = read.learnt.as_i64().unwrap_or_default();
             let counted = adds.iter().filter(|add| add.is_ok() && add.before(read));
-            let least: u64 = counted.map(|add| amount(add)).sum();
+            let least: i64 = counted.map(|add| amount(add)).sum();
             let may_count = |add: &&&Op| add.outcome != Outcome::Fail && !read.before(add);
-            let most: u64 = adds.iter().filter(may_count).map(|add| amount(add)).sum();
+            let most: i64 = adds.iter().filter(may_count).map(|add| amount(add)).sum();
             if shows < least {
                 judgement.breach(key, format!("{least} were counted before this read"), &[read]);
             }
@@ -89,5 +89,7 @@ mod tests {
             assert_eq!(breaches.len(), 1, "{line}: {breaches:?}");
             assert_eq!(breaches[0].what, name, "{line}");
         }
+        let below = judge(&told("1 read 0 1 null ok -1")).breaches;
+        assert_eq!(below[0].what, "0 were counted before this read");
     }
 }

@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::{Ask, MAX_UNPAGED};
+use super::Ask;
+use super::collect::MAX_UNPAGED;
 use crate::cql::rows::RowView;
 use crate::cql::select::MAX_NEAREST;
 use crate::cql::similarity::{Similarity, floats};

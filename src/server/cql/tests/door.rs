@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::mem::MemStore;
 use crate::cql::ast::BatchKind;
+use crate::cql::schema::MAX_COLUMNS;
 use crate::cql::types::CqlType;
 use crate::cql::value;
 use crate::env::tokio_env;
@@ -317,6 +318,21 @@ async fn a_write_of_which_a_part_took_effect_is_never_told_as_refused() {
         assert_eq!(client.refused(text).await, code, "{text}");
     }
     assert_eq!(client.show("SELECT n FROM b WHERE p = 2").await, ["1"]);
+}
+
+/// Those beyond the bound were left out of the table, and nothing was said.
+#[tokio::test]
+async fn a_table_has_all_the_columns_that_it_was_made_with_or_is_not_made() {
+    let client = Client::new().await;
+    let create = |name: &str, values: usize| {
+        let columns = (0..values).map(|n| format!(", c{n} int")).collect::<String>();
+        format!("CREATE TABLE {name} (k int PRIMARY KEY{columns})")
+    };
+    client.run(&create("most", MAX_COLUMNS - 1)).await;
+    let last = MAX_COLUMNS - 2;
+    client.run(&format!("INSERT INTO most (k, c{last}) VALUES (1, 2)")).await;
+    assert_eq!(client.show(&format!("SELECT c{last} FROM most")).await, ["2"]);
+    assert_eq!(client.refused(&create("more", MAX_COLUMNS)).await, 0x2200);
 }
 
 #[tokio::test]

@@ -7,14 +7,14 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 use super::client::{Client, Server};
-use crate::env::{BoxFuture, Env, Runtime, tokio_env};
+use crate::env::fixture::Staged;
+use crate::env::{Env, tokio_env};
 use crate::server::auth::Gate;
 use crate::server::budget::Share;
 use crate::server::cql::auth::PASSWORD;
 use crate::server::cql::frame::{MAX_BODY, Version, opcode};
 use crate::server::cql::segment::{self, Coding};
 use crate::server::cql::wire::Writer;
-use crate::types::{Mono, WallMicros};
 
 const MIB: usize = 1 << 20;
 
@@ -283,56 +283,11 @@ async fn who_is_nobody_any_more_is_told_so_and_let_go() {
     admin.good("SELECT * FROM system.local").await;
 }
 
-/// A world in which long waits are over once it is said so.
-struct Waits {
-    world: Env,
-    over: watch::Receiver<bool>,
-}
-
-impl Runtime for Waits {
-    fn mono(&self) -> Mono {
-        self.world.mono()
-    }
-
-    fn wall(&self) -> WallMicros {
-        self.world.wall()
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        if duration < Duration::from_secs(10) {
-            return self.world.sleep(duration);
-        }
-        let mut over = self.over.clone();
-        Box::pin(async move {
-            let _ = over.wait_for(|over| *over).await;
-        })
-    }
-
-    fn spawn(&self, name: &'static str, task: BoxFuture<'static, ()>) {
-        self.world.spawn(name, task);
-    }
-
-    fn blocking(
-        &self,
-        name: &'static str,
-        work: Box<dyn FnOnce() + Send>,
-    ) -> BoxFuture<'static, ()> {
-        let world = self.world.clone();
-        Box::pin(async move {
-            let _ = world.blocking(name, work).await;
-        })
-    }
-
-    fn random(&self, purpose: &'static str) -> u64 {
-        self.world.random(purpose)
-    }
-}
-
 /// Places for connections are few: nobody may hold one who has not said who it is.
 #[tokio::test]
 async fn who_does_not_say_who_it_is_is_let_go() {
     let (over, waiting) = watch::channel(false);
-    let env = Env::new(Arc::new(Waits { world: tokio_env(), over: waiting }));
+    let env = Env::new(Arc::new(Staged::new(waiting)));
     let (gate, eve) = (Gate::closed(env.clone()), Some(("eve", "apple")));
     let server = Server::start_in(env, 32 * MIB, gate, eve).await;
     let mut silent = Client::connect(server.address, Version::V4).await;

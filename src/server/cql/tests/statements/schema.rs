@@ -84,6 +84,23 @@ pub(super) const TABLES: &[Line] = &[
         "2400 Cannot add already existing table \"a\" to keyspace \"shop\"",
     ),
     ("CREATE TABLE IF NOT EXISTS a (k int PRIMARY KEY)", "void"),
+    // A duration has a unit behind each of its numbers.
+    ("CREATE TABLE p1 (p99 int PRIMARY KEY, P2 int, pt5 duration)", "CREATED TABLE shop.p1"),
+    ("INSERT INTO p1 (p99, p2, pt5) VALUES (1, 2, P0001-02-03T04:05:06)", "void"),
+    ("SELECT p99, P2, pt5 FROM shop.p1 WHERE P99 = 1", "1 2 1y2mo3d4h5m6s"),
+    ("DROP TABLE p1", "DROPPED TABLE shop.p1"),
+    (
+        "CREATE TABLE e (k int PRIMARY KEY) WITH comment = 'a' AND comment = 'b'",
+        "2000 Multiple definition for property 'comment'",
+    ),
+    (
+        "CREATE TABLE e (k int PRIMARY KEY) WITH compaction = {'class': 'LeveledCompactionStrategy', 'class': 'Nope'}",
+        "2000 Multiple definition for property 'class'",
+    ),
+    (
+        "ALTER TABLE a WITH gc_grace_seconds = 1 AND gc_grace_seconds = 2",
+        "2000 Multiple definition for property 'gc_grace_seconds'",
+    ),
     ("CREATE COLUMNFAMILY b (k int, v text, PRIMARY KEY (k))", "CREATED TABLE shop.b"),
     (
         "CREATE TABLE c (a int, b text, c int, d uuid, s text static, v int, PRIMARY KEY ((a, b), c, d)) WITH CLUSTERING ORDER BY (c DESC, d ASC) AND comment = 'it''s'",
