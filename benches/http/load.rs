@@ -39,6 +39,10 @@ impl Target {
 pub struct Load {
     pub clients: usize,
     pub seconds: u64,
+    /// Whether the clients' thread never sleeps. One that does is woken by the server's `send`, which
+    /// pays for it: the more often, the more a server leaves its clients waiting. So a server that
+    /// keeps them busy looks cheaper by more than its work.
+    pub awake: bool,
     /// The `n`-th request of client `c`, head and body; `n` never repeats.
     pub request: fn(c: usize, n: u64) -> Vec<u8>,
 }
@@ -46,14 +50,21 @@ pub struct Load {
 struct Found {
     rate: f64,
     latency_us: Histogram<u64>,
-    /// Processor time of everything but the clients, per request.
     server_us: f64,
 }
 
+/// What was found of a target, the medians of all rounds.
+#[derive(Clone, Copy)]
+pub struct Medians {
+    /// Requests per second.
+    pub rate: f64,
+    /// Processor time of everything but the clients, per request, in microseconds.
+    pub server_us: f64,
+}
+
 impl Load {
-    /// Measures all targets `rounds` times in turn; prints what was found of each, and returns
-    /// each one's median rate.
-    pub fn compare(&self, targets: &[Target], rounds: usize) -> Vec<f64> {
+    /// Measures all targets `rounds` times in turn; prints what was found of each.
+    pub fn compare(&self, targets: &[Target], rounds: usize) -> Vec<Medians> {
         let mut found: Vec<Vec<Found>> = targets.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
             for (found, target) in found.iter_mut().zip(targets) {
@@ -68,6 +79,9 @@ impl Load {
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let stop = Rc::new(Cell::new(false));
         let tasks = tokio::task::LocalSet::new();
+        if self.awake {
+            tasks.spawn_local(stay_awake(stop.clone()));
+        }
         let (began, cpu) = (Instant::now(), server_cpu());
         let clients: Vec<_> = (0..self.clients)
             .map(|c| {
@@ -90,9 +104,18 @@ impl Load {
     }
 }
 
-fn summary(target: &Target, found: &mut [Found]) -> f64 {
+/// Keeps its thread from sleeping.
+async fn stay_awake(stop: Rc<Cell<bool>>) {
+    while !stop.get() {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn summary(target: &Target, found: &mut [Found]) -> Medians {
+    found.sort_by(|a, b| a.server_us.total_cmp(&b.server_us));
+    let server_us = found[found.len() / 2].server_us;
     found.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-    let median = &found[found.len() / 2];
+    let medians = Medians { rate: found[found.len() / 2].rate, server_us };
     let mut all = histogram();
     for round in &*found {
         all.add(&round.latency_us).expect("one range");
@@ -101,15 +124,15 @@ fn summary(target: &Target, found: &mut [Found]) -> f64 {
         "{:22} {:7.0}/s ({:.0} to {:.0})   server {:5.1} us/request   p50 {} us   p99 {} us   \
          p99.9 {} us",
         target.name,
-        median.rate,
+        medians.rate,
         found[0].rate,
         found[found.len() - 1].rate,
-        median.server_us,
+        medians.server_us,
         all.value_at_quantile(0.5),
         all.value_at_quantile(0.99),
         all.value_at_quantile(0.999)
     );
-    median.rate
+    medians
 }
 
 /// What a client asks at a turn of its.

@@ -20,7 +20,7 @@ mod load;
 mod nodes;
 
 use henge::config::EngineKind;
-use load::{Load, Target};
+use load::{Load, Medians, Target};
 
 /// Bytes of every value.
 const VALUE: usize = 100;
@@ -62,7 +62,7 @@ fn get(seconds: u64, rounds: usize) {
         ]
     });
     println!("GET of {VALUE} bytes, 32 clients, {rounds} rounds of {seconds} s each");
-    let load = Load { clients: 32, seconds, request: get_request };
+    let load = Load { clients: 32, seconds, awake: false, request: get_request };
     print_ratios(&load.compare(&targets, rounds), &targets);
 }
 
@@ -98,8 +98,11 @@ fn cql(seconds: u64, rounds: usize) {
         ]
     });
     println!("reads of {VALUE} bytes by key, 64 clients, {rounds} rounds of {seconds} s each");
-    let load = Load { clients: 64, seconds, request: get_request };
-    print_ratios(&load.compare(&targets, rounds), &targets);
+    for (awake, how) in [(false, "as they come"), (true, "their thread kept awake")] {
+        println!("the clients {how}:");
+        let load = Load { clients: 64, seconds, awake, request: get_request };
+        print_ratios(&load.compare(&targets, rounds), &targets);
+    }
 }
 
 const KEYS: u64 = 10;
@@ -132,7 +135,8 @@ fn put(seconds: u64, rounds: usize) {
         println!(
             "durable PUT of {VALUE} bytes over {name}, 64 clients, {rounds} rounds of {seconds} s"
         );
-        let load = Load { clients: 64, seconds, request: |c, n| put_request(c, n, "") };
+        let load =
+            Load { clients: 64, seconds, awake: false, request: |c, n| put_request(c, n, "") };
         print_ratios(&load.compare(&targets, rounds), &targets);
         // The engine's files go with the directory; its threads must not outlive them.
         server.shutdown_background();
@@ -153,8 +157,10 @@ fn syncs(seconds: u64, rounds: usize) {
     for clients in [1, 64] {
         println!("durable PUT over three nodes, N=3, {clients} clients");
         let targets = [Target::new("three nodes", three.clone())];
-        let one = Load { clients, seconds, request: |c, n| put_request(c, n, "?w=1") };
-        let two = Load { clients, seconds, request: |c, n| put_request(c, n, "?w=2") };
+        let one =
+            Load { clients, seconds, awake: false, request: |c, n| put_request(c, n, "?w=1") };
+        let two =
+            Load { clients, seconds, awake: false, request: |c, n| put_request(c, n, "?w=2") };
         for _ in 0..rounds {
             for (name, load) in [("W=1, one sync", &one), ("W=2, two syncs in a row", &two)] {
                 print!("{name:26}");
@@ -164,9 +170,10 @@ fn syncs(seconds: u64, rounds: usize) {
     }
 }
 
-/// Each target's rate as a part of the first one's.
-fn print_ratios(rates: &[f64], targets: &[Target]) {
-    for (rate, target) in rates.iter().zip(targets).skip(1) {
-        println!("{} / {}: {:.2}", target.name, targets[0].name, rate / rates[0]);
+/// Each target's rate and the server's time for a request, as parts of the first one's.
+fn print_ratios(found: &[Medians], targets: &[Target]) {
+    for (own, target) in found.iter().zip(targets).skip(1) {
+        let (rate, time) = (own.rate / found[0].rate, own.server_us / found[0].server_us);
+        println!("{} / {}: rate {rate:.2}, server's time {time:.2}", target.name, targets[0].name);
     }
 }

@@ -220,16 +220,13 @@ impl Coordinator {
     /// See [`OpError`].
     #[must_use]
     pub fn read_at_once(&self, op: &ReadOp) -> Option<Result<ReadOutcome, OpError>> {
-        if !read::is_of_this_node(&self.inner, op) {
-            return None;
-        }
         let _under_way = match self.admit() {
             Ok(under_way) => under_way,
             Err(error) => return Some(Err(error)),
         };
         let outcome = read::at_once(&self.inner, op)?;
         self.inner.counters.reads.fetch_add(1, Ordering::Relaxed);
-        Some(outcome)
+        Some(Ok(outcome))
     }
 
     /// What its proposer has met.

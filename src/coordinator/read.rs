@@ -16,10 +16,8 @@ mod calls;
 mod conclude;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,6 +32,7 @@ use crate::coordinator::lwt;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
 use crate::env::BoxFuture;
+use crate::meta::ClusterState;
 use crate::net::messages::{Read, Want};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::quorum::{ReplicaInfo, Requirement};
@@ -56,27 +55,41 @@ pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome,
     plain(inner, op).await
 }
 
-/// Reads a key without waiting. `None`: what it waits for is not here; a read leaves nothing behind.
-pub(super) fn at_once(inner: &Arc<Inner>, op: &ReadOp) -> Option<Result<ReadOutcome, OpError>> {
-    let reading = pin!(plain(inner, op));
-    match reading.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(outcome) => Some(outcome),
-        Poll::Pending => None,
+/// Reads this node's own copy where that is all there is to ask: without a plan, and without waiting.
+/// `None`: for all else, and for what is no plain answer; a read leaves nothing behind.
+pub(super) fn at_once(inner: &Inner, op: &ReadOp) -> Option<ReadOutcome> {
+    let (state, me, now) = (inner.cluster.state(), inner.peers.me(), inner.env.wall());
+    if op.receipt || !suffices_alone(&state, me, op) {
+        return None;
     }
+    let (table, key) = (op.table.id, op.key.clone());
+    let request = Request::Read(Read { table, key, want: Want::Record });
+    let deadline = inner.env.mono() + op.timeout;
+    let answer = inner.peers.call_here_at(state.epoch(), me, request, deadline);
+    let kind = op.table.record_kind();
+    let record = match answer.ok()? {
+        Response::Record(None, _) => Record::empty(kind),
+        Response::Record(Some(bytes), _) => {
+            let record = Record::decode(&bytes, &record::address(table, &op.key)).ok()?;
+            Some(record).filter(|record| record.kind() == kind)?
+        }
+        _ => return None,
+    };
+    Some(ReadOutcome { record, now, receipt: None })
 }
 
-/// True when this node's copy is enough: at level ONE, or as there is no other.
-pub(super) fn is_of_this_node(inner: &Inner, op: &ReadOp) -> bool {
-    let (state, me) = (inner.cluster.state(), inner.peers.me());
+/// True when the copy of this node, `me`, is enough: at level ONE, or as there is no other.
+fn suffices_alone(state: &ClusterState, me: NodeId, op: &ReadOp) -> bool {
     let ring = state.ring();
     let partition = ring.partition_of(token_in(op.table.id, &op.key));
     let placement = ring.placement(&op.table.settings.replication);
     let replicas = &placement.of(partition).read;
-    match op.level {
-        Consistency::Serial | Consistency::LocalSerial => false,
+    let enough = match op.level {
         Consistency::One | Consistency::LocalOne => replicas.contains(&me),
-        _ => replicas[..] == [me],
-    }
+        Consistency::Quorum | Consistency::LocalQuorum | Consistency::All => replicas[..] == [me],
+        _ => false,
+    };
+    enough && state.table(op.table.id).is_some()
 }
 
 /// Reads a key at a level that is a number of replicas.

@@ -272,7 +272,10 @@ impl Client {
         };
         let answer = self
             .request(step.node, HangUp::of(step), move |node| async move {
-                node.coordinator().read(op).await
+                match node.coordinator().read_at_once(&op) {
+                    Some(outcome) => outcome,
+                    None => node.coordinator().read(op).await,
+                }
             })
             .await;
         match answer {
