@@ -5,6 +5,7 @@
 //! (ballots carry the actor: a wiped member is another voter) and rule 20 (founding needs every
 //! founder) by the stories in `cluster/tests`.
 
+mod at_once;
 mod batches;
 mod causality;
 mod damage;
