@@ -45,7 +45,10 @@ impl Inline {
         loop {
             tokio::select! {
                 biased;
-                Some(answer) = self.under_way.next() => self.collect(answer).await,
+                // (An empty set would note who asks, all the same.)
+                Some(answer) = self.under_way.next(), if !self.under_way.is_empty() => {
+                    self.collect(answer).await;
+                }
                 done = &mut other => return done,
                 () = ready(()), if !self.answers.is_empty() => self.flush().await,
             }
