@@ -74,6 +74,14 @@ impl Engine for Moody {
         })
     }
 
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        let unreadable = self.unreadable.lock().unwrap().clone();
+        self.rows.scan_back(range, &mut |key, value| {
+            let damage = StorageError::Corrupt { what: "a test".to_owned() };
+            visit(key, if unreadable.contains(key) { Err(damage) } else { value })
+        })
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
         if batch.is_empty() {
             return Ok(());
