@@ -162,6 +162,10 @@ impl<'a> Judge<'a> {
     }
 
     fn judged(mut self, sightings: &[Sighting]) -> Vec<Violation> {
+        if !self.read.in_order {
+            let rows = self.read.from..self.read.to;
+            self.breach(Check::W14, format!("rows {rows:?} come in another order, or twice"));
+        }
         self.all(&seen_before(self.read, sightings));
         self.found
     }
@@ -308,8 +312,10 @@ mod tests {
             rows.insert(0, ShownRow { a, b, m: BTreeMap::new() });
         }
         let (partition, from, to, begun_at, last) = (0, 0, 1, u64::MAX, false);
-        let statics = None;
-        log.reads.push(Read { partition, from, to, begun, ended, begun_at, last, statics, rows });
+        let (statics, in_order) = (None, true);
+        let shown =
+            Read { partition, from, to, begun, ended, begun_at, last, statics, rows, in_order };
+        log.reads.push(shown);
         let found = check(log).into_iter().map(|violation| violation.check).collect();
         log.reads.pop();
         found
@@ -360,8 +366,24 @@ mod tests {
         let (begun, ended) = (log.mark(), log.mark());
         let rows = [(0, ShownRow { a: Some(1), b: Some(-1), m: BTreeMap::new() })].into();
         let (partition, from, to, begun_at, last, statics) = (0, 0, 1, 0, false, None);
-        log.reads.push(Read { partition, from, to, begun, ended, begun_at, last, statics, rows });
+        let in_order = true;
+        let shown =
+            Read { partition, from, to, begun, ended, begun_at, last, statics, rows, in_order };
+        log.reads.push(shown);
         assert_eq!(read(&mut log, None, None), [Check::W14, Check::W14]);
+    }
+
+    #[test]
+    fn rows_in_another_order_are_named() {
+        let mut log = RowLog::default();
+        assert_eq!(read(&mut log, None, None), []);
+        let (begun, ended, rows) = (log.mark(), log.mark(), BTreeMap::new());
+        let (partition, from, to, begun_at, last, statics) = (0, 0, 1, 0, false, None);
+        let in_order = false;
+        let shown =
+            Read { partition, from, to, begun, ended, begun_at, last, statics, rows, in_order };
+        log.reads.push(shown);
+        assert!(matches!(&check(&log)[..], [Violation { check: Check::W14, .. }]));
     }
 
     #[test]
