@@ -95,6 +95,10 @@ impl Engine for Log {
         self.behind.as_ref().map_or(Ok(()), |engine| engine.scan(range, visit))
     }
 
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        self.behind.as_ref().map_or(Ok(()), |engine| engine.scan_back(range, visit))
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
         let mut frame = vec![0; 16];
         for op in batch.ops() {

@@ -217,6 +217,10 @@ impl Engine for SlowToSync {
         self.engine.scan(range, visit)
     }
 
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        self.engine.scan_back(range, visit)
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
         self.engine.apply(batch)
     }

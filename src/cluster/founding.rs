@@ -32,20 +32,51 @@ const TRY: Duration = Duration::from_secs(3);
 /// Pauses between tries, shortest and longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// How often the same hindrance is logged: once per so many tries.
+/// How often a hindrance is logged: once per so many tries.
 const LOG_EVERY: u32 = 16;
+
+/// How long the other founders may take to come up before that is worth a warning: those that are
+/// started together never do so in one moment.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a try did not found the cluster.
+#[derive(Debug)]
+pub(super) enum Hindrance {
+    /// Others are not there yet, or are about to found it.
+    Waiting(String),
+    /// Somebody has to put it right.
+    Wrong(String),
+}
+
+impl std::fmt::Display for Hindrance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Waiting(why) | Self::Wrong(why)) = self;
+        f.write_str(why)
+    }
+}
+
+impl Hindrance {
+    /// True of what happens in every founding, when tries have been made for so long.
+    fn is_usual(&self, tried: Duration) -> bool {
+        matches!(self, Self::Waiting(_)) && tried < PATIENCE
+    }
+}
 
 impl Cluster {
     /// Founds the cluster if need be.
     pub(super) async fn until_founded(self: &Arc<Self>) {
         let mut pause = PAUSE.0;
-        let mut tries = 0;
+        let (began, mut tries) = (self.env.mono(), 0);
         while !self.state().is_founded() {
             if let Err(hindrance) = self.found().await {
-                if tries % LOG_EVERY == 0 {
-                    tracing::warn!(%hindrance, "the cluster is not founded yet");
+                if hindrance.is_usual(self.env.mono().since(began)) {
+                    tracing::debug!(%hindrance, "the cluster is not founded yet");
+                } else {
+                    if tries % LOG_EVERY == 0 {
+                        tracing::warn!(%hindrance, "the cluster is not founded yet");
+                    }
+                    tries += 1;
                 }
-                tries += 1;
             }
             if !self.state().is_founded() {
                 self.env.sleep(pause).await;
@@ -167,11 +198,13 @@ impl Cluster {
     }
 
     /// One try to found the cluster.
-    pub(super) async fn found(self: &Arc<Self>) -> Result<(), String> {
+    pub(super) async fn found(self: &Arc<Self>) -> Result<(), Hindrance> {
         if !self.config.founders.iter().any(|f| self.founder_id(f) == self.me()) {
             self.fetch_once(self.env.mono() + TRY).await;
-            return Err("this node is not a founder and has heard from none yet".to_owned());
+            let why = "this node is not a founder and has heard from none yet";
+            return Err(Hindrance::Waiting(why.to_owned()));
         }
+        let silent = |name: &str| Hindrance::Waiting(format!("founder {name} does not answer"));
         let deadline = self.env.mono() + TRY;
         let nodes: Vec<NodeId> = self.config.founders.iter().map(|f| self.founder_id(f)).collect();
         let request = MetaRequest::Card { names: self.names() };
@@ -184,8 +217,8 @@ impl Cluster {
                     self.learn(first, entries).await;
                     return Ok(());
                 }
-                Some(MetaResponse::No { why }) => return Err(why),
-                _ => return Err(format!("founder {name} does not answer")),
+                Some(MetaResponse::No { why }) => return Err(Hindrance::Wrong(why)),
+                _ => return Err(silent(name)),
             }
         }
         cards.sort_by_key(|card| card.member.id);
@@ -197,13 +230,8 @@ impl Cluster {
                     self.learn(first, entries).await;
                     return Ok(());
                 }
-                Some(MetaResponse::No { why }) => return Err(why),
-                _ => {
-                    return Err(format!(
-                        "founder {} does not answer",
-                        self.config.founders[at].name
-                    ));
-                }
+                Some(MetaResponse::No { why }) => return Err(Hindrance::Wrong(why)),
+                _ => return Err(silent(&self.config.founders[at].name)),
             }
         }
         self.yield_to_earlier(&cards).await;
@@ -223,7 +251,10 @@ impl Cluster {
             },
         };
         self.propose_founding(entry, nodes, &voters, founding, deadline).await;
-        if self.state().is_founded() { Ok(()) } else { Err("founders compete".to_owned()) }
+        if self.state().is_founded() {
+            return Ok(());
+        }
+        Err(Hindrance::Waiting("founders compete".to_owned()))
     }
 
     /// All founders could propose at once. Each waits a little longer than the one before it in
@@ -254,5 +285,19 @@ impl Cluster {
             chunk.copy_from_slice(&self.env.random("secret").to_be_bytes());
         }
         secret
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_waiting_is_usual_and_only_for_a_while() {
+        let waiting = Hindrance::Waiting("founder b does not answer".to_owned());
+        assert!(waiting.is_usual(Duration::ZERO) && waiting.is_usual(PATIENCE / 2));
+        assert!(!waiting.is_usual(PATIENCE));
+        let wrong = Hindrance::Wrong("node b lists other founders".to_owned());
+        assert!(!wrong.is_usual(Duration::ZERO));
     }
 }

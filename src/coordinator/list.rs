@@ -1,9 +1,10 @@
-//! Listing keys in (token, key) order, partition by partition.
+//! Listing keys in (token, key) order, partition by partition; rows also from the end.
 //!
 //! Each partition is read like a key: one replica gives records, the others digests, and a key on
 //! which they differ is read (and repaired) by itself. A page is *short-read safe*: where one
 //! replica's page ends earlier than another's, only the part that all of them cover is used, so a
-//! key that only the later part of one page would show is never skipped. A key of which a replica
+//! key that only the later part of one page would show is never skipped. (From the end, the page
+//! that ends earlier is the one whose last place is greater.) A key of which a replica
 //! shows that its copy is damaged is read by itself too, and so from the other replicas.
 //!
 //! A page may be short, or empty, and still not be the last: it ends at its number of keys, at a
@@ -28,7 +29,9 @@ use crate::net::messages::{PageRequest, Row, Want};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::record::{self, Record};
 use crate::ring::token_of;
-use crate::types::{Consistency, Digest, IndexTerm, Key, Mono, NodeId, PartitionId, Token};
+use crate::types::{
+    Consistency, Digest, IndexTerm, Key, Mono, NodeId, PartitionId, ScanOrder, Token,
+};
 
 type Position = (Token, Key);
 
@@ -67,7 +70,7 @@ pub(super) async fn list(inner: &Arc<Inner>, op: &ListOp) -> Result<ListPage, Op
     let mut after = op.after.clone();
     let ask = Ask {
         table: op.table.clone(),
-        before: None,
+        order: ScanOrder::Ascending,
         prefix: op.prefix.clone(),
         term: None,
         rows: PAGE,
@@ -78,7 +81,8 @@ pub(super) async fn list(inner: &Arc<Inner>, op: &ListOp) -> Result<ListPage, Op
     let first = after.as_ref().map_or(PartitionId(0), |(token, _)| map.partition_of(*token));
     for partition in map.partitions().skip(first.0 as usize) {
         loop {
-            let part = partition_page(inner, &ask, partition, after.clone(), started).await?;
+            let span = Span { after: after.clone(), before: None };
+            let part = partition_page(inner, &ask, partition, span, started).await?;
             for (position, record, size) in part.rows {
                 let live = record.view(now).versions.len();
                 after = Some(position.clone());
@@ -127,7 +131,7 @@ pub(super) async fn scan(
     let map = inner.cluster.state().ring().map();
     let ask = Ask {
         table: op.table.clone(),
-        before: op.before.clone(),
+        order: op.order,
         prefix: Bytes::new(),
         term: op.term,
         rows: limit.min(PAGE),
@@ -135,20 +139,24 @@ pub(super) async fn scan(
         timeout: op.timeout,
         receipts,
     };
-    let mut after = op.after.clone();
+    let mut span = Span { after: op.after.clone(), before: op.before.clone() };
     let mut bytes = 0;
-    let first = after.as_ref().map_or(PartitionId(0), |(token, _)| map.partition_of(*token));
+    let first = op.after.as_ref().map_or(PartitionId(0), |(token, _)| map.partition_of(*token));
     let last =
         op.before.as_ref().map_or(PartitionId(map.q() - 1), |(token, _)| map.partition_of(*token));
-    let mut partitions = map.partitions().take(last.0 as usize + 1).skip(first.0 as usize);
+    let mut partitions: VecDeque<PartitionId> =
+        map.partitions().take(last.0 as usize + 1).skip(first.0 as usize).collect();
+    if op.order == ScanOrder::Descending {
+        partitions.make_contiguous().reverse();
+    }
     let mut ahead: VecDeque<(PartitionId, Result<Part, OpError>)> = VecDeque::new();
     let mut window = 1;
     loop {
         if ahead.is_empty() {
-            let group: Vec<PartitionId> = partitions.by_ref().take(window).collect();
-            let place = &after;
-            let pages = group.into_iter().map(|partition| {
-                let page = patient_page(inner, &ask, partition, place.clone(), started);
+            let group = partitions.drain(..window.min(partitions.len()));
+            let span = &span;
+            let pages = group.map(|partition| {
+                let page = patient_page(inner, &ask, partition, span.clone(), started);
                 async move { (partition, page.await) }
             });
             ahead.extend(join_all(pages).await);
@@ -161,26 +169,32 @@ pub(super) async fn scan(
         loop {
             let part = match page.take() {
                 Some(page) => page?,
-                None => partition_page(inner, &ask, partition, after.clone(), started).await?,
+                None => partition_page(inner, &ask, partition, span.clone(), started).await?,
             };
             let whole = part.next.is_none();
+            let ends = whole && ahead.is_empty() && partitions.is_empty();
             for (position, record, size) in part.rows {
-                after = Some(position.clone());
+                span.go_on(op.order, position.clone());
                 bytes += size;
                 out.rows.push((position.0, position.1, record));
             }
-            if let Some(next) = part.next {
-                after = Some(next);
-            } else if partition < last
-                && let Some(place) = first_place(map.first_token(PartitionId(partition.0 + 1)))
-            {
-                // So that a page without rows goes on from there, and not from where it began.
-                after = Some(place);
+            // Of a whole partition that is not the last one, its border: so that a page without rows
+            // goes on from there, and not from where it began.
+            let place = part.next.or_else(|| match op.order {
+                _ if ends => None,
+                ScanOrder::Ascending => first_place(map.first_token(PartitionId(partition.0 + 1))),
+                ScanOrder::Descending => least(map.first_token(partition)),
+            });
+            if let Some(place) = place {
+                span.go_on(op.order, place);
             }
             let full = out.rows.len() >= limit as usize || bytes >= MAX_LISTED_BYTES;
             let late = inner.env.mono().since(started) * 2 > op.timeout;
-            if (full || late) && !(whole && partition == last) {
-                out.next = after;
+            if (full || late) && !ends {
+                out.next = match op.order {
+                    ScanOrder::Ascending => span.after,
+                    ScanOrder::Descending => span.before,
+                };
                 return Ok(out);
             }
             if whole {
@@ -196,11 +210,11 @@ async fn patient_page(
     inner: &Arc<Inner>,
     op: &Ask,
     partition: PartitionId,
-    after: Option<Position>,
+    span: Span,
     started: Mono,
 ) -> Result<Part, OpError> {
     loop {
-        let page = partition_page(inner, op, partition, after.clone(), started).await;
+        let page = partition_page(inner, op, partition, span.clone(), started).await;
         let waited = inner.env.mono().since(started);
         match page {
             Err(OpError::IndexBuilding { .. })
@@ -216,9 +230,32 @@ async fn patient_page(
 /// The place before every key of `token` and later, as one after which a listing can go on: the
 /// least key there is, unless that one is really there.
 fn first_place(token: Token) -> Option<Position> {
-    const LEAST: &[u8] = &[0];
-    let key = Key::new(LEAST).ok()?;
-    (token_of(LEAST) != token).then_some((token, key))
+    (token_of(LEAST) != token).then(|| least(token)).flatten()
+}
+
+/// The least key.
+const LEAST: &[u8] = &[0];
+
+/// The first place of a token: there is none of that token before it.
+fn least(token: Token) -> Option<Position> {
+    Some((token, Key::new(LEAST).ok()?))
+}
+
+/// What is still to be looked at: strictly after one place, strictly before another.
+#[derive(Clone)]
+struct Span {
+    after: Option<Position>,
+    before: Option<Position>,
+}
+
+impl Span {
+    /// All up to `place` was looked at, coming from the beginning or from the end.
+    fn go_on(&mut self, order: ScanOrder, place: Position) {
+        match order {
+            ScanOrder::Ascending => self.after = Some(place),
+            ScanOrder::Descending => self.before = Some(place),
+        }
+    }
 }
 
 /// The part of a partition that all asked replicas cover.
@@ -238,7 +275,7 @@ struct Shown {
 /// What is asked of each partition of the ring.
 struct Ask {
     table: Arc<Table>,
-    before: Option<Position>,
+    order: ScanOrder,
     prefix: Bytes,
     term: Option<IndexTerm>,
     /// Rows at a time.
@@ -266,7 +303,7 @@ async fn partition_page(
     inner: &Arc<Inner>,
     op: &Ask,
     partition: PartitionId,
-    after: Option<Position>,
+    span: Span,
     started: Mono,
 ) -> Result<Part, OpError> {
     for _ in 0..MAX_PLANS {
@@ -282,13 +319,14 @@ async fn partition_page(
         let request = PageRequest {
             table: op.table.id,
             partition,
-            after: after.clone(),
-            before: op.before.clone(),
+            after: span.after.clone(),
+            before: span.before.clone(),
             prefix: op.prefix.clone(),
             limit: op.rows,
             want: Want::Record,
             refill: false,
             term: op.term,
+            order: op.order,
         };
         let result = match show(inner, &plan, &request).await {
             Ok(shown) => {
@@ -357,7 +395,7 @@ async fn show(
     Ok(shown)
 }
 
-/// The rows of a page that go forward from where it was to begin, and where it ends.
+/// The rows of a page that go on from where it was to begin, in its order, and where it ends.
 async fn understand(
     inner: &Inner,
     plan: &Plan,
@@ -366,16 +404,22 @@ async fn understand(
 ) -> Result<Result<(Vec<Row>, Option<Position>), Failure>, Stop> {
     Ok(match answer {
         Ok(Response::Page { rows, next, .. }) => {
-            let mut last = request.after.clone();
-            let mut forward = |place: Position| {
-                let on = last.as_ref().is_none_or(|last| place > *last);
+            let order = request.order;
+            let begin = match order {
+                ScanOrder::Ascending => request.after.clone(),
+                ScanOrder::Descending => request.before.clone(),
+            };
+            let is_behind = |place: &Position, last: &Option<Position>| {
+                last.as_ref().is_none_or(|last| order.compare(last, place).is_lt())
+            };
+            let ends = next.as_ref().is_none_or(|next| is_behind(next, &begin));
+            let mut last = begin;
+            let in_order = rows.iter().all(|row| {
+                let place = (row.token, row.key.clone());
+                let on = is_behind(&place, &last);
                 last = Some(place);
                 on
-            };
-            let in_order = rows.iter().all(|row| forward((row.token, row.key.clone())));
-            let ends = next
-                .clone()
-                .is_none_or(|next| request.after.as_ref().is_none_or(|after| next > *after));
+            });
             if in_order && ends {
                 Ok((rows, next))
             } else {
@@ -411,13 +455,19 @@ async fn combine(
     started: Mono,
     shown: &BTreeMap<NodeId, Shown>,
 ) -> Result<Part, Stop> {
-    let next = shown.values().filter_map(|shown| shown.next.clone()).min();
+    let order = request.order;
+    let ends = shown.values().filter_map(|shown| shown.next.clone());
+    let next = ends.min_by(|a, b| order.compare(a, b));
     let mut keys: BTreeMap<Position, Vec<(Option<Digest>, Bytes)>> = BTreeMap::new();
     for row in shown.values().flat_map(|shown| &shown.rows) {
         let position = (row.token, row.key.clone());
-        if next.as_ref().is_none_or(|next| position <= *next) {
+        if next.as_ref().is_none_or(|next| order.compare(&position, next).is_le()) {
             keys.entry(position).or_default().push((row.digest, row.record.clone()));
         }
+    }
+    let mut keys: Vec<_> = keys.into_iter().collect();
+    if order == ScanOrder::Descending {
+        keys.reverse();
     }
     let mut rows = Vec::with_capacity(keys.len());
     for (position, copies) in keys {

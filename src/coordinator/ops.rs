@@ -15,7 +15,8 @@ use crate::meta::{ConflictMode, Table};
 use crate::recipes;
 use crate::record::{Record, Row};
 use crate::types::{
-    Consistency, Dot, Epoch, IndexTerm, Key, NodeId, OpId, PartitionId, Token, WallMicros,
+    Consistency, Dot, Epoch, IndexTerm, Key, NodeId, OpId, PartitionId, ScanOrder, Token,
+    WallMicros,
 };
 
 pub use error::{BatchError, Fate, OpError};
@@ -196,7 +197,7 @@ pub struct ListPage {
     pub next: Option<(Token, Key)>,
 }
 
-/// Read stored rows in (token, key) order, whatever they hold.
+/// Read stored rows in (token, key) order or against it, whatever they hold.
 #[derive(Clone, Debug)]
 pub struct ScanOp {
     /// The table.
@@ -207,6 +208,8 @@ pub struct ScanOp {
     pub before: Option<(Token, Key)>,
     /// Only rows that an index finds by this term, and perhaps others.
     pub term: Option<IndexTerm>,
+    /// From which end on.
+    pub order: ScanOrder,
     /// About so many rows. The page may be shorter though more exist; see [`ScanPage::next`].
     pub limit: u32,
     /// How many replicas of each partition must answer.
@@ -222,7 +225,7 @@ pub struct ScanPage {
     pub rows: Vec<(Token, Key, Record)>,
     /// The operation's one "now".
     pub now: WallMicros,
-    /// Where the next page begins (strictly after); `None` at the end.
+    /// Where the next page begins (strictly after; descending, strictly before); `None` at the end.
     pub next: Option<(Token, Key)>,
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{ActorId, Epoch, Incarnation, NodeId};
 
 /// The versions of the peer messages that this build speaks.
-pub const PROTOCOL: ProtocolRange = ProtocolRange { min: 8, max: 8 };
+pub const PROTOCOL: ProtocolRange = ProtocolRange { min: 9, max: 9 };
 
 /// The most bytes that a hello or a refusal may have.
 pub const MAX_HELLO_BYTES: usize = 4096;

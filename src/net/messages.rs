@@ -11,8 +11,8 @@ use crate::net::paxos::{OpenRequest, PaxosAnswer, PaxosRequest};
 use crate::net::purge::{PurgeAnswer, PurgeRequest};
 use crate::net::trees::{TreeAnswer, TreeRequest};
 use crate::types::{
-    Digest, Dot, Epoch, Generation, Hlc, IndexTerm, Key, NodeId, OpId, PartitionId, TableId, Token,
-    WallMicros,
+    Digest, Dot, Epoch, Generation, Hlc, IndexTerm, Key, NodeId, OpId, PartitionId, ScanOrder,
+    TableId, Token, WallMicros,
 };
 
 /// Comes with every request and every answer.
@@ -200,7 +200,7 @@ pub struct Propose {
     pub operation: Bytes,
 }
 
-/// List records of one partition in (token, key) order.
+/// List records of one partition in (token, key) order, or against it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PageRequest {
     /// The table.
@@ -223,6 +223,8 @@ pub struct PageRequest {
     /// Only rows that the replica's index finds by this term. It may show others besides, and must
     /// not leave out one that has it.
     pub term: Option<IndexTerm>,
+    /// From which end of the partition on.
+    pub order: ScanOrder,
 }
 
 /// One row of a page.
@@ -264,7 +266,8 @@ pub enum Response {
     Page {
         /// The rows, in order.
         rows: Vec<Row>,
-        /// Where to go on, strictly after this place; `None` when the partition holds no more.
+        /// Where to go on, strictly after this place (in a descending page, strictly before it);
+        /// `None` when the partition holds no more.
         /// A page may be short, or empty, and yet have a next one.
         next: Option<(Token, Key)>,
         /// The partition's purge generation before the rows were read.

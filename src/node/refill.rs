@@ -40,7 +40,7 @@ use crate::net::purge::{PurgeAction, PurgeRequest};
 use crate::net::{Peers, Request, Response};
 use crate::repair::Repair;
 use crate::repair::purge::Purge;
-use crate::types::{Generation, Key, NodeId, PartitionId, TableId, Token};
+use crate::types::{Generation, Key, NodeId, PartitionId, ScanOrder, TableId, Token};
 
 /// Time for one page of records.
 const PAGE_TIME: Duration = Duration::from_secs(10);
@@ -324,6 +324,7 @@ impl Refill {
             want: Want::Record,
             refill: true,
             term: None,
+            order: ScanOrder::Ascending,
         });
         let deadline = self.env.mono() + PAGE_TIME;
         match self.peers.call(node, request, deadline).await {

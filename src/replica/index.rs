@@ -380,6 +380,8 @@ impl Replica {
         // The engine first, rows under way second, as in `shown`: an entry that a staged write has
         // deleted in the engine is found here, unless the write is durable by now.
         self.under_way_with(span, page, term, end.as_ref(), &mut places);
+        let mut places: Vec<Position> = places.into_iter().collect();
+        places.sort_by(|a, b| page.order.compare(a, b));
         let (mut rows, mut bytes, mut last) = (Vec::new(), 0, None);
         let mut next = end;
         for (token, key) in places {
@@ -428,28 +430,28 @@ impl Replica {
             return Ok((places, None));
         }
         let (mut full, mut failed) = (false, None);
-        self.engine
-            .scan(&range, &mut |entry, _| {
-                full = places.len() >= limit;
-                if full {
-                    return ControlFlow::Break(());
+        let mut visit = |entry: &[u8], _: Result<&[u8], StorageError>| {
+            full = places.len() >= limit;
+            if full {
+                return ControlFlow::Break(());
+            }
+            match keys::parse_index_row(entry) {
+                Ok(at) => {
+                    places.insert((at.token, at.key));
+                    ControlFlow::Continue(())
                 }
-                match keys::parse_index_row(entry) {
-                    Ok(at) => {
-                        places.insert((at.token, at.key));
-                        ControlFlow::Continue(())
-                    }
-                    Err(error) => {
-                        failed = Some(error);
-                        ControlFlow::Break(())
-                    }
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
                 }
-            })
-            .map_err(|error| self.refuse_storage(&error))?;
+            }
+        };
+        self.scan(&range, page.order, &mut visit).map_err(|error| self.refuse_storage(&error))?;
         if let Some(error) = failed {
             return Err(self.refuse_storage(&error));
         }
-        let end = if full { places.last().cloned() } else { None };
+        let last = places.iter().max_by(|a, b| page.order.compare(a, b));
+        let end = if full { last.cloned() } else { None };
         Ok((places, end))
     }
 
@@ -469,7 +471,7 @@ impl Replica {
         let is_asked = |place: &Position| {
             page.after.as_ref().is_none_or(|after| place > after)
                 && page.before.as_ref().is_none_or(|before| place < before)
-                && end.is_none_or(|end| place <= end)
+                && end.is_none_or(|end| page.order.compare(place, end).is_le())
         };
         for shard in self.shards.iter() {
             let mut overlay = shard.lock().unwrap_or_else(PoisonError::into_inner);

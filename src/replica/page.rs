@@ -10,9 +10,9 @@ use crate::net::messages::{PageRequest, Row, Want};
 use crate::net::{Refusal, Response};
 use crate::record;
 use crate::replica::{Replica, shard_of};
-use crate::storage::StorageError;
 use crate::storage::keys::{self, Kind};
-use crate::types::{Digest, Epoch, Key, PartitionDigest, PartitionId, Token};
+use crate::storage::{KeyRange, ScanVisitor, StorageError};
+use crate::types::{Digest, Epoch, Key, PartitionDigest, PartitionId, ScanOrder, Token};
 
 /// The most rows that a page holds, whatever was asked.
 pub(super) const MAX_PAGE_ROWS: usize = 1_000;
@@ -77,14 +77,28 @@ impl Replica {
             refusal: None,
             full: false,
         };
-        self.engine
-            .scan(&range, &mut |row, stored| self.visit(page, limit, &mut out, row, stored))
-            .map_err(|e| self.refuse_storage(&e))?;
+        let mut visit = |row: &[u8], stored: Result<&[u8], StorageError>| {
+            self.visit(page, limit, &mut out, row, stored)
+        };
+        self.scan(&range, page.order, &mut visit).map_err(|e| self.refuse_storage(&e))?;
         if let Some(refusal) = out.refusal {
             return Err(refusal);
         }
         let next = if out.full { out.last } else { None };
         Ok(Response::Page { rows: out.rows, next, generation })
+    }
+
+    /// Shows what the engine holds in `range`.
+    pub(super) fn scan(
+        &self,
+        range: &KeyRange,
+        order: ScanOrder,
+        visit: &mut ScanVisitor<'_>,
+    ) -> Result<(), StorageError> {
+        match order {
+            ScanOrder::Ascending => self.engine.scan(range, visit),
+            ScanOrder::Descending => self.engine.scan_back(range, visit),
+        }
     }
 
     fn visit(
@@ -180,6 +194,7 @@ impl Replica {
             want: Want::Digest,
             refill: false,
             term: None,
+            order: ScanOrder::Ascending,
         };
         loop {
             let Response::Page { rows, next, .. } = self.page(span, &request)? else { break };

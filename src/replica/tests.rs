@@ -23,8 +23,8 @@ use crate::storage::{
     StorageError,
 };
 use crate::types::{
-    Epoch, Generation, Hlc, IndexId, IndexTerm, Key, Mono, OpId, PartitionId, TableId, Token,
-    WallMicros,
+    Epoch, Generation, Hlc, IndexId, IndexTerm, Key, Mono, OpId, PartitionId, ScanOrder, TableId,
+    Token, WallMicros,
 };
 
 #[derive(Default)]
@@ -69,6 +69,14 @@ impl Engine for Moody {
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
         let unreadable = self.unreadable.lock().unwrap().clone();
         self.rows.scan(range, &mut |key, value| {
+            let damage = StorageError::Corrupt { what: "a test".to_owned() };
+            visit(key, if unreadable.contains(key) { Err(damage) } else { value })
+        })
+    }
+
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        let unreadable = self.unreadable.lock().unwrap().clone();
+        self.rows.scan_back(range, &mut |key, value| {
             let damage = StorageError::Corrupt { what: "a test".to_owned() };
             visit(key, if unreadable.contains(key) { Err(damage) } else { value })
         })
@@ -339,6 +347,7 @@ async fn a_page_marks_the_rows_that_cannot_be_read_and_goes_on() {
         want: Want::Record,
         refill: false,
         term: None,
+        order: ScanOrder::Ascending,
     };
     let span = TokenSpan { first: Token(i64::MIN), last: Token(i64::MAX) };
     let Ok(Response::Page { rows, next: None, .. }) = alone.replica.page(span, &page) else {
@@ -388,6 +397,7 @@ async fn rule06_a_row_under_way_is_found_by_what_readers_see_of_it() {
             want: Want::Record,
             refill: false,
             term: Some(term(v)),
+            order: ScanOrder::Ascending,
         };
         let span = TokenSpan { first: Token(i64::MIN), last: Token(i64::MAX) };
         match alone.replica.page(span, &page) {

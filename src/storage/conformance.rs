@@ -44,6 +44,7 @@ pub fn run(open: Open<'_>) {
     later_changes_of_a_batch_win(open);
     scans_are_ordered_and_bounded(open);
     a_visitor_may_use_the_engine(open);
+    the_way_back_over_zero(open);
     bounds_are_enforced(open);
     values_of_every_size(open);
     large_values_leave_nothing_behind(open);
@@ -101,7 +102,7 @@ fn get(engine: &dyn Engine, key: &[u8]) -> Option<Bytes> {
 /// All entries of `range`.
 ///
 /// # Panics
-/// When the scan fails.
+/// When the scan fails, or shows something else from the end.
 #[must_use]
 pub fn entries(engine: &dyn Engine, range: &KeyRange) -> Vec<(Bytes, Bytes)> {
     let mut found = Vec::new();
@@ -112,6 +113,16 @@ pub fn entries(engine: &dyn Engine, range: &KeyRange) -> Vec<(Bytes, Bytes)> {
             ControlFlow::Continue(())
         })
         .expect("a scan");
+    let mut left = found.iter();
+    engine
+        .scan_back(range, &mut |key, value| {
+            let wanted = left.next_back().map(|(key, value)| (&key[..], &value[..]));
+            assert!(value == Ok(wanted.expect("no more entries").1), "another value, from the end");
+            assert_eq!(Some(key), wanted.map(|(key, _)| key), "from the end");
+            ControlFlow::Continue(())
+        })
+        .expect("a scan from the end");
+    assert_eq!(left.len(), 0, "entries that were not shown from the end");
     found
 }
 
@@ -219,6 +230,13 @@ fn scans_are_ordered_and_bounded(open: Open<'_>) {
         if seen == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     assert_eq!((outcome, seen), (Ok(()), 3), "a visitor ends the scan");
+    let mut seen = Vec::new();
+    let outcome = engine.scan_back(&all(), &mut |key, _| {
+        seen.push(Bytes::copy_from_slice(key));
+        if seen.len() == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!(outcome, Ok(()));
+    assert!(seen.iter().eq(wanted.iter().rev().take(3)), "a visitor ends the scan from the end");
     clear(&*engine);
 }
 
@@ -238,6 +256,36 @@ fn a_visitor_may_use_the_engine(open: Open<'_>) {
         .expect("a scan that deletes");
     assert_eq!(seen, 200);
     assert_eq!(entries(&*engine, &all()), []);
+    for n in 0..200_u32 {
+        put(&*engine, &n.to_be_bytes(), &filler(u64::from(n), 20_000));
+    }
+    let mut seen = Vec::new();
+    engine
+        .scan_back(&all(), &mut |key, value| {
+            assert_eq!(get(&*engine, key).as_deref(), value.ok());
+            delete(&*engine, key);
+            seen.push(Bytes::copy_from_slice(key));
+            ControlFlow::Continue(())
+        })
+        .expect("a scan from the end that deletes");
+    let wanted: Vec<Bytes> =
+        (0..200_u32).rev().map(|n| Bytes::from_owner(n.to_be_bytes())).collect();
+    assert_eq!(seen, wanted);
+    assert_eq!(entries(&*engine, &all()), []);
+}
+
+/// Small numbers around zero as they lie in clustering keys: those below zero lie just below `p 80`,
+/// and behind `p 7F FF FF FF FF`. Where a page of sled begins at zero, its own way back ends there.
+fn the_way_back_over_zero(open: Open<'_>) {
+    let engine = open();
+    for below in 200..209_i64 {
+        for n in -below..40 {
+            let ordered = n.cast_unsigned() ^ (1 << 63);
+            put(&*engine, &[b"p", &ordered.to_be_bytes()[..], b"c"].concat(), b"v");
+        }
+        assert_eq!(entries(&*engine, &all()).len(), usize::try_from(below + 40).expect("few"));
+        clear(&*engine);
+    }
 }
 
 fn bounds_are_enforced(open: Open<'_>) {

@@ -219,7 +219,7 @@ pub struct EngineStats {
     pub syncs: u64,
 }
 
-/// Called for each entry of a scan, in key order, with its value or why that cannot be read;
+/// Called for each entry of a scan, in its order, with its value or why that cannot be read;
 /// `Break` ends the scan. One damaged value must not hide the entries after it.
 pub type ScanVisitor<'a> = dyn FnMut(&[u8], Result<&[u8], StorageError>) -> ControlFlow<()> + 'a;
 
@@ -227,7 +227,7 @@ pub type ScanVisitor<'a> = dyn FnMut(&[u8], Result<&[u8], StorageError>) -> Cont
 ///
 /// Contract, which the conformance suite checks with real power loss:
 /// - `apply` is atomic: after any crash all of the batch is there or none of it. It is visible to
-///   `get` and `scan` when the call returns, and durable when a later `sync` returns.
+///   `get` and scans when the call returns, and durable when a later `sync` returns.
 /// - Batches become durable in the order of their `apply`: if one survived a crash, so did all
 ///   that were applied before it by the same thread.
 /// - When `sync` returns `Ok`, every batch applied before the call survives the loss of power.
@@ -255,6 +255,12 @@ pub trait Engine: Send + Sync + 'static {
     /// Any [`StorageError`] of the store as a whole; entries before it may already have been
     /// shown.
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError>;
+
+    /// As [`Engine::scan`], from the end of `range` to its beginning.
+    ///
+    /// # Errors
+    /// As [`Engine::scan`].
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError>;
 
     /// Applies `batch` atomically.
     ///

@@ -78,6 +78,10 @@ impl Engine for FjallEngine {
         self.store.scan(range, visit)
     }
 
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        self.store.scan_back(range, visit)
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
         self.store.apply(batch)
     }
@@ -164,6 +168,23 @@ impl RawStore for FjallStore {
         let mut rows = self.rows.range(from..to);
         let mut next =
             || call("scanning rows", || rows.next().map(fjall::Guard::into_inner).transpose());
+        while let Some((key, value)) = next()? {
+            if visit(&key, &value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn scan_back(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut RawVisitor<'_>,
+    ) -> Result<(), StorageError> {
+        let mut rows = self.rows.range(from..to);
+        let mut next =
+            || call("scanning rows", || rows.next_back().map(fjall::Guard::into_inner).transpose());
         while let Some((key, value)) = next()? {
             if visit(&key, &value).is_break() {
                 break;

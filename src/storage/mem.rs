@@ -9,6 +9,10 @@ use bytes::Bytes;
 use crate::storage::engine::check_batch;
 use crate::storage::{Batch, BatchOp, Engine, EngineStats, KeyRange, ScanVisitor, StorageError};
 
+/// Entries that a scan reads at a time, so that a visitor may itself use the engine and a long scan
+/// does not hold writers up.
+const PAGE: usize = 64;
+
 /// A `BTreeMap` under a lock. `sync` does nothing, as there is nothing to make durable.
 ///
 /// Shared by `Arc`: a "restart" of a test node that keeps its `Arc<MemEngine>` keeps its data,
@@ -36,9 +40,6 @@ impl Engine for MemEngine {
         if range.is_empty() {
             return Ok(());
         }
-        // A page at a time, so that a visitor may itself use the engine and a long scan does not
-        // hold writers up.
-        const PAGE: usize = 64;
         let mut from = Bound::Included(range.start.clone());
         loop {
             let to = range.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
@@ -57,6 +58,28 @@ impl Engine for MemEngine {
                 _ => return Ok(()),
             }
         }
+    }
+
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        let mut range = range.clone();
+        while !range.is_empty() {
+            let page: Vec<(Bytes, Bytes)> = {
+                let to = range.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
+                let rows = self.rows.read().unwrap_or_else(PoisonError::into_inner);
+                let page = rows.range((Bound::Included(range.start.clone()), to));
+                page.rev().take(PAGE).map(|(key, value)| (key.clone(), value.clone())).collect()
+            };
+            for (key, value) in &page {
+                if visit(key, Ok(value)) == ControlFlow::Break(()) {
+                    return Ok(());
+                }
+            }
+            match page.last() {
+                Some((last, _)) if page.len() == PAGE => range.end = Some(last.clone()),
+                _ => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {

@@ -4,6 +4,7 @@
 //! are synchronous and may be made from any thread; who must not block wraps them in
 //! [`crate::env::Env::blocking`].
 
+mod backwards;
 mod committer;
 #[cfg(any(test, feature = "sim"))]
 pub mod conformance;

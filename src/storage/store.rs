@@ -20,7 +20,7 @@ use crate::storage::{
 /// An entry to write: its new value, or `None` to remove it.
 pub(super) type RawOp = (Bytes, Option<Bytes>);
 
-/// Called for each raw entry, in key order; `Break` ends the scan.
+/// Called for each raw entry, in the scan's order; `Break` ends it.
 pub(super) type RawVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// An ordered store of entries up to some ten KiB.
@@ -29,6 +29,14 @@ pub(super) trait RawStore: Send + Sync + 'static {
 
     /// Shows the entries `from ≤ key < to` in order. `visit` may call the store.
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut RawVisitor<'_>) -> Result<(), StorageError>;
+
+    /// As [`RawStore::scan`], from the greatest key to the least.
+    fn scan_back(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        visit: &mut RawVisitor<'_>,
+    ) -> Result<(), StorageError>;
 
     /// The greatest key with `from ≤ key < to`.
     fn last_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Bytes>, StorageError>;
@@ -177,6 +185,30 @@ impl<R: RawStore> Store<R> {
         let value = self.assemble(&stored)?;
         value.map(Some).ok_or_else(|| damaged("a chunk of a large value is missing"))
     }
+
+    /// Shows a raw row as what it stands for.
+    fn show(&self, row: &[u8], stored: &[u8], visit: &mut ScanVisitor<'_>) -> ControlFlow<()> {
+        let key = row.get(1..).unwrap_or_default();
+        let shown = match RowValue::decode(stored) {
+            Ok(RowValue::Inline(value)) => return visit(key, Ok(value)),
+            Ok(RowValue::Chunked(_)) => self.get_row(row),
+            Err(error) => Err(error),
+        };
+        match shown {
+            Ok(Some(value)) => visit(key, Ok(&value)),
+            Ok(None) => ControlFlow::Continue(()),
+            Err(error) => visit(key, Err(error)),
+        }
+    }
+}
+
+/// The raw rows of `range`: from, and bound after.
+fn raw_range(range: &KeyRange) -> (Bytes, Bytes) {
+    let end = match &range.end {
+        Some(end) => rows::row_key(end),
+        None => Bytes::from_static(rows::ROWS_END),
+    };
+    (rows::row_key(&range.start), end)
 }
 
 impl<R: RawStore> Engine for Store<R> {
@@ -188,24 +220,16 @@ impl<R: RawStore> Engine for Store<R> {
         if range.is_empty() {
             return Ok(());
         }
-        let from = rows::row_key(&range.start);
-        let to = match &range.end {
-            Some(end) => rows::row_key(end),
-            None => Bytes::from_static(rows::ROWS_END),
-        };
-        self.raw.scan(&from, &to, &mut |row, stored| {
-            let key = row.get(1..).unwrap_or_default();
-            let shown = match RowValue::decode(stored) {
-                Ok(RowValue::Inline(value)) => return visit(key, Ok(value)),
-                Ok(RowValue::Chunked(_)) => self.get_row(row),
-                Err(error) => Err(error),
-            };
-            match shown {
-                Ok(Some(value)) => visit(key, Ok(&value)),
-                Ok(None) => ControlFlow::Continue(()),
-                Err(error) => visit(key, Err(error)),
-            }
-        })
+        let (from, to) = raw_range(range);
+        self.raw.scan(&from, &to, &mut |row, stored| self.show(row, stored, visit))
+    }
+
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let (from, to) = raw_range(range);
+        self.raw.scan_back(&from, &to, &mut |row, stored| self.show(row, stored, visit))
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {

@@ -6,6 +6,7 @@ mod consistency;
 mod digest;
 mod ids;
 mod key;
+mod order;
 mod time;
 mod token;
 
@@ -17,5 +18,6 @@ pub use ids::{
     ParseIdError, TableId, VoterId,
 };
 pub use key::{Key, KeyError, MAX_KEY_BYTES, MAX_STORED_KEY_BYTES};
+pub use order::ScanOrder;
 pub use time::{Hlc, Mono, WallMicros};
 pub use token::{PartitionId, Token};

@@ -41,6 +41,7 @@ const KEYWORDS: &[&str] = &[
     "ALLOW",
     "ALTER",
     "AND",
+    "ANN",
     "APPLY",
     "AS",
     "ASC",
@@ -97,6 +98,10 @@ const KEYWORDS: &[&str] = &[
     "WRITETIME",
 ];
 
+/// Functions of two vectors.
+const SIMILARITIES: &[&str] =
+    &["similarity_cosine(", "similarity_dot_product(", "similarity_euclidean("];
+
 /// What follows a word at once.
 const AFTER: &[(&str, &[&str])] = &[
     ("ALTER", &["KEYSPACE", "TABLE", "TYPE"]),
@@ -131,6 +136,7 @@ const AFTER: &[(&str, &[&str])] = &[
     ("INSERT", &["INTO"]),
     ("PRIMARY", &["KEY"]),
     ("ALLOW", &["FILTERING"]),
+    ("ANN", &["OF"]),
     ("APPLY", &["BATCH"]),
 ];
 
@@ -251,6 +257,9 @@ fn candidates(known: &Known, words: &[&str]) -> Vec<String> {
         let all = own.into_iter().flat_map(|tables| tables.values().flatten());
         out.extend(all.map(|column| quote(&column.name)));
     }
+    if first == "SELECT" {
+        out.extend(fixed(SIMILARITIES));
+    }
     out.extend(fixed(KEYWORDS));
     out
 }
@@ -297,6 +306,9 @@ mod tests {
         assert_eq!(fitting("SERIAL CONSISTENCY "), ["LOCAL_SERIAL", "SERIAL"]);
         assert!(fitting("HELP COP").contains(&"COPY".to_owned()));
         assert!(fitting("SELECT zzz").is_empty());
+        assert_eq!(fitting("SELECT item, similarity_c"), ["similarity_cosine("]);
+        assert_eq!(fitting("SELECT * FROM stock ORDER BY size AN"), ["AND", "ANN"]);
+        assert_eq!(fitting("SELECT * FROM stock ORDER BY size ANN "), ["OF"]);
     }
 
     #[test]

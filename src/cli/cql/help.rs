@@ -4,8 +4,8 @@
 const TOPICS: &[(&str, &str, &str)] = &[
     (
         "SELECT",
-        "SELECT [DISTINCT] * | column [AS name], … FROM [ks.]table\n  [WHERE …] [GROUP BY …] [ORDER BY column [DESC]] [PER PARTITION LIMIT n] [LIMIT n] [ALLOW FILTERING];",
-        "Shows rows. Without the whole partition key in WHERE it reads all of the table, and to filter\nby other columns it needs ALLOW FILTERING.",
+        "SELECT [DISTINCT] * | column [AS name], … FROM [ks.]table\n  [WHERE …] [GROUP BY …] [ORDER BY column [DESC]] [PER PARTITION LIMIT n] [LIMIT n] [ALLOW FILTERING];\nSELECT … FROM [ks.]table [WHERE …] ORDER BY vector ANN OF [number, …] LIMIT n [ALLOW FILTERING];",
+        "Shows rows. Without the whole partition key in WHERE it reads all of the table, and to filter\nby other columns it needs ALLOW FILTERING. ANN OF shows the rows whose vectors are nearest by their\nangle. How near two vectors are: similarity_cosine(a, b), similarity_euclidean(a, b) and\nsimilarity_dot_product(a, b), from 0 to 1.",
     ),
     (
         "INSERT",
@@ -178,6 +178,15 @@ mod tests {
         assert!(text("create").contains("CREATE TYPE") && text("create").contains("CREATE TABLE"));
         assert!(text("desc").contains("KEYSPACES"));
         assert!(text("nonsense").contains("HELP alone"));
+    }
+
+    #[test]
+    fn help_on_select_tells_of_vectors() {
+        let text = text("select");
+        for told in ["ANN OF [number, …] LIMIT n", "similarity_cosine(", "similarity_dot_product("]
+        {
+            assert!(text.contains(told), "{told}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod town;
 
 use std::time::Duration;
 
+use crate::cluster::founding::Hindrance;
 use crate::cluster::wire::{MetaRequest, MetaResponse};
 use crate::cluster::{AppendError, MustRestart};
 use crate::gossip::Liveness;
@@ -156,6 +157,8 @@ fn a_founding_that_a_wiped_founder_blocks_says_so_and_how_to_go_on() {
         let found = async move { cluster.found().await };
         let found = town.executor.block_on(machine, Duration::from_secs(20), found);
         let why = found.unwrap().unwrap().unwrap_err();
+        assert!(matches!(why, Hindrance::Wrong(_)), "{why:?}");
+        let why = why.to_string();
         assert!(why.contains("node.data_dir") && why.contains("of each"), "{why}");
     }
 }

@@ -15,7 +15,9 @@ use crate::net::Request;
 use crate::record::{Cell, Content, Expiry, Liveness, Record, Row, address};
 use crate::storage::keys::{self, Kind};
 use crate::storage::{Engine as _, KeyRange};
-use crate::types::{Consistency, IndexId, IndexTerm, Key, MAX_STORED_KEY_BYTES, WallMicros};
+use crate::types::{
+    Consistency, IndexId, IndexTerm, Key, MAX_STORED_KEY_BYTES, ScanOrder, Token, WallMicros,
+};
 
 /// The column `v` of the town's table.
 const COLUMN: u16 = 2;
@@ -81,7 +83,7 @@ fn until_built(town: &mut Town, table: &Arc<Table>, index: IndexId) {
 }
 
 /// The rows that the index shows for `v`, by their numbers, in pages of `limit`, tested again as a
-/// door does.
+/// door does; the same from either end.
 fn find(
     town: &mut Town,
     at: &str,
@@ -91,14 +93,33 @@ fn find(
     limit: u32,
 ) -> Result<BTreeSet<u8>, OpError> {
     let term = IndexTerm { index, hash: hash_of(&CqlType::Int, &v.to_be_bytes()) };
-    let (mut out, mut after) = (BTreeSet::new(), None);
-    let mut last = None;
+    let up = find_in(town, at, table, (term, v), limit, ScanOrder::Ascending)?;
+    let down = find_in(town, at, table, (term, v), limit, ScanOrder::Descending)?;
+    assert_eq!(up, down, "from the end");
+    Ok(up)
+}
+
+fn find_in(
+    town: &mut Town,
+    at: &str,
+    table: &Arc<Table>,
+    (term, v): (IndexTerm, i32),
+    limit: u32,
+    order: ScanOrder,
+) -> Result<BTreeSet<u8>, OpError> {
+    let (mut out, mut next) = (BTreeSet::new(), None);
+    let mut last: Option<(Token, Key)> = None;
     loop {
+        let (after, before) = match order {
+            ScanOrder::Ascending => (next.take(), None),
+            ScanOrder::Descending => (None, next.take()),
+        };
         let op = ScanOp {
             table: table.clone(),
-            after: after.take(),
-            before: None,
+            after,
+            before,
             term: Some(term),
+            order,
             limit,
             level: Consistency::Quorum,
             timeout: 10 * SECOND,
@@ -107,9 +128,10 @@ fn find(
         let slot = town.begin(at, async move { coordinator.scan(op).await });
         let page = town.wait(&slot)?;
         for (token, key, record) in page.rows {
-            let place = Some((token, key.clone()));
-            assert!(place > last, "a page goes back");
-            last = place;
+            let place = (token, key.clone());
+            let on = last.as_ref().is_none_or(|last| order.compare(last, &place).is_lt());
+            assert!(on, "a page goes back");
+            last = Some(place);
             let stands = match record.row().and_then(|row| row.column(COLUMN)) {
                 Some(crate::record::Column::Cell(cell)) => {
                     cell.live(page.now).is_some_and(|bytes| bytes[..] == v.to_be_bytes())
@@ -120,8 +142,8 @@ fn find(
                 assert!(out.insert(key.row_parts().unwrap().1[1]), "shown twice");
             }
         }
-        after = page.next;
-        if after.is_none() {
+        next = page.next;
+        if next.is_none() {
             return Ok(out);
         }
     }

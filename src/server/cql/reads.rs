@@ -24,13 +24,13 @@ use crate::server::cql::buckets;
 use crate::server::cql::error::{CqlError, PROTOCOL};
 use crate::server::cql::paging::PagingState;
 use crate::server::cql::store::Store;
-use crate::types::{Consistency, Key, Token, WallMicros};
+use crate::types::{Consistency, Key, ScanOrder, Token, WallMicros};
 use std::sync::Arc;
 
 /// Time for one read of the store.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most rows that are sorted or turned round in memory.
+/// The most rows that are sorted in memory.
 const MAX_SORTED: usize = 100_000;
 
 /// Rows asked of the store at a time.
@@ -244,17 +244,13 @@ impl Reading<'_> {
         }
         let mut any = from.is_some();
         for slice in &slices {
-            let views = if single {
-                self.single(partition, &head, slice, from).await?
-            } else if self.ask.query.reversed {
-                self.backwards(partition, &head, slice, from).await?
-            } else {
-                if !self.forwards(collector, partition, &head, slice, from, &mut any).await? {
+            if !single {
+                if !self.slice(collector, partition, &head, slice, from, &mut any).await? {
                     return Ok(false);
                 }
                 continue;
-            };
-            for (clustering, view) in views {
+            }
+            for (clustering, view) in self.single(partition, &head, slice, from).await? {
                 any = true;
                 if !collector.offer(view, partition, &clustering)? {
                     return Ok(false);
@@ -292,21 +288,23 @@ impl Reading<'_> {
         Ok(view.map(|view| (slice.start.clone(), view)).into_iter().collect())
     }
 
-    /// Stored rows of a partition in a slice, a chunk at a time; with where to go on.
+    /// Stored rows of a partition in a slice, a chunk at a time; with where to go on. `span`: only
+    /// those between.
     async fn chunk(
         &self,
         partition: &[u8],
         slice: &Slice,
-        after: Key,
+        (after, before): (Key, Key),
+        limit: u32,
     ) -> Result<(Vec<(Vec<u8>, Row)>, Option<Key>), CqlError> {
         let token = token_of(partition);
-        let end = key_of(partition, &slice.end)?;
         let op = ScanOp {
             table: self.table.clone(),
             after: Some((token, after)),
-            before: Some((token, end)),
+            before: Some((token, before)),
             term: None,
-            limit: self.ask.page_size.map_or(CHUNK, |size| size.clamp(1, CHUNK - 1) + 1),
+            order: self.order(),
+            limit,
             level: self.ask.level,
             timeout: TIMEOUT,
         };
@@ -321,20 +319,39 @@ impl Reading<'_> {
         Ok((rows, page.next.filter(|(at, _)| *at == token).map(|(_, key)| key)))
     }
 
-    fn start(
+    /// From which end slices are read.
+    fn order(&self) -> ScanOrder {
+        if self.ask.query.reversed { ScanOrder::Descending } else { ScanOrder::Ascending }
+    }
+
+    /// What is left of a slice after the row `from`: all between two keys.
+    fn span(
         &self,
         partition: &[u8],
         slice: &Slice,
         from: Option<&[u8]>,
-    ) -> Result<Option<Key>, CqlError> {
-        match from.filter(|from| **from >= slice.start[..]) {
-            Some(from) if *from >= slice.end[..] => Ok(None),
-            Some(from) => key_of(partition, from).map(Some),
-            None => Ok(before(&key_of(partition, &slice.start)?)),
+    ) -> Result<Option<(Key, Key)>, CqlError> {
+        let (mut after, mut end) = (None, &slice.end[..]);
+        match (self.order(), from) {
+            (_, None) => {}
+            (ScanOrder::Ascending, Some(from)) => {
+                after = (*from >= slice.start[..]).then_some(from);
+            }
+            (ScanOrder::Descending, Some(from)) => end = end.min(from),
         }
+        if *after.unwrap_or(&slice.start) >= *end {
+            return Ok(None);
+        }
+        let after = match after {
+            Some(after) => Some(key_of(partition, after)?),
+            None => before(&key_of(partition, &slice.start)?),
+        };
+        after.map(|after| Ok((after, key_of(partition, end)?))).transpose()
     }
 
-    async fn forwards(
+    /// Reads a slice's rows after `from`, in the order that is asked for. Sets `any` if there are.
+    /// False: there are enough rows.
+    async fn slice(
         &self,
         collector: &mut Collector<'_>,
         partition: &[u8],
@@ -343,9 +360,13 @@ impl Reading<'_> {
         from: Option<&[u8]>,
         any: &mut bool,
     ) -> Result<bool, CqlError> {
-        let mut place = self.start(partition, slice, from)?;
-        while let Some(after) = place {
-            let (rows, next) = self.chunk(partition, slice, after).await?;
+        let mut place = self.span(partition, slice, from)?;
+        let mut limit = collector.wants();
+        while let Some((after, before)) = place
+            && !collector.has_enough_of(partition)
+        {
+            let span = (after.clone(), before.clone());
+            let (rows, next) = self.chunk(partition, slice, span, limit).await?;
             for (clustering, row) in rows {
                 if let Some(view) = self.reader.row(partition, &clustering, Some(head), &row) {
                     *any = true;
@@ -354,42 +375,14 @@ impl Reading<'_> {
                     }
                 }
             }
-            place = next;
+            place = next.map(|next| match self.order() {
+                ScanOrder::Ascending => (next, before),
+                ScanOrder::Descending => (after, next),
+            });
+            // Not all rows are shown: some are deleted, others not asked for.
+            limit = (limit * 2).min(CHUNK);
         }
         Ok(true)
-    }
-
-    /// A slice against its order: read whole, and turned round.
-    async fn backwards(
-        &self,
-        partition: &[u8],
-        head: &Row,
-        slice: &Slice,
-        from: Option<&[u8]>,
-    ) -> Result<Vec<(Vec<u8>, RowView)>, CqlError> {
-        let end = from.map_or(slice.end.clone(), |from| slice.end.clone().min(from.to_vec()));
-        let slice = Slice { start: slice.start.clone(), end };
-        if slice.start >= slice.end {
-            return Ok(Vec::new());
-        }
-        let mut out = Vec::new();
-        let mut place = self.start(partition, &slice, None)?;
-        while let Some(after) = place {
-            let (rows, next) = self.chunk(partition, &slice, after).await?;
-            for (clustering, row) in rows {
-                if let Some(view) = self.reader.row(partition, &clustering, Some(head), &row) {
-                    out.push((clustering, view));
-                }
-            }
-            if out.len() > MAX_SORTED {
-                return Err(CqlError::invalid(
-                    "too many rows to turn round: restrict the clustering columns",
-                ));
-            }
-            place = next;
-        }
-        out.reverse();
-        Ok(out)
     }
 
     /// Reads partitions in the order of their tokens.
@@ -427,6 +420,7 @@ impl Reading<'_> {
                 after: after.clone(),
                 before: before.clone(),
                 term,
+                order: ScanOrder::Ascending,
                 limit: self.ask.page_size.map_or(CHUNK, |size| size.clamp(1, CHUNK - 1) + 1),
                 level: self.ask.level,
                 timeout: TIMEOUT,

@@ -130,13 +130,6 @@ pub fn check(log: &RowLog) -> Vec<Violation> {
     let sightings = search::sightings(log);
     for read in &log.reads {
         found.extend(Judge::new(log, read, false).judged(&sightings));
-        let is_strange = |c: &i32| !(read.from..read.to).contains(c);
-        if read.twice || read.rows.keys().any(is_strange) {
-            let which = if read.twice { "a row twice" } else { "rows that were not asked for" };
-            let (check, what) = (Check::W14, format!("a read of {read:?} shows {which}"));
-            let key = format!("cells {}", read.partition);
-            found.push(Violation { check, key, what, operations: Vec::new() });
-        }
     }
     found.extend(search::check(log, &sightings));
     found
@@ -169,6 +162,14 @@ impl<'a> Judge<'a> {
     }
 
     fn judged(mut self, sightings: &[Sighting]) -> Vec<Violation> {
+        if !self.read.in_order {
+            let rows = self.read.from..self.read.to;
+            self.breach(Check::W14, format!("rows {rows:?} come in another order, or twice"));
+        }
+        let is_strange = |c: &i32| !(self.read.from..self.read.to).contains(c);
+        if self.read.rows.keys().any(is_strange) {
+            self.breach(Check::W14, format!("{:?} shows rows that were not asked for", self.read));
+        }
         self.all(&seen_before(self.read, sightings));
         self.found
     }
@@ -315,19 +316,10 @@ mod tests {
             rows.insert(0, ShownRow { a, b, m: BTreeMap::new() });
         }
         let (partition, from, to, begun_at, last) = (0, 0, 1, u64::MAX, false);
-        let (statics, twice) = (None, false);
-        log.reads.push(Read {
-            partition,
-            from,
-            to,
-            begun,
-            ended,
-            begun_at,
-            last,
-            statics,
-            rows,
-            twice,
-        });
+        let (statics, in_order) = (None, true);
+        let shown =
+            Read { partition, from, to, begun, ended, begun_at, last, statics, rows, in_order };
+        log.reads.push(shown);
         let found = check(log).into_iter().map(|violation| violation.check).collect();
         log.reads.pop();
         found
@@ -378,26 +370,30 @@ mod tests {
         let (begun, ended) = (log.mark(), log.mark());
         let rows = [(0, ShownRow { a: Some(1), b: Some(-1), m: BTreeMap::new() })].into();
         let (partition, from, to, begun_at, last, statics) = (0, 0, 1, 0, false, None);
-        let twice = false;
-        log.reads.push(Read {
-            partition,
-            from,
-            to,
-            begun,
-            ended,
-            begun_at,
-            last,
-            statics,
-            rows,
-            twice,
-        });
+        let in_order = true;
+        let shown =
+            Read { partition, from, to, begun, ended, begun_at, last, statics, rows, in_order };
+        log.reads.push(shown);
         assert_eq!(read(&mut log, None, None), [Check::W14, Check::W14]);
         assert_eq!(check(&log), []);
         // Pages that overlap, and a slice that is too long.
-        log.reads[0].twice = true;
+        log.reads[0].in_order = false;
         assert_eq!(check(&log)[0].check, Check::W14);
-        (log.reads[0].twice, log.reads[0].to) = (false, 0);
+        (log.reads[0].in_order, log.reads[0].to) = (true, 0);
         assert_eq!(check(&log)[0].check, Check::W14);
+    }
+
+    #[test]
+    fn rows_in_another_order_are_named() {
+        let mut log = RowLog::default();
+        assert_eq!(read(&mut log, None, None), []);
+        let (begun, ended, rows) = (log.mark(), log.mark(), BTreeMap::new());
+        let (partition, from, to, begun_at, last, statics) = (0, 0, 1, 0, false, None);
+        let in_order = false;
+        let shown =
+            Read { partition, from, to, begun, ended, begun_at, last, statics, rows, in_order };
+        log.reads.push(shown);
+        assert!(matches!(&check(&log)[..], [Violation { check: Check::W14, .. }]));
     }
 
     #[test]

@@ -192,6 +192,9 @@ impl SimEngine {
     }
 }
 
+/// Entries that a scan reads at a time, so that a visitor may itself use the engine.
+const PAGE: usize = 64;
+
 fn bounds(range: &KeyRange) -> (Bound<Bytes>, Bound<Bytes>) {
     let end = range.end.clone().map_or(Bound::Unbounded, Bound::Excluded);
     (Bound::Included(range.start.clone()), end)
@@ -205,8 +208,6 @@ impl Engine for SimEngine {
     }
 
     fn scan(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
-        // A page at a time, so that a visitor may itself use the engine.
-        const PAGE: usize = 64;
         self.usable()?;
         if range.is_empty() {
             return Ok(());
@@ -225,6 +226,25 @@ impl Engine for SimEngine {
                 None => return Ok(()),
             }
         }
+    }
+
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        self.usable()?;
+        let mut range = range.clone();
+        while !range.is_empty() {
+            let page = self.state().last_page(&self.disk, bounds(&range), PAGE)?;
+            for (key, value) in &page {
+                let value = value.as_ref().map(|value| &value[..]).map_err(StorageError::clone);
+                if visit(key, value) == ControlFlow::Break(()) {
+                    return Ok(());
+                }
+            }
+            match page.into_iter().next_back() {
+                Some((last, _)) => range.end = Some(last),
+                None => break,
+            }
+        }
+        Ok(())
     }
 
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {

@@ -204,15 +204,33 @@ impl State {
         bounds: (Bound<Bytes>, Bound<Bytes>),
         limit: usize,
     ) -> Result<Vec<Entry>, StorageError> {
+        self.entries(disk, self.rows.range::<Bytes, _>(bounds), limit)
+    }
+
+    /// The last `limit` entries within `bounds`, the last one first.
+    pub(super) fn last_page(
+        &self,
+        disk: &SimDisk,
+        bounds: (Bound<Bytes>, Bound<Bytes>),
+        limit: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.entries(disk, self.rows.range::<Bytes, _>(bounds).rev(), limit)
+    }
+
+    fn entries<'a>(
+        &self,
+        disk: &SimDisk,
+        rows: impl Iterator<Item = (&'a Bytes, &'a Row)>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
         if self.damage.is_some() {
             return Err(corrupt("part of the log is unreadable and may have held such keys"));
         }
-        let rows = self.rows.range::<Bytes, _>(bounds).take(limit);
         let entry = |(key, row): (&Bytes, &Row)| {
             let value = self.value_of(disk, key, Some(row)).transpose()?;
             Some((key.clone(), value))
         };
-        Ok(rows.filter_map(entry).collect())
+        Ok(rows.filter_map(entry).take(limit).collect())
     }
 
     pub(super) fn has_failed(&self) -> bool {

@@ -10,6 +10,8 @@
 //! `counts` holds counters, to which small numbers are added, each once: what a read shows lies
 //! between all that was acknowledged and all that was sent.
 //!
+//! Half of the reads of a slice of `cells` go against the clustering order.
+//!
 //! A write of cells without an answer is sent again as it was: same stamp, same cells.
 //!
 //! Two columns of `cells` are indexed: `a` from the beginning, the values of `m` by an index that is
@@ -148,8 +150,8 @@ pub struct Read {
     pub statics: Option<Option<i32>>,
     /// The rows.
     pub rows: BTreeMap<i32, ShownRow>,
-    /// Some row was shown more than once.
-    pub twice: bool,
+    /// They came in the order that was asked for, each once.
+    pub in_order: bool,
 }
 
 /// Which rows of `cells` an index is asked for.

@@ -363,14 +363,17 @@ impl Rower {
         }
     }
 
-    /// Reads a slice of `cells`, page by page, through one node.
+    /// Reads a slice of `cells`, page by page, through one node, from either end.
     async fn read(&mut self, partition: i32, from: i32, to: i32, last: bool) -> bool {
         let (begun, begun_at) = (self.bench.rows().mark(), self.now());
         let whole = from == 0 && to == ROWS;
         let slice = if whole { String::new() } else { format!(" AND c >= {from} AND c < {to}") };
-        let text = format!("SELECT c, s, a, b, m FROM w.cells WHERE p = {partition}{slice}");
+        let descending = self.below(2) == 0;
+        let order = if descending { " ORDER BY c DESC" } else { "" };
+        let text = format!("SELECT c, s, a, b, m FROM w.cells WHERE p = {partition}{slice}{order}");
         let Some(pages) = self.pages(text).await else { return false };
-        let (mut rows, mut statics, mut twice) = (BTreeMap::new(), whole.then_some(None), false);
+        let (mut rows, mut statics) = (BTreeMap::new(), whole.then_some(None));
+        let (mut in_order, mut before) = (true, None);
         for page in &pages {
             for row in &page.rows {
                 // Pages are read at different times; the first one tells of the static column.
@@ -378,7 +381,10 @@ impl Rower {
                     statics = Some(int(page.value(row, "s")));
                 }
                 let Some(c) = int(page.value(row, "c")) else { continue };
-                twice |= rows.insert(c, shown_row(page, row)).is_some();
+                in_order &=
+                    before.is_none_or(|before| if descending { c < before } else { c > before });
+                before = Some(c);
+                rows.insert(c, shown_row(page, row));
             }
         }
         let mut log = self.bench.rows();
@@ -393,7 +399,7 @@ impl Rower {
             last,
             statics,
             rows,
-            twice,
+            in_order,
         });
         true
     }

@@ -47,6 +47,10 @@ impl Engine for Scripted {
         self.rows.scan(range, visit)
     }
 
+    fn scan_back(&self, range: &KeyRange, visit: &mut ScanVisitor<'_>) -> Result<(), StorageError> {
+        self.rows.scan_back(range, visit)
+    }
+
     fn apply(&self, batch: &Batch) -> Result<(), StorageError> {
         if self.full.load(Ordering::SeqCst) {
             return Err(StorageError::Full);

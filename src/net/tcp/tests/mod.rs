@@ -183,6 +183,7 @@ fn page(bytes: u32) -> Request {
         want: Want::Digest,
         refill: false,
         term: None,
+        order: crate::types::ScanOrder::Ascending,
     })
 }
 

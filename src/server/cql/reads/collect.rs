@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::nearest::Nearest;
-use super::{Ask, MAX_SORTED, Page};
+use super::{Ask, CHUNK, MAX_SORTED, Page};
 use crate::cql::ast::Term;
 use crate::cql::relations::Tests;
 use crate::cql::rows::RowView;
@@ -136,7 +136,25 @@ impl<'a> Collector<'a> {
         }
         let row = self.ask.query.show(&view, binds).map_err(CqlError::invalid)?;
         self.put(row)?;
-        Ok(true)
+        Ok(self.remaining != Some(0))
+    }
+
+    /// How many rows to read at first: those that have a place, and one that tells whether there
+    /// are more.
+    pub(super) fn wants(&self) -> u32 {
+        if self.accumulator.is_some() || self.nearest.is_some() || self.unsorted.is_some() {
+            return CHUNK;
+        }
+        let page = self.page_size.map(|size| size.saturating_sub(self.page.rows.len()));
+        let page = page.map(|left| u32::try_from(left).unwrap_or(CHUNK));
+        let least = [page, self.remaining, self.per_partition].into_iter().flatten().min();
+        least.unwrap_or(CHUNK).clamp(1, CHUNK - 1) + 1
+    }
+
+    /// True once no more rows of a partition are taken.
+    pub(super) fn has_enough_of(&self, partition: &[u8]) -> bool {
+        let is_last = self.last.as_ref().is_some_and(|(last, _)| last == partition);
+        is_last && self.per_partition.is_some_and(|limit| self.in_partition >= limit)
     }
 
     /// Puts a row of the result onto the page.

@@ -8,7 +8,7 @@ use crate::ring::token_of;
 use crate::server::cql::buckets::{self, Shower};
 use crate::server::cql::error::CqlError;
 use crate::server::cql::paging::PagingState;
-use crate::types::{Key, MAX_KEY_BYTES, Token};
+use crate::types::{Key, MAX_KEY_BYTES, ScanOrder, Token};
 
 impl Reading<'_> {
     /// Reads the versions of a bucket's key after the one called `from`.
@@ -80,6 +80,7 @@ impl Reading<'_> {
                 after: after.clone(),
                 before: before.clone(),
                 term: None,
+                order: ScanOrder::Ascending,
                 limit: self.ask.page_size.map_or(CHUNK, |size| size.clamp(1, CHUNK - 1) + 1),
                 level: self.ask.level,
                 timeout: TIMEOUT,

@@ -207,6 +207,11 @@ async fn pages_end_where_the_next_one_begins_and_none_is_empty() {
         ("SELECT p, c FROM t PER PARTITION LIMIT 4", 28),
         ("SELECT p, c FROM t WHERE p IN (1, 2, 3)", 18),
         ("SELECT p, c FROM t WHERE p = 1 ORDER BY c DESC", 6),
+        ("SELECT p, c FROM t WHERE p = 1 AND c > 0 AND c < 5 ORDER BY c DESC", 4),
+        ("SELECT p, c FROM t WHERE p = 1 AND c IN (4, 0, 2) ORDER BY c DESC", 3),
+        ("SELECT p, c FROM t WHERE p = 1 ORDER BY c DESC LIMIT 4", 4),
+        ("SELECT p, c FROM t WHERE p = 1 ORDER BY c DESC PER PARTITION LIMIT 5", 5),
+        ("SELECT p, c FROM t WHERE p IN (1, 2) PER PARTITION LIMIT 2", 4),
         ("SELECT DISTINCT p FROM t", 7),
     ] {
         let whole = client.show(text).await;

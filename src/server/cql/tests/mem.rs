@@ -21,7 +21,7 @@ use crate::overload::{Gate, Settings};
 use crate::record::{Cell, Column, Content, Record, RecordKind, Row};
 use crate::ring::token_in;
 use crate::server::cql::{PeerView, Store};
-use crate::types::{Consistency, Key, NodeId, TableId, Token, WallMicros};
+use crate::types::{Consistency, Key, NodeId, ScanOrder, TableId, Token, WallMicros};
 
 /// Rows by table and place.
 type Rows = BTreeMap<(TableId, Token, Key), Record>;
@@ -202,7 +202,11 @@ impl Store for MemStore {
                     && op.before.as_ref().is_none_or(|before| place < before)
             };
             let mut out = ScanPage { rows: Vec::new(), now: self.env.wall(), next: None };
-            for ((table, token, key), record) in &*rows {
+            let mut sought: Vec<_> = rows.iter().collect();
+            if op.order == ScanOrder::Descending {
+                sought.reverse();
+            }
+            for ((table, token, key), record) in sought {
                 let place = (*token, key.clone());
                 let has = |term| match (&op.table.rows, record.row()) {
                     (Some(schema), Some(row)) => terms(schema, key, row).contains(&term),

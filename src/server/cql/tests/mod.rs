@@ -9,6 +9,7 @@ mod point;
 mod port;
 mod requests;
 mod roles;
+mod slices;
 mod statements;
 mod vectors;
 

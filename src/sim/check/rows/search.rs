@@ -63,8 +63,8 @@ fn row(
     let Search { begun, ended, begun_at, last, .. } = *search;
     let shown = search.rows.get(&(partition, c));
     let rows: BTreeMap<_, _> = shown.map(|row| (c, row.clone())).into_iter().collect();
-    let (from, to, statics, twice) = (c, c + 1, None, false);
-    let read = Read { partition, from, to, begun, ended, begun_at, last, statics, rows, twice };
+    let (from, to, statics, in_order) = (c, c + 1, None, true);
+    let read = Read { partition, from, to, begun, ended, begun_at, last, statics, rows, in_order };
     let mut judge = Judge::new(log, &read, true);
     let (value, cells) = match search.wanted {
         Wanted::A(value) => (value, vec![Cell::A]),
