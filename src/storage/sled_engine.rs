@@ -20,6 +20,7 @@
 //! carry checksums.
 
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -206,8 +207,12 @@ impl RawStore for SledStore {
     }
 
     fn last_key(&self, from: &[u8], to: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        let last = call("scanning rows", || self.db.range(from..to).next_back().transpose())?;
-        Ok(last.map(|(key, _)| Bytes::copy_from_slice(&key)))
+        let mut last = None;
+        backwards::scan(self, from, to, &mut |key, _| {
+            last = Some(Bytes::copy_from_slice(key));
+            ControlFlow::Break(())
+        })?;
+        Ok(last)
     }
 
     fn write(&self, ops: Vec<RawOp>) -> Result<(), StorageError> {
@@ -305,7 +310,7 @@ mod tests {
         let mut shown = Vec::new();
         let scanned = engine.scan(&KeyRange::prefix(b""), &mut |key, value| {
             shown.push((key.to_vec(), value.map(<[u8]>::to_vec)));
-            std::ops::ControlFlow::Continue(())
+            ControlFlow::Continue(())
         });
         assert_eq!(scanned, Ok(()), "one damaged value does not end a scan");
         assert!(matches!(&shown[0], (key, Err(StorageError::Corrupt { .. })) if key == b"k"));
@@ -390,7 +395,7 @@ mod tests {
                 if let Ok(value) = value {
                     assert_eq!(value, conformance::filler(n, 2_000));
                 }
-                std::ops::ControlFlow::Continue(())
+                ControlFlow::Continue(())
             });
         }
     }
