@@ -153,7 +153,7 @@ const PLANTS: &[(&str, &[Check])] = &[
     ("P18", &[Check::W5Lost]),
     ("P19", &[Check::W5Lost]),
     ("P20", &[Check::W11, Check::I13]),
-    ("P20Row", &[Check::W14, Check::I13]),
+    ("P20Row", &[Check::W14, Check::W19, Check::I13]),
     ("Ttl", &[Check::W11]),
     ("P21", &[Check::W12]),
     ("P22", &[Check::W5Lost]),
