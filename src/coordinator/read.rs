@@ -12,6 +12,7 @@
 //! first counts. Each replica counts once. Who is asked first, and how many hedges there may be, is
 //! told by [`crate::coordinator::snitch`].
 
+mod alone;
 mod calls;
 mod conclude;
 
@@ -24,6 +25,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
+pub(super) use self::alone::at_once;
 use self::calls::{Answer, Asked, Calls};
 use crate::coordinator::again;
 use crate::coordinator::failure::{Cause, Failure, Failures, all_are, causes};
@@ -32,12 +34,10 @@ use crate::coordinator::lwt;
 use crate::coordinator::plan::{Plan, Purpose};
 use crate::coordinator::{Fate, Inner, OpError, ReadOp, ReadOutcome, Receipt, ReplicaReceipt};
 use crate::env::BoxFuture;
-use crate::meta::ClusterState;
 use crate::net::messages::{Read, Want};
 use crate::net::{CallError, Refusal, Request, Response};
 use crate::quorum::{ReplicaInfo, Requirement};
 use crate::record::{self, Record};
-use crate::ring::token_in;
 use crate::types::{Consistency, Digest, Generation, Key, Mono, NodeId};
 
 /// How long a hedge is put off that there is no room for.
@@ -53,43 +53,6 @@ pub(super) async fn read(inner: &Arc<Inner>, op: &ReadOp) -> Result<ReadOutcome,
         return Box::pin(lwt::read(inner, op)).await;
     }
     plain(inner, op).await
-}
-
-/// Reads this node's own copy where that is all there is to ask: without a plan, and without waiting.
-/// `None`: for all else, and for what is no plain answer; a read leaves nothing behind.
-pub(super) fn at_once(inner: &Inner, op: &ReadOp) -> Option<ReadOutcome> {
-    let (state, me, now) = (inner.cluster.state(), inner.peers.me(), inner.env.wall());
-    if op.receipt || !suffices_alone(&state, me, op) {
-        return None;
-    }
-    let (table, key) = (op.table.id, op.key.clone());
-    let request = Request::Read(Read { table, key, want: Want::Record });
-    let deadline = inner.env.mono() + op.timeout;
-    let answer = inner.peers.call_here_at(state.epoch(), me, request, deadline);
-    let kind = op.table.record_kind();
-    let record = match answer.ok()? {
-        Response::Record(None, _) => Record::empty(kind),
-        Response::Record(Some(bytes), _) => {
-            let record = Record::decode(&bytes, &record::address(table, &op.key)).ok()?;
-            Some(record).filter(|record| record.kind() == kind)?
-        }
-        _ => return None,
-    };
-    Some(ReadOutcome { record, now, receipt: None })
-}
-
-/// True when the copy of this node, `me`, is enough: at level ONE, or as there is no other.
-fn suffices_alone(state: &ClusterState, me: NodeId, op: &ReadOp) -> bool {
-    let ring = state.ring();
-    let partition = ring.partition_of(token_in(op.table.id, &op.key));
-    let placement = ring.placement(&op.table.settings.replication);
-    let replicas = &placement.of(partition).read;
-    let enough = match op.level {
-        Consistency::One | Consistency::LocalOne => replicas.contains(&me),
-        Consistency::Quorum | Consistency::LocalQuorum | Consistency::All => replicas[..] == [me],
-        _ => false,
-    };
-    enough && state.table(op.table.id).is_some()
 }
 
 /// Reads a key at a level that is a number of replicas.
